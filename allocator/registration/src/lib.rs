@@ -1,0 +1,1 @@
+//! Registers pool memory with devices and rings.

@@ -1,0 +1,185 @@
+//! The one place that makes system calls.
+//!
+//! Every layer above sees the machine through [`Os`]. [`Linux`] is the machine itself;
+//! `fake::FakeOs` (feature `fake-os`) simulates one whose every call can be made to fail, which
+//! is how the layers above are tested on failures that a healthy machine does not have.
+//!
+//! Nothing here allocates from the heap: the global allocator stands on this module.
+#![allow(unsafe_code)] // declares and makes system calls on memory
+
+use core::fmt;
+use core::ptr::NonNull;
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::units::{Bytes, Node, PageSize, Pfn};
+
+mod array;
+#[cfg(any(test, feature = "fake-os"))]
+pub mod fake;
+mod linux;
+mod system_info;
+
+pub use array::Array;
+pub use linux::Linux;
+
+/// An error number of the kernel, as in errno(3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(i32);
+
+impl Errno {
+    /// Out of memory, or a limit on mappings was met.
+    pub const NOMEM: Self = Self(libc::ENOMEM);
+    /// Not permitted without a privilege.
+    pub const PERM: Self = Self(libc::EPERM);
+    /// An argument that this kernel does not take.
+    pub const INVAL: Self = Self(libc::EINVAL);
+    /// No such file: usually a kernel without the feature.
+    pub const NOENT: Self = Self(libc::ENOENT);
+
+    /// The error of that number.
+    pub const fn new(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn get(self) -> i32 {
+        self.0
+    }
+
+    /// What the last failed call of the C library on this thread left behind.
+    pub fn last() -> Self {
+        Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&std::io::Error::from_raw_os_error(self.0), f)
+    }
+}
+
+impl std::error::Error for Errno {}
+
+impl From<Errno> for std::io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno.0)
+    }
+}
+
+/// What stands behind a mapping.
+#[derive(Clone, Copy, Debug)]
+pub enum Backing<'a> {
+    /// Address space only: no access, no memory, not counted against overcommit.
+    Reserved,
+    /// Private base pages, zeroed when touched; not counted against overcommit.
+    Anonymous,
+    /// Private hugetlb pages of that size, taken from the machine's pool when populated (none are
+    /// set aside at the time of mapping).
+    Huge(PageSize),
+    /// Shared memory of a file (see [`Os::memory_file`]), from that offset.
+    File(BorrowedFd<'a>, Bytes),
+}
+
+/// Advice on a range of memory, as in madvise(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// `MADV_HUGEPAGE`: transparent huge pages are wanted here.
+    HugePage,
+    /// `MADV_NOHUGEPAGE`: they are not.
+    NoHugePage,
+    /// `MADV_COLLAPSE` (Linux 6.1): make what is there into a huge page now.
+    Collapse,
+    /// `MADV_POPULATE_WRITE` (Linux 5.14): fault every page in, writable; an error where a touch
+    /// would raise SIGBUS.
+    PopulateWrite,
+    /// `MADV_DONTNEED`: give private pages back; they read as zero afterwards.
+    DontNeed,
+    /// `MADV_DONTFORK`: a child process does not get the range.
+    DontFork,
+}
+
+/// The machine, as far as Bookend needs it.
+///
+/// Implementations are handles: cloning one is cheap and reaches the same machine. Lengths and
+/// addresses are multiples of the base page unless a method says otherwise.
+pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
+    /// Size of a base page.
+    fn base_page_size(&self) -> PageSize;
+
+    /// How many processors this process may run on; at least 1.
+    fn processors(&self) -> usize;
+
+    /// Maps `len` bytes of `backing`, readable and writable (but for [`Backing::Reserved`]).
+    /// Without `at` the kernel chooses the address; with it, what was mapped there is replaced.
+    ///
+    /// # Safety
+    /// Where `at` is given, the caller owns those `len` bytes of address space and nothing else
+    /// refers to what is mapped there.
+    unsafe fn map(
+        &self,
+        at: Option<NonNull<u8>>,
+        len: Bytes,
+        backing: Backing<'_>,
+    ) -> Result<NonNull<u8>, Errno>;
+
+    /// Unmaps `len` bytes from `at`.
+    ///
+    /// # Safety
+    /// The caller owns the range and nothing refers to it any more.
+    unsafe fn unmap(&self, at: NonNull<u8>, len: Bytes) -> Result<(), Errno>;
+
+    /// Gives advice on a range.
+    ///
+    /// # Safety
+    /// The caller owns the range; for [`Advice::DontNeed`], nothing relies on its content.
+    unsafe fn advise(&self, at: NonNull<u8>, len: Bytes, advice: Advice) -> Result<(), Errno>;
+
+    /// Binds future pages of a mapped range to `node` (`MPOL_BIND`).
+    ///
+    /// # Safety
+    /// The caller owns the range.
+    unsafe fn bind(&self, at: NonNull<u8>, len: Bytes, node: Node) -> Result<(), Errno>;
+
+    /// Creates a memory file (memfd_create(2)) of `len` bytes: of hugetlb pages where a size is
+    /// given (`len` is then a multiple of it), else of base pages. No page is taken yet.
+    fn memory_file(
+        &self,
+        name: &CStr,
+        len: Bytes,
+        huge: Option<PageSize>,
+    ) -> Result<OwnedFd, Errno>;
+
+    /// Gives back the pages of a range of a memory file; they read as zero afterwards.
+    fn punch(&self, file: BorrowedFd<'_>, offset: Bytes, len: Bytes) -> Result<(), Errno>;
+
+    /// Reads frame numbers: of the base page at `at`, at `at + stride`, at `at + 2·stride` and so
+    /// on, until `frames` is full; `None` where no page is present. Within a huge page the frames
+    /// follow one another, so a stride of its size is enough.
+    ///
+    /// # Errors
+    /// [`Errno::PERM`] without CAP_SYS_ADMIN (the kernel shows such readers zeros, which this
+    /// method tells from absence).
+    fn frames(
+        &self,
+        at: NonNull<u8>,
+        stride: PageSize,
+        frames: &mut [Option<Pfn>],
+    ) -> Result<(), Errno>;
+
+    /// Reads a small file of `/proc` or `/sys` from its beginning into `buffer`; returns the
+    /// length, which is at most that of `buffer` (the rest of a longer file is not read).
+    fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Calls `visit` with each name in a directory of `/proc` or `/sys`.
+    fn list_directory(&self, path: &CStr, visit: &mut dyn FnMut(&CStr)) -> Result<(), Errno>;
+
+    /// Monotonic time in nanoseconds since some start.
+    fn now_ns(&self) -> u64;
+}

@@ -1,0 +1,1 @@
+//! What the machine is and allows, read from it.

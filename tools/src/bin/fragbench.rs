@@ -1,0 +1,3 @@
+//! fragbench
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! hugecp
+
+fn main() {}

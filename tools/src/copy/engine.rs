@@ -1,0 +1,297 @@
+//! What an engine is: one way to move the bytes of one file, and what it is told and tells.
+//!
+//! "Unsupported" and "failed" are different types: the first lets the next engine try, the second
+//! ends the copy. An engine that says [`Stop::Unsupported`] has left no trace that matters: the
+//! next one writes every byte again from the beginning.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{fmt, io};
+
+use serde::Serialize;
+
+/// The engines, in no order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// The target shares the source's blocks (`FICLONE`); nothing is copied.
+    Reflink,
+    /// The kernel copies (`copy_file_range(2)`).
+    CopyRange,
+    /// io_uring with O_DIRECT on one or both sides, through registered huge-page buffers.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reflink => "reflink",
+            Self::CopyRange => "copy-range",
+            Self::Direct => "direct",
+            Self::Buffered => "buffered",
+        })
+    }
+}
+
+/// What kind of file stands at one side of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A regular file.
+    Regular,
+    /// A block device.
+    BlockDevice,
+    /// A pipe, a socket, a terminal or another character device: read or written in order, once.
+    Stream,
+}
+
+/// One side of a copy, open.
+#[derive(Debug)]
+pub struct Side<'a> {
+    /// Open for reading (source) or for reading and writing (target), without O_DIRECT. An engine
+    /// that wants other flags opens `/proc/self/fd/N` anew.
+    pub file: &'a File,
+    /// Its name, for messages only.
+    pub path: &'a Path,
+    /// What it is.
+    pub kind: Kind,
+    /// Its length in bytes when it was opened; `None` for a stream.
+    pub len: Option<u64>,
+}
+
+/// Whether zeros become holes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sparse {
+    /// Holes of the source stay holes.
+    Auto,
+    /// Blocks of zeros become holes as well.
+    Always,
+    /// The target has no holes.
+    Never,
+}
+
+/// How hard an engine may work; `None` leaves the choice to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Bytes a request.
+    pub block_size: Option<u64>,
+    /// Requests in flight.
+    pub queue_depth: Option<u32>,
+    /// Threads that move data.
+    pub threads: Option<u32>,
+    /// Bytes of buffers in all.
+    pub buffer_memory: Option<u64>,
+    /// Bytes a second at most.
+    pub bwlimit: Option<u64>,
+    /// Holes.
+    pub sparse: Sparse,
+}
+
+/// What an engine is asked to do.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Where from.
+    pub source: Side<'a>,
+    /// Where to: empty where it is a regular file, and as long as the caller's duty goes: the
+    /// engine preallocates and gives it its length.
+    pub target: Side<'a>,
+    /// Where the source has data, in order, within its length; the rest are holes. One range over
+    /// everything where that is not known.
+    pub data: &'a [Range<u64>],
+    /// Limits and wishes.
+    pub tuning: Tuning,
+    /// Counts bytes as they go; see [`Progress`].
+    pub progress: &'a Progress,
+    /// Where checksums go, if the copy is to be verified.
+    pub sums: Option<&'a Sums>,
+}
+
+/// What all threads of a copy share while it runs.
+#[derive(Debug, Default)]
+pub struct Progress {
+    copied: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Progress {
+    /// Counts `bytes` that reached the target (holes count as they are passed).
+    pub fn add(&self, bytes: u64) {
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Starts again from none, for the next engine.
+    pub fn reset(&self) {
+        self.copied.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes that reached the target so far.
+    pub fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Asks every thread to stop; safe in a signal handler.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether to stop: engines look between requests and return [`CopyError::Cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// Checksum (BLAKE3) of one piece of the data, as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PieceSum {
+    /// Where the piece lies in the file.
+    pub range: Range<u64>,
+    /// Its hash.
+    pub hash: blake3::Hash,
+}
+
+/// Collects checksums of the pieces of a file, in any order and from any thread.
+#[derive(Debug, Default)]
+pub struct Sums {
+    pieces: Mutex<Vec<PieceSum>>,
+}
+
+impl Sums {
+    /// Hashes `bytes`, which stand at `offset`, and keeps the result. Each byte of data is recorded
+    /// once; pieces do not overlap.
+    pub fn record(&self, offset: u64, bytes: &[u8]) {
+        let piece =
+            PieceSum { range: offset..offset + bytes.len() as u64, hash: blake3::hash(bytes) };
+        self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(piece);
+    }
+
+    /// Forgets everything, for the next engine.
+    pub fn clear(&self) {
+        self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    }
+
+    /// The pieces in order of their offsets.
+    pub fn sorted(&self) -> Vec<PieceSum> {
+        let mut pieces =
+            self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        pieces.sort_by_key(|piece| piece.range.start);
+        pieces
+    }
+}
+
+/// The memory that an engine copied through.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Buffers {
+    /// Size of the pages: `1G`, `2M`, `THP` or `4K`.
+    pub pages: &'static str,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+/// What an engine has done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Length of the file as copied, holes included.
+    pub bytes: u64,
+    /// What it copied through, if through memory of its own.
+    pub buffers: Option<Buffers>,
+    /// What a user who asks for an explanation should know: which sides were direct, whether
+    /// buffers were registered, how many threads ran, and why not more.
+    pub notes: Vec<String>,
+}
+
+/// Why an engine did not finish.
+#[derive(Debug)]
+pub enum Stop {
+    /// It cannot do this copy here, for this reason; another engine may.
+    Unsupported(String),
+    /// The copy failed.
+    Failed(CopyError),
+}
+
+impl From<CopyError> for Stop {
+    fn from(error: CopyError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Why a copy failed, by the operation that did.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// Reading the source.
+    #[error("{}: read error at byte {offset}: {cause}", path.display())]
+    Read {
+        /// The source.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Writing the target.
+    #[error("{}: write error at byte {offset}: {cause}", path.display())]
+    Write {
+        /// The target.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The source ended before its length.
+    #[error(
+        "{}: the file shrank while it was copied: {expected} bytes when opened, end of file at \
+         {found}; copy it again when it is at rest", path.display()
+    )]
+    Shrank {
+        /// The source.
+        path: PathBuf,
+        /// Its length when it was opened.
+        expected: u64,
+        /// Where it ended.
+        found: u64,
+    },
+    /// The source had grown by the end.
+    #[error(
+        "{}: the file grew while it was copied: {expected} bytes when opened, {found} now; copy \
+         it again when it is at rest", path.display()
+    )]
+    Grew {
+        /// The source.
+        path: PathBuf,
+        /// Its length when it was opened.
+        expected: u64,
+        /// Its length afterwards.
+        found: u64,
+    },
+    /// Something else about the source or the target.
+    #[error("{}: cannot {operation}: {cause}", path.display())]
+    Operation {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as a verb: "preallocate 6442450944 bytes".
+        operation: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The user stopped it.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// One way to move the bytes of one file.
+pub trait Engine: fmt::Debug + Sync {
+    /// Which one it is.
+    fn name(&self) -> EngineName;
+
+    /// Copies the job's data and makes the target as long as the source. Does not make it durable,
+    /// preserve attributes or rename: that is the caller's work.
+    ///
+    /// # Errors
+    /// See [`Stop`].
+    fn copy(&self, job: &Job<'_>) -> Result<Done, Stop>;
+}

@@ -1,0 +1,3 @@
+//! Copying files through contiguous memory: parse, probe, engine, report.
+
+pub mod engine;

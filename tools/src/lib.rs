@@ -1,0 +1,6 @@
+//! The libraries behind Bookend's tools; the binaries are thin shells around them.
+//!
+//! - [`copy`]: what `hugecp` does.
+#![deny(missing_docs)]
+
+pub mod copy;
