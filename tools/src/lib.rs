@@ -1,6 +1,8 @@
 //! The libraries behind Bookend's tools; the binaries are thin shells around them.
 //!
+//! - [`cli`]: what the front ends share.
 //! - [`copy`]: what `hugecp` does.
 #![deny(missing_docs)]
 
+pub mod cli;
 pub mod copy;
