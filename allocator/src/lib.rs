@@ -18,4 +18,5 @@
 compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to reserve them in");
 
 pub mod os;
+pub mod scatter;
 pub mod units;
