@@ -18,5 +18,6 @@
 compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to reserve them in");
 
 pub mod os;
+pub mod placement;
 pub mod scatter;
 pub mod units;
