@@ -19,5 +19,6 @@ compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to 
 
 pub mod os;
 pub mod placement;
+pub mod pool;
 pub mod scatter;
 pub mod units;

@@ -21,6 +21,8 @@ unsafe impl Zeroed for u32 {}
 // SAFETY: as above.
 unsafe impl Zeroed for u64 {}
 // SAFETY: as above.
+unsafe impl Zeroed for core::sync::atomic::AtomicU8 {}
+// SAFETY: as above.
 unsafe impl Zeroed for core::sync::atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Zeroed for core::sync::atomic::AtomicU64 {}

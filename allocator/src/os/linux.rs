@@ -189,6 +189,72 @@ impl Os for Linux {
         Ok(())
     }
 
+    fn huge_mapped(&self, at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno> {
+        let pagemap = open_to_read(c"/proc/self/pagemap", libc::O_RDONLY)?;
+        let (mut start, end) = (at.as_ptr() as u64, at.as_ptr() as u64 + len.get());
+        let mut huge = 0;
+        while start < end {
+            let mut regions = [PageRegion::default(); 32];
+            let mut scan = PagemapScan {
+                size: size_of::<PagemapScan>() as u64,
+                start,
+                end,
+                vec: regions.as_mut_ptr() as u64,
+                vec_len: regions.len() as u64,
+                category_mask: PAGE_IS_HUGE,
+                return_mask: PAGE_IS_HUGE,
+                ..PagemapScan::default()
+            };
+            // SAFETY: (1) the argument has the layout and the size that the kernel expects;
+            // (2) `vec` points to `vec_len` regions, which live through the call.
+            let found =
+                check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) })?;
+            huge += regions[..found as usize].iter().map(|r| r.end - r.start).sum::<u64>();
+            if scan.walk_end <= start {
+                return Err(Errno::INVAL);
+            }
+            start = scan.walk_end;
+        }
+        Ok(Bytes::new(huge))
+    }
+
+    fn nodes(
+        &self,
+        at: NonNull<u8>,
+        stride: PageSize,
+        nodes: &mut [Option<Node>],
+    ) -> Result<(), Errno> {
+        const CHUNK: usize = 256;
+        let mut next = at.as_ptr() as usize;
+        for chunk in nodes.chunks_mut(CHUNK) {
+            let mut pages = [0usize; CHUNK];
+            let mut status = [0 as c_int; CHUNK];
+            for page in &mut pages[..chunk.len()] {
+                *page = next;
+                next += stride.bytes().as_usize();
+            }
+            let no_nodes = ptr::null::<c_int>();
+            // SAFETY: both arrays hold at least `chunk.len()` elements and live through the call;
+            // without nodes nothing is moved.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_move_pages,
+                    0,
+                    chunk.len(),
+                    pages.as_ptr(),
+                    no_nodes,
+                    status.as_mut_ptr(),
+                    0,
+                )
+            };
+            check(result as c_int)?;
+            for (node, status) in chunk.iter_mut().zip(status) {
+                *node = u32::try_from(status).ok().map(Node::new);
+            }
+        }
+        Ok(())
+    }
+
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
         let file = open_to_read(path, libc::O_RDONLY)?;
         let mut filled = 0;
@@ -244,6 +310,40 @@ impl Os for Linux {
         now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
     }
 }
+
+/// `struct page_region` of include/uapi/linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` of include/uapi/linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PagemapScan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`: direction, size, type, number.
+const PAGEMAP_SCAN: libc::Ioctl =
+    (3 << 30 | (size_of::<PagemapScan>() << 16) | (b'f' as usize) << 8 | 16) as libc::Ioctl;
+const PAGE_IS_HUGE: u64 = 1 << 6;
+
+const _: () = assert!(size_of::<PagemapScan>() == 96 && size_of::<PageRegion>() == 24);
 
 /// The frame in an entry of pagemap, by Documentation/admin-guide/mm/pagemap.rst: bit 63 says
 /// present, bits 0 to 54 the frame, which readers without CAP_SYS_ADMIN see as zero.

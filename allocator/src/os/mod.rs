@@ -173,6 +173,21 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
         frames: &mut [Option<Pfn>],
     ) -> Result<(), Errno>;
 
+    /// How much of a range is mapped by huge pages (transparent or hugetlb), unprivileged.
+    ///
+    /// # Errors
+    /// Where this kernel cannot tell: `ENOTTY` before Linux 6.7.
+    fn huge_mapped(&self, at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno>;
+
+    /// Tells the NUMA node of the page at `at`, at `at + stride` and so on, until `nodes` is full;
+    /// `None` where no page is present.
+    fn nodes(
+        &self,
+        at: NonNull<u8>,
+        stride: PageSize,
+        nodes: &mut [Option<Node>],
+    ) -> Result<(), Errno>;
+
     /// Reads a small file of `/proc` or `/sys` from its beginning into `buffer`; returns the
     /// length, which is at most that of `buffer` (the rest of a longer file is not read).
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno>;

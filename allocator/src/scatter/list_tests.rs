@@ -66,6 +66,14 @@ impl Os for Told {
         }
         Ok(())
     }
+    fn huge_mapped(&self, _: NonNull<u8>, _: Bytes) -> Result<Bytes, Errno> {
+        Err(Errno::INVAL)
+    }
+
+    fn nodes(&self, _: NonNull<u8>, _: PageSize, _: &mut [Option<Node>]) -> Result<(), Errno> {
+        Err(Errno::INVAL)
+    }
+
     fn read_file(&self, _: &CStr, _: &mut [u8]) -> Result<usize, Errno> {
         Err(Errno::NOENT)
     }
