@@ -93,6 +93,7 @@
 //! assert_eq!(format!("{:?}", third.unwrap()), "B2..B7");
 //! ```
 
+mod arena;
 mod bitmaps;
 mod clearing;
 mod error;
@@ -111,6 +112,7 @@ mod model;
 #[cfg(test)]
 mod properties;
 
+pub use arena::{Arena, ArenaError, Extent};
 pub use clearing::Clearing;
 pub use error::{Misuse, Refusal, Unmapped};
 pub use kind::Class;

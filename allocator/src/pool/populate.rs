@@ -93,6 +93,17 @@ impl<O: Os> Pool<O> {
         BlockRange::new(start, Blocks::new(end.get() - start.get()))
     }
 
+    /// The range without the gigantic pages that it holds in part.
+    pub(crate) fn whole_pages_in(&self, range: BlockRange) -> BlockRange {
+        if range.is_empty() {
+            return range;
+        }
+        let (first, last) = (self.page_of(range.start()), self.page_of(last(range)));
+        let start = if first.start() < range.start() { first.end() } else { range.start() };
+        let end = if last.end() > range.end() { last.start() } else { range.end() };
+        BlockRange::new(start, Blocks::new(end.get().saturating_sub(start.get())))
+    }
+
     /// The blocks that share a page with this one.
     pub(super) fn page_of(&self, block: BlockId) -> BlockRange {
         if self.kind(block) != Kind::Gigantic {
