@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::{Advice, Backing, Errno, Os};
 use crate::units::{Bytes, Node, PageSize, Pfn};
 
+mod pagemap;
+mod smaps;
+
 /// The machine this process runs on.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Linux;
@@ -168,54 +171,11 @@ impl Os for Linux {
         stride: PageSize,
         frames: &mut [Option<Pfn>],
     ) -> Result<(), Errno> {
-        let pagemap = open_to_read(c"/proc/self/pagemap", libc::O_RDONLY)?;
-        let base = self.base_page_size();
-        let first = (at.as_ptr() as u64) >> base.shift();
-        let step = stride.bytes().get() >> base.shift();
-        // Neighbouring pages in large reads, distant ones one by one.
-        const CHUNK: usize = 512;
-        let per_read = if step == 1 { CHUNK } else { 1 };
-        let mut entries = [0u8; CHUNK * 8];
-        for (index, chunk) in frames.chunks_mut(per_read).enumerate() {
-            let page = first + (index * per_read) as u64 * step;
-            let wanted = &mut entries[..chunk.len() * 8];
-            if read_at(pagemap.as_fd(), wanted, page * 8)? != wanted.len() {
-                return Err(Errno::INVAL); // beyond the end of the address space
-            }
-            for (frame, entry) in chunk.iter_mut().zip(wanted.as_chunks().0) {
-                *frame = frame_of(u64::from_ne_bytes(*entry))?;
-            }
-        }
-        Ok(())
+        pagemap::frames(at, stride, frames)
     }
 
     fn huge_mapped(&self, at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno> {
-        let pagemap = open_to_read(c"/proc/self/pagemap", libc::O_RDONLY)?;
-        let (mut start, end) = (at.as_ptr() as u64, at.as_ptr() as u64 + len.get());
-        let mut huge = 0;
-        while start < end {
-            let mut regions = [PageRegion::default(); 32];
-            let mut scan = PagemapScan {
-                size: size_of::<PagemapScan>() as u64,
-                start,
-                end,
-                vec: regions.as_mut_ptr() as u64,
-                vec_len: regions.len() as u64,
-                category_mask: PAGE_IS_HUGE,
-                return_mask: PAGE_IS_HUGE,
-                ..PagemapScan::default()
-            };
-            // SAFETY: (1) the argument has the layout and the size that the kernel expects;
-            // (2) `vec` points to `vec_len` regions, which live through the call.
-            let found =
-                check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) })?;
-            huge += regions[..found as usize].iter().map(|r| r.end - r.start).sum::<u64>();
-            if scan.walk_end <= start {
-                return Err(Errno::INVAL);
-            }
-            start = scan.walk_end;
-        }
-        Ok(Bytes::new(huge))
+        pagemap::huge_mapped(at, len)
     }
 
     fn nodes(
@@ -224,35 +184,7 @@ impl Os for Linux {
         stride: PageSize,
         nodes: &mut [Option<Node>],
     ) -> Result<(), Errno> {
-        const CHUNK: usize = 256;
-        let mut next = at.as_ptr() as usize;
-        for chunk in nodes.chunks_mut(CHUNK) {
-            let mut pages = [0usize; CHUNK];
-            let mut status = [0 as c_int; CHUNK];
-            for page in &mut pages[..chunk.len()] {
-                *page = next;
-                next += stride.bytes().as_usize();
-            }
-            let no_nodes = ptr::null::<c_int>();
-            // SAFETY: both arrays hold at least `chunk.len()` elements and live through the call;
-            // without nodes nothing is moved.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_move_pages,
-                    0,
-                    chunk.len(),
-                    pages.as_ptr(),
-                    no_nodes,
-                    status.as_mut_ptr(),
-                    0,
-                )
-            };
-            check(result as c_int)?;
-            for (node, status) in chunk.iter_mut().zip(status) {
-                *node = u32::try_from(status).ok().map(Node::new);
-            }
-        }
-        Ok(())
+        pagemap::nodes(at, stride, nodes)
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -311,65 +243,9 @@ impl Os for Linux {
     }
 }
 
-/// `struct page_region` of include/uapi/linux/fs.h.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg` of include/uapi/linux/fs.h.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PagemapScan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// `_IOWR('f', 16, struct pm_scan_arg)`: direction, size, type, number.
-const PAGEMAP_SCAN: libc::Ioctl =
-    (3 << 30 | (size_of::<PagemapScan>() << 16) | (b'f' as usize) << 8 | 16) as libc::Ioctl;
-const PAGE_IS_HUGE: u64 = 1 << 6;
-
-const _: () = assert!(size_of::<PagemapScan>() == 96 && size_of::<PageRegion>() == 24);
-
-/// The frame in an entry of pagemap, by Documentation/admin-guide/mm/pagemap.rst: bit 63 says
-/// present, bits 0 to 54 the frame, which readers without CAP_SYS_ADMIN see as zero.
-fn frame_of(entry: u64) -> Result<Option<Pfn>, Errno> {
-    const PRESENT: u64 = 1 << 63;
-    const FRAME: u64 = (1 << 55) - 1;
-    if entry & PRESENT == 0 {
-        return Ok(None);
-    }
-    match entry & FRAME {
-        0 => Err(Errno::PERM),
-        frame => Ok(Some(Pfn::new(frame))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hidden_frame_is_an_error_and_an_absent_page_is_not() {
-        assert_eq!(frame_of(0), Ok(None));
-        assert_eq!(frame_of(0x123), Ok(None));
-        assert_eq!(frame_of(1 << 63), Err(Errno::PERM));
-        assert_eq!(frame_of(1 << 63 | 0x123), Ok(Some(Pfn::new(0x123))));
-    }
 
     #[test]
     fn files_and_directories_of_sys_are_read_without_the_heap() {

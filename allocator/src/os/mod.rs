@@ -34,6 +34,9 @@ impl Errno {
     pub const PERM: Self = Self(libc::EPERM);
     /// An argument that this kernel does not take.
     pub const INVAL: Self = Self(libc::EINVAL);
+    /// What [`Advice::PopulateWrite`] answers where a touch would raise SIGBUS: the hugetlb pool is
+    /// empty, exhausted, or limited by a cgroup.
+    pub const FAULT: Self = Self(libc::EFAULT);
     /// No such file: usually a kernel without the feature.
     pub const NOENT: Self = Self(libc::ENOENT);
 
@@ -96,8 +99,8 @@ pub enum Advice {
     NoHugePage,
     /// `MADV_COLLAPSE` (Linux 6.1): make what is there into a huge page now.
     Collapse,
-    /// `MADV_POPULATE_WRITE` (Linux 5.14): fault every page in, writable; an error where a touch
-    /// would raise SIGBUS.
+    /// `MADV_POPULATE_WRITE` (Linux 5.14): fault every page in, writable; [`Errno::FAULT`] where a
+    /// touch would raise SIGBUS. Pages before the one that failed stay.
     PopulateWrite,
     /// `MADV_DONTNEED`: give private pages back; they read as zero afterwards.
     DontNeed,
@@ -173,14 +176,19 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
         frames: &mut [Option<Pfn>],
     ) -> Result<(), Errno>;
 
-    /// How much of a range is mapped by huge pages (transparent or hugetlb), unprivileged.
+    /// How much of a range is mapped by huge pages, transparent or hugetlb, at the PMD level or
+    /// above; needs no privilege. It is how a caller learns whether [`Advice::HugePage`] or
+    /// [`Advice::Collapse`] gave what was asked.
     ///
-    /// # Errors
-    /// Where this kernel cannot tell: `ENOTTY` before Linux 6.7.
+    /// Exact from Linux 6.7 on. Older kernels tell it for whole mappings only, and the answer is
+    /// exact where the range covers each mapping that it touches, else an upper bound.
     fn huge_mapped(&self, at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno>;
 
-    /// Tells the NUMA node of the page at `at`, at `at + stride` and so on, until `nodes` is full;
-    /// `None` where no page is present.
+    /// Reads the NUMA nodes of pages, one every `stride`, as [`Os::frames`] reads frames; `None`
+    /// where no page is present. Needs no privilege.
+    ///
+    /// # Errors
+    /// `ENOSYS` from a kernel without NUMA, where all memory is on node 0.
     fn nodes(
         &self,
         at: NonNull<u8>,
