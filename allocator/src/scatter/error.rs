@@ -4,6 +4,7 @@ use core::fmt;
 
 use super::limits::Alignment;
 use crate::os::Errno;
+use crate::pool::PoolError;
 use crate::units::Bytes;
 
 /// Which address is off the alignment.
@@ -72,6 +73,8 @@ pub enum ScatterError {
         /// The least length.
         alignment: Alignment,
     },
+    /// The blocks could not be pinned: absent, or being populated or released.
+    Pin(PoolError),
     /// Reading frame numbers failed, for another reason than a lack of privilege.
     Frames(Errno),
 }
@@ -115,6 +118,7 @@ impl fmt::Display for ScatterError {
                 "entries of at most {max_entry_bytes} cannot be multiples of {}",
                 alignment.bytes()
             ),
+            Self::Pin(_) => f.write_str("the range cannot be pinned"),
             Self::Frames(_) => f.write_str("frame numbers cannot be read"),
         }
     }
@@ -124,6 +128,7 @@ impl std::error::Error for ScatterError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Frames(errno) => Some(errno),
+            Self::Pin(error) => Some(error),
             _ => None,
         }
     }

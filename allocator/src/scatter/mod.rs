@@ -55,6 +55,7 @@ mod list_tests;
 mod merge;
 #[cfg(test)]
 mod model_tests;
+mod pinned;
 mod walk;
 
 pub use error::{Cause, Misaligned, ScatterError};
