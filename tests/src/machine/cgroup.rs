@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{MachineLock, scratch};
@@ -57,14 +59,9 @@ impl<'a> Cgroup<'a> {
             Some(root) => (root, None),
             None => {
                 let point = scratch().dir("cgroup");
-                mount(
-                    Some("cgroup"),
-                    point.path(),
-                    Some("cgroup"),
-                    MsFlags::empty(),
-                    Some("hugetlb"),
-                )
-                .map_err(|errno| Skip(format!("cannot mount a cgroup v1 for hugetlb: {errno}")))?;
+                mount_v1(point.path()).map_err(|errno| {
+                    Skip(format!("cannot mount a cgroup v1 for hugetlb: {errno}"))
+                })?;
                 (point.path().to_owned(), Some(point))
             }
         };
@@ -115,14 +112,7 @@ impl Drop for Cgroup<'_> {
     fn drop(&mut self) {
         let line = format!("rmdir {}", self.dir.display());
         // A member that was just killed is counted until it is reaped.
-        for _ in 0..50 {
-            match fs::remove_dir(&self.dir) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(std::time::Duration::from_millis(100));
-                }
-                _ => break,
-            }
-        }
+        let _ = patiently(|| remove(&self.dir));
         scratch().forget(&line);
         if let Some(control) = self.enabled_in.take() {
             let _ = fs::write(&control, "-hugetlb");
@@ -130,8 +120,42 @@ impl Drop for Cgroup<'_> {
         }
         if let Some(point) = &self.mounted_at {
             let _ = umount2(point.path(), MntFlags::empty());
+            patiently(|| match controller_hierarchy() {
+                Some(0) | None => Ok(()),
+                Some(_) => Err(Errno::EBUSY),
+            })
+            .unwrap_or_else(|_| eprintln!("hugetlb has not gone back to the unified hierarchy"));
         }
     }
+}
+
+fn remove(dir: &Path) -> Result<(), Errno> {
+    fs::remove_dir(dir).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// Mounts a hierarchy for hugetlb alone; it leaves the unified one for as long.
+fn mount_v1(point: &Path) -> Result<(), Errno> {
+    let (kind, options) = (Some("cgroup"), Some("hugetlb"));
+    patiently(|| mount(Some("cgroup"), point, kind, MsFlags::empty(), options))
+}
+
+/// Which hierarchy hugetlb belongs to: 0 is the unified one.
+fn controller_hierarchy() -> Option<u32> {
+    let text = fs::read_to_string("/proc/cgroups").ok()?;
+    let line = text.lines().find(|line| line.starts_with("hugetlb\t"))?;
+    line.split('\t').nth(1)?.parse().ok()
+}
+
+/// Tries again for some seconds while the answer is EBUSY: the kernel takes groups and hierarchies
+/// down in the background.
+fn patiently(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    for _ in 0..50 {
+        match attempt() {
+            Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(100)),
+            outcome => return outcome,
+        }
+    }
+    attempt()
 }
 
 fn note(line: &str) -> Result<(), Skip> {
