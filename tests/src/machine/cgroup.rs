@@ -118,13 +118,10 @@ impl Drop for Cgroup<'_> {
             let _ = fs::write(&control, "-hugetlb");
             scratch().forget(&format!("set {} -hugetlb", control.display()));
         }
-        if let Some(point) = &self.mounted_at {
-            let _ = umount2(point.path(), MntFlags::empty());
-            patiently(|| match controller_hierarchy() {
-                Some(0) | None => Ok(()),
-                Some(_) => Err(Errno::EBUSY),
-            })
-            .unwrap_or_else(|_| eprintln!("hugetlb has not gone back to the unified hierarchy"));
+        if let Some(point) = &self.mounted_at
+            && patiently(|| unmount_v1(point.path())).is_err()
+        {
+            eprintln!("hugetlb has not gone back to the unified hierarchy");
         }
     }
 }
@@ -137,6 +134,20 @@ fn remove(dir: &Path) -> Result<(), Errno> {
 fn mount_v1(point: &Path) -> Result<(), Errno> {
     let (kind, options) = (Some("cgroup"), Some("hugetlb"));
     patiently(|| mount(Some("cgroup"), point, kind, MsFlags::empty(), options))
+}
+
+/// Unmounts it. A hierarchy whose groups the kernel is still taking down stays when it is unmounted,
+/// and keeps its controller until it is mounted and unmounted once more: EBUSY then.
+fn unmount_v1(point: &Path) -> Result<(), Errno> {
+    umount2(point, MntFlags::empty())?;
+    for _ in 0..10 {
+        if matches!(controller_hierarchy(), Some(0) | None) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    mount_v1(point)?;
+    Err(Errno::EBUSY)
 }
 
 /// Which hierarchy hugetlb belongs to: 0 is the unified one.
