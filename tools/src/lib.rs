@@ -2,7 +2,9 @@
 //!
 //! - [`cli`]: what the front ends share.
 //! - [`copy`]: what `hugecp` does.
+//! - [`fragbench`]: what `fragbench` does.
 #![deny(missing_docs)]
 
 pub mod cli;
 pub mod copy;
+pub mod fragbench;

@@ -1,3 +1,7 @@
-//! fragbench
+//! fragbench: measures what is contiguous. Everything is in [`bookend_tools::fragbench`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bookend_tools::fragbench::main()
+}

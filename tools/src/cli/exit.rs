@@ -28,7 +28,7 @@ pub fn complain(tool: &str, message: &dyn fmt::Display) {
 }
 
 /// An error and its causes, colon by colon; a cause that the text so far ends with is not repeated.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

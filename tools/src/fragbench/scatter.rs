@@ -1,0 +1,225 @@
+//! `fragbench scatter`: how many entries a scatter-gather list of a buffer takes, by page size.
+//!
+//! The largest pages are taken first, since smaller ones cut up the memory that they need; 2 MiB
+//! pages as faulted before those in frame order, which leave the kernel's free list in order.
+//! Each kind's memory is given back before the next is taken.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use bookend::pool::Pool;
+use bookend::scatter::{Limits, Physical, ScatterError, ScatterList};
+use bookend::units::Bytes;
+use bookend_defrag::system::reservation::RestoreError;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::obtain::{Obtained, meminfo, obtain};
+use super::report::{DESCRIPTOR_BYTES, Measured, Outcome, Pages, Report, Row};
+use crate::cli::interrupt::{Interrupted, Interrupts};
+use crate::cli::{exit, output, parse_size};
+
+/// How often each list is built, for the median.
+const BUILDS: usize = 5;
+
+/// Counts the scatter-gather entries of one buffer, by page size
+///
+/// For each kind of pages the machine can give, takes a buffer of the size and builds its
+/// scatter-gather list: the fewest physically contiguous entries. Prints how many there are, the
+/// longest, the bytes of their descriptors (32 each, as Linux's struct scatterlist), and the
+/// time to build the list (median of 5).
+///
+/// Without CAP_SYS_ADMIN frame numbers are hidden: entries are then told by page size.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Kinds of pages:
+  4K          base pages
+  THP         transparent huge pages
+  2M          hugetlb pages of 2 MiB, as faulted
+  2M-ordered  the same, put in the order of their frames (needs CAP_SYS_ADMIN)
+  2M-split    2 MiB pages from split gigantic pages (needs --reserve and Linux 5.16)
+  1G          hugetlb pages of 1 GiB
+
+Exit status: 0 done (kinds that are unavailable included), 1 failed, 2 bad usage,
+130 or 143 stopped by SIGINT or SIGTERM; what was reserved has been given back.")]
+pub struct Options {
+    /// Size of the buffer: 4G, 512M, 1.5GiB
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    size: Bytes,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print comma-separated values
+    #[arg(long)]
+    csv: bool,
+    /// Reserve the hugetlb pages each kind needs, and give them back afterwards (as root)
+    #[arg(long)]
+    reserve: bool,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScatterFailure {
+    /// A buffer of no bytes.
+    #[error("--size 0: a buffer of no bytes has no list; give a size such as 4G")]
+    Empty,
+    /// More than the machine has.
+    #[error("--size {size} is more than this machine's memory of {total}; give a smaller size")]
+    TooLarge {
+        /// What was asked for.
+        size: Bytes,
+        /// What the machine has.
+        total: Bytes,
+    },
+    /// Not allowed to reserve.
+    #[error(
+        "--reserve changes the machine's huge page pools, which only root may do: run it as root, \
+         or leave --reserve out and use the pages that are free"
+    )]
+    NotRoot,
+    /// The machine is not as it was.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// Standard output.
+    #[error("cannot write the report")]
+    Output(#[source] io::Error),
+    /// A signal came.
+    #[error("interrupted; nothing is held or reserved any more")]
+    Interrupted(u8),
+}
+
+impl From<Interrupted> for ScatterFailure {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted(interrupted.status())
+    }
+}
+
+impl ScatterFailure {
+    /// The exit status that goes with it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Empty => exit::USAGE,
+            Self::Interrupted(status) => *status,
+            _ => exit::FAILURE,
+        }
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
+pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
+    check(options)?;
+    let report = measure_all(options, interrupts)?;
+    let written = if options.json {
+        output::json(&report)
+    } else if options.csv {
+        output::line(report.csv())
+    } else {
+        output::line(&report)
+    };
+    written.map_err(ScatterFailure::Output)
+}
+
+fn check(options: &Options) -> Result<(), ScatterFailure> {
+    let size = options.size;
+    if size == Bytes::ZERO {
+        return Err(ScatterFailure::Empty);
+    }
+    match meminfo("MemTotal") {
+        Some(total) if size > total => return Err(ScatterFailure::TooLarge { size, total }),
+        _ => {}
+    }
+    if options.reserve && !nix::unistd::geteuid().is_root() {
+        return Err(ScatterFailure::NotRoot);
+    }
+    Ok(())
+}
+
+fn measure_all(options: &Options, interrupts: Interrupts) -> Result<Report, ScatterFailure> {
+    const ORDER: [Pages; 6] = [
+        Pages::Gigantic,
+        Pages::Split,
+        Pages::Huge,
+        Pages::Ordered,
+        Pages::Transparent,
+        Pages::Base,
+    ];
+    let progress = ProgressBar::new(ORDER.len() as u64); // on standard error, if a terminal
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}") {
+        progress.set_style(style);
+    }
+    progress.enable_steady_tick(Duration::from_millis(200));
+    let mut rows = Vec::with_capacity(ORDER.len());
+    for pages in ORDER {
+        interrupts.check()?;
+        progress.set_message(format!("{} pages", pages.name()));
+        rows.push(Row { pages, outcome: measure(pages, options, interrupts)? });
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    rows.sort_by_key(|row| row.pages);
+    Ok(Report { size: options.size.get(), rows })
+}
+
+/// One kind: takes the memory, builds the list, gives the memory back.
+fn measure(
+    pages: Pages,
+    options: &Options,
+    interrupts: Interrupts,
+) -> Result<Outcome, ScatterFailure> {
+    let unavailable =
+        |why: &dyn std::error::Error| Outcome::Unavailable { unavailable: exit::with_causes(why) };
+    let obtained = match obtain(pages, options.size, options.reserve) {
+        Ok(obtained) => obtained,
+        Err(why) => {
+            interrupts.check()?; // a signal cuts the kernel's search for pages short
+            return Ok(unavailable(&why));
+        }
+    };
+    let measured = build(&obtained, options.size, interrupts);
+    obtained.give_back()?;
+    interrupts.check()?;
+    Ok(match measured {
+        Ok(measured) => Outcome::Measured(measured),
+        Err(why) => unavailable(&why),
+    })
+}
+
+/// Builds the list several times; fewer where a signal comes.
+fn build(
+    obtained: &Obtained,
+    size: Bytes,
+    interrupts: Interrupts,
+) -> Result<Measured, ScatterError> {
+    let pool = obtained.pool();
+    let mut times = Vec::with_capacity(BUILDS);
+    let mut last = timed(pool, size, &mut times)?;
+    while times.len() < BUILDS && interrupts.check().is_ok() {
+        drop(last);
+        last = timed(pool, size, &mut times)?;
+    }
+    times.sort_unstable();
+    let entries = last.entries().len() as u64;
+    Ok(Measured {
+        entries,
+        longest: last.longest().get(),
+        descriptor_bytes: entries * DESCRIPTOR_BYTES,
+        build_us: times[times.len() / 2].as_micros() as u64,
+        physical: last.told_by() == Physical::Frames,
+    })
+}
+
+type ListOf<'pool> = ScatterList<bookend::pool::PoolPin<'pool>>;
+
+fn timed<'pool>(
+    pool: &'pool Pool,
+    size: Bytes,
+    times: &mut Vec<Duration>,
+) -> Result<ListOf<'pool>, ScatterError> {
+    let start = Instant::now();
+    let list = ScatterList::of_pool(pool, Bytes::ZERO..size, &Limits::NONE);
+    times.push(start.elapsed());
+    list
+}
