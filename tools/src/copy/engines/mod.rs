@@ -1,1 +1,19 @@
-//! The engines.
+//! The engines, and the steps that they share.
+
+pub mod buffered;
+pub mod direct;
+pub mod ends;
+pub mod pieces;
+mod stream;
+
+use super::engine::{Engine, EngineName};
+
+/// Every engine there is, in no order.
+pub fn all() -> &'static [&'static dyn Engine] {
+    &[&direct::DirectEngine, &buffered::Buffered]
+}
+
+/// The engine of that name, if this build has it.
+pub fn by_name(name: EngineName) -> Option<&'static dyn Engine> {
+    all().iter().copied().find(|engine| engine.name() == name)
+}

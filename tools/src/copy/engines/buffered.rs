@@ -1,0 +1,130 @@
+//! The buffered engine: through the page cache, from anything to anything.
+//!
+//! Files and devices of known length are copied by several threads that take pieces from one
+//! queue; each has a buffer that stays in its processor's cache between the read and the write,
+//! so that memory sees each byte twice and not four times. Everything else (pipes, sockets,
+//! terminals, and files like those of /proc that do not know their length) is copied in order by
+//! the [`stream`](super::stream) module.
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::thread;
+
+use super::ends::{self, Memory};
+use super::pieces::Pieces;
+use super::stream;
+use crate::copy::engine::{
+    Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Side, Sparse, Stop,
+};
+use crate::copy::limit::Limiter;
+use crate::copy::{probe, zeros};
+
+/// Bytes a request, unless told otherwise: small enough to stay in a processor's cache.
+const BLOCK_SIZE: u64 = 512 << 10;
+/// Data that is worth another thread.
+const BYTES_PER_THREAD: u64 = 4 << 20;
+/// More threads than this only meet at the target's lock.
+const THREADS_MAX: usize = 8;
+
+/// Copies through the page cache.
+#[derive(Debug)]
+pub struct Buffered;
+
+impl Engine for Buffered {
+    fn name(&self) -> EngineName {
+        EngineName::Buffered
+    }
+
+    fn copy(&self, job: &Job<'_>) -> Result<Done, Stop> {
+        match job.source.len {
+            Some(len) if !is_stream(job) => copy_file(job, len),
+            _ => stream::copy(job),
+        }
+    }
+}
+
+/// Whether the bytes can only go in order.
+fn is_stream(job: &Job<'_>) -> bool {
+    job.target.kind == Kind::Stream || length_is_unknown(&job.source)
+}
+
+/// Whether only reading to the end tells how long `source` is.
+pub(super) fn length_is_unknown(source: &Side<'_>) -> bool {
+    match source.kind {
+        Kind::Stream => true,
+        Kind::BlockDevice => source.len.is_none(),
+        Kind::Regular => source.len.is_none() || probe::length_is_a_guess(source.file),
+    }
+}
+
+/// Copies a file or device of `len` bytes.
+fn copy_file(job: &Job<'_>, len: u64) -> Result<Done, Stop> {
+    let allocated = ends::prepare_target(job, len)?;
+    let ranges = ends::ranges_to_write(job, len, allocated);
+    let plan = Plan::new(job, &ranges);
+    let limiter = Limiter::new(job.tuning.bwlimit);
+    let block = limiter.request_size(plan.block);
+    let pieces = Pieces::new(&ranges, len, block, job.progress);
+    pieces.work(plan.threads, |pieces| copy_pieces(job, pieces, block, &limiter))?;
+    ends::check_source(&job.source, len)?;
+    Ok(Done {
+        bytes: len,
+        buffers: Some(Buffers { pages: "4K", bytes: block * plan.threads as u64 }),
+        notes: vec![format!("{} threads, {} KiB a request", plan.threads, block >> 10)],
+    })
+}
+
+/// How many threads and how much at once.
+struct Plan {
+    threads: usize,
+    block: u64,
+}
+
+impl Plan {
+    fn new(job: &Job<'_>, ranges: &[Range<u64>]) -> Self {
+        let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let useful = usize::try_from(bytes / BYTES_PER_THREAD).unwrap_or(usize::MAX);
+        let wanted = match job.tuning.threads {
+            Some(threads) => threads as usize,
+            None => processors.min(THREADS_MAX).min(useful),
+        };
+        let memory = job.tuning.buffer_memory.unwrap_or(u64::MAX);
+        let block = job.tuning.block_size.unwrap_or(BLOCK_SIZE).clamp(512, 1 << 30).min(memory);
+        let affordable = usize::try_from(memory / block.max(1)).unwrap_or(usize::MAX);
+        Self { threads: wanted.min(affordable).max(1), block: block.max(512) }
+    }
+}
+
+/// One thread's work: pieces until there are no more.
+fn copy_pieces(
+    job: &Job<'_>,
+    pieces: &Pieces<'_>,
+    block: u64,
+    limiter: &Limiter,
+) -> Result<(), CopyError> {
+    let mut memory = Memory::new(job, block)?;
+    while let Some(piece) = pieces.take()? {
+        let bytes = piece.end - piece.start;
+        limiter.take(bytes, job.progress)?;
+        let buffer = &mut memory.bytes()[..bytes as usize];
+        job.source.read_exact_at(buffer, piece.start)?;
+        if let Some(sums) = job.sums {
+            sums.record(piece.start, buffer);
+        }
+        write_piece(job, buffer, piece.start)?;
+        job.progress.add(bytes);
+    }
+    Ok(())
+}
+
+/// Writes one piece, leaving out its blocks of zeros if that was asked for.
+fn write_piece(job: &Job<'_>, bytes: &[u8], offset: u64) -> Result<(), CopyError> {
+    if job.tuning.sparse != Sparse::Always || job.target.kind != Kind::Regular {
+        return job.target.write_all_at(bytes, offset);
+    }
+    for run in zeros::data_runs(offset, bytes) {
+        job.target.write_all_at(&bytes[run.clone()], offset + run.start as u64)?;
+    }
+    Ok(())
+}
