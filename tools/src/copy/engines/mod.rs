@@ -1,16 +1,18 @@
 //! The engines, and the steps that they share.
 
 pub mod buffered;
+pub mod copy_range;
 pub mod direct;
 pub mod ends;
 pub mod pieces;
+pub mod reflink;
 mod stream;
 
 use super::engine::{Engine, EngineName};
 
 /// Every engine there is, in no order.
 pub fn all() -> &'static [&'static dyn Engine] {
-    &[&direct::DirectEngine, &buffered::Buffered]
+    &[&reflink::Reflink, &copy_range::CopyRange, &direct::DirectEngine, &buffered::Buffered]
 }
 
 /// The engine of that name, if this build has it.

@@ -1,0 +1,154 @@
+//! Every engine passes the same tests; one that a file system does not support says so.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use bookend_tools::copy::engine::{
+    CopyError, Engine, Job, Kind, Progress, Side, Sparse, Stop, Tuning,
+};
+use bookend_tools::copy::{engines, holes};
+
+const TUNING: Tuning = Tuning {
+    block_size: None,
+    queue_depth: None,
+    threads: None,
+    buffer_memory: None,
+    bwlimit: None,
+    sparse: Sparse::Auto,
+};
+
+/// What an engine made of a copy.
+struct Copied {
+    content: Vec<u8>,
+    sectors: u64,
+    progress: u64,
+}
+
+/// Copies `source` as if it were `len` bytes long; `None` where the engine does not do this here.
+fn copy(
+    engine: &dyn Engine,
+    source: &Path,
+    len: u64,
+    tuning: Tuning,
+) -> Result<Option<Copied>, CopyError> {
+    let target = source.with_file_name(format!("target-{}", engine.name()));
+    let from = File::open(source).unwrap();
+    let to = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&target);
+    let to = to.unwrap();
+    let data: Vec<Range<u64>> = holes::data_ranges(&from, len).unwrap();
+    let progress = Progress::default();
+    let job = Job {
+        source: Side { file: &from, path: source, kind: Kind::Regular, len: Some(len) },
+        target: Side { file: &to, path: &target, kind: Kind::Regular, len: Some(0) },
+        data: &data,
+        tuning,
+        progress: &progress,
+        sums: None,
+    };
+    match engine.copy(&job) {
+        Err(Stop::Unsupported(why)) => {
+            println!("skipped: {}: {why}", engine.name());
+            Ok(None)
+        }
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(done) => {
+            assert_eq!(done.bytes, len);
+            to.sync_all().unwrap(); // so that delayed blocks are counted
+            Ok(Some(Copied {
+                content: std::fs::read(&target).unwrap(),
+                sectors: to.metadata().unwrap().blocks(),
+                progress: progress.copied(),
+            }))
+        }
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(131) ^ (i >> 7)) as u8 | 1).collect()
+}
+
+#[test]
+fn every_engine_copies_files_of_every_awkward_length() {
+    const MIB2: usize = 2 << 20;
+    let directory = directory();
+    for len in [0, 1, 511, 512, 4095, 4096, MIB2 - 1, MIB2, MIB2 + 1, 5 * MIB2 + 3] {
+        let (source, content) = (directory.path().join("source"), pattern(len));
+        std::fs::write(&source, &content).unwrap();
+        for engine in engines::all() {
+            let Some(copied) = copy(*engine, &source, len as u64, TUNING).unwrap() else {
+                continue;
+            };
+            assert!(copied.content == content, "{}: {len} bytes differ", engine.name());
+            assert_eq!(copied.progress, len as u64, "{}: progress", engine.name());
+        }
+    }
+}
+
+#[test]
+fn every_engine_keeps_holes_at_the_start_the_middle_and_the_end() {
+    const MIB: u64 = 1 << 20;
+    let directory = directory();
+    let layouts: [&[Range<u64>]; 5] =
+        [&[4 * MIB..5 * MIB], &[0..MIB, 6 * MIB..8 * MIB], &[0..MIB], &[], &[0..8 * MIB]];
+    for (index, data) in layouts.iter().enumerate() {
+        let source = directory.path().join(format!("source-{index}"));
+        let file = File::create(&source).unwrap();
+        file.set_len(8 * MIB).unwrap();
+        let mut content = vec![0; 8 << 20];
+        for range in *data {
+            let part = &mut content[range.start as usize..range.end as usize];
+            part.copy_from_slice(&pattern(part.len()));
+            std::os::unix::fs::FileExt::write_all_at(&file, part, range.start).unwrap();
+        }
+        file.sync_all().unwrap();
+        let sectors = file.metadata().unwrap().blocks();
+        for engine in engines::all() {
+            let name = engine.name();
+            let Some(copied) = copy(*engine, &source, 8 * MIB, TUNING).unwrap() else { continue };
+            assert!(copied.content == content, "{name}: layout {index} differs");
+            assert_eq!(copied.progress, 8 * MIB, "{name}: holes count as they are passed");
+            // A few sectors are the file system's own.
+            assert!(copied.sectors <= sectors + 64, "{name}: {} > {sectors}", copied.sectors);
+        }
+    }
+}
+
+#[test]
+fn every_engine_fills_holes_when_told_to() {
+    let directory = directory();
+    let source = directory.path().join("source");
+    File::create(&source).unwrap().set_len(4 << 20).unwrap();
+    for engine in engines::all() {
+        let tuning = Tuning { sparse: Sparse::Never, ..TUNING };
+        let Some(copied) = copy(*engine, &source, 4 << 20, tuning).unwrap() else { continue };
+        assert!(copied.content.iter().all(|&b| b == 0));
+        assert!(copied.sectors * 512 >= 4 << 20, "{}: {}", engine.name(), copied.sectors);
+    }
+}
+
+#[test]
+fn every_engine_notices_that_the_source_has_changed_its_length() {
+    let directory = directory();
+    let source = directory.path().join("source");
+    let mut file = File::create(&source).unwrap();
+    file.write_all(&pattern(3 << 20)).unwrap();
+    for engine in engines::all() {
+        let name = engine.name();
+        match copy(*engine, &source, (3 << 20) + 8192, TUNING) {
+            Ok(None) => continue,
+            Err(CopyError::Shrank { found, .. }) => assert_eq!(found, 3 << 20, "{name}"),
+            other => panic!("{name}: {:?}", other.map(|_| "copied")),
+        }
+        match copy(*engine, &source, (3 << 20) - 8192, TUNING) {
+            Err(CopyError::Grew { found, .. }) => assert_eq!(found, 3 << 20, "{name}"),
+            other => panic!("{name}: {:?}", other.map(|_| "copied")),
+        }
+    }
+}
