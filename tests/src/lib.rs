@@ -11,3 +11,8 @@ pub mod data;
 pub mod machine;
 pub mod skip;
 pub mod tools;
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -27,8 +27,10 @@ pub fn fragbench() -> &'static Path {
 /// a test of another package is not told where they are. Nothing is done where they are up to date.
 fn build() -> PathBuf {
     let exe = std::env::current_exe().expect("a running test has a file");
-    // target/PROFILE/deps/TEST-HASH
-    let target = exe.ancestors().nth(3).expect("cargo put it there");
+    // target/PROFILE/deps/TEST-HASH, or target/PROFILE/PROGRAM
+    let profile = exe.parent().expect("a file lies in a directory");
+    let profile = if profile.ends_with("deps") { profile.parent() } else { Some(profile) };
+    let target = profile.and_then(Path::parent).expect("cargo put it there");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
