@@ -225,7 +225,7 @@ impl<O: Os> Pool<O> {
                     return Ok(kind);
                 }
                 Err(cause) => {
-                    self.tallies.refuse(rung, zone.len().get(), cause);
+                    self.tallies.refuse(&self.span.os, rung, zone.len().get(), cause);
                     refused = PoolError::Map { block: zone.start(), rung, cause };
                 }
             }

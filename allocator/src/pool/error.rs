@@ -112,6 +112,14 @@ impl fmt::Display for PoolError {
             Self::Map { block, rung, cause } => {
                 write!(f, "cannot map {} pages at block {}: {cause}", rung.name(), block.get())
             }
+            // What the kernel says where a touch would raise SIGBUS is "bad address".
+            Self::NoMemory { block, rung, cause: Errno::FAULT } => write!(
+                f,
+                "no memory for block {}: no {} page is left for this process (allow smaller \
+                 pages, raise nr_hugepages, or look at the hugetlb limit of its cgroup)",
+                block.get(),
+                rung.name()
+            ),
             Self::NoMemory { block, rung, cause } => write!(
                 f,
                 "no memory for block {}: {} pages refused: {cause} (allow smaller pages, or \

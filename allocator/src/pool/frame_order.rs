@@ -14,12 +14,13 @@
 
 use core::ptr::NonNull;
 
+use super::fill::{Meter, Stop};
 use super::report::{PhysicalPage, count_runs, ideal_runs};
 use super::span::Kind;
 use super::table::Owner;
 use super::{Pool, PoolError, Rung};
 use crate::os::{Advice, Backing, Errno, Os};
-use crate::units::{BlockRange, Bytes, PageSize};
+use crate::units::{BlockRange, Blocks, Bytes, PageSize};
 
 const ROUNDS_MAX: u32 = 3;
 
@@ -137,14 +138,29 @@ impl<O: Os> Pool<O> {
                 return Err(refused.into());
             }
         }
-        let result = self
-            .give_back(&all, &mut scratch, owner)
-            .and_then(|()| ranges.iter().try_for_each(|&page| self.fill(page, owner)));
+        let result =
+            self.give_back(&all, &mut scratch, owner).and_then(|()| self.refault(&ranges, owner));
         if result.is_err() {
             self.give_up(range, owner);
         }
         self.table.finish(range, owner);
         result
+    }
+
+    /// Takes pages from the lowest address on. Where another process was quicker, they come as they
+    /// do when the pool is built, and the next round puts them in order.
+    fn refault(&self, ranges: &[BlockRange], owner: Owner) -> Result<(), PoolError> {
+        for &page in ranges {
+            match self.fill(page, owner) {
+                Ok(_) => {}
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Scarce(_)) => {
+                    let meter = Meter::new(Blocks::ZERO, self.capacity(), &|_| {});
+                    return self.supply(self.blocks(), owner, 1, &meter);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn give_back(
@@ -273,7 +289,7 @@ impl<O: Os> Drop for Extra<'_, O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{BlockId, Blocks, Pfn};
+    use crate::units::{BlockId, Pfn};
 
     fn held(frames: &[u64]) -> Vec<Held> {
         let held = |(i, &frame): (usize, &u64)| Held {

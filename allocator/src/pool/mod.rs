@@ -21,7 +21,9 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 mod builder;
 mod error;
+mod fill;
 mod frame_order;
+mod ordinary;
 mod pin;
 mod populate;
 mod report;

@@ -5,18 +5,12 @@
 //! populated before it fails is given back.
 #![allow(unsafe_code)] // advises and maps blocks that the operation owns
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::Mutex;
-
+use super::fill::{Meter, runs};
 use super::span::{GIGANTIC, Kind};
 use super::table::{Owner, State};
 use super::{Pool, PoolError, Progress, Rung};
-use crate::os::{Advice, Errno, Os};
-use crate::units::{BlockId, BlockRange, Blocks, Bytes};
-
-/// Blocks a thread takes at a time: enough that the threads rarely meet, few enough that they end
-/// together and that progress is shown often.
-const CHUNK: u32 = 16;
+use crate::os::Os;
+use crate::units::{BlockId, BlockRange, Blocks};
 
 impl<O: Os> Pool<O> {
     /// Brings memory into the absent blocks of a range, and into the rest of a gigantic page that
@@ -40,11 +34,10 @@ impl<O: Os> Pool<O> {
         let range = self.whole_pages(range);
         let owner = self.table.new_owner();
         self.table.begin_populate(range, owner)?;
-        let filled = if threads <= 1 {
-            self.fill_alone(range, owner, progress)
-        } else {
-            self.fill_together(range, owner, threads, progress)
-        };
+        let empty = range.iter().filter(|&b| self.table.owned(b, owner).is_some()).count();
+        let present = range.len() - Blocks::new(empty as u32);
+        let meter = Meter::new(present, range.len(), progress);
+        let filled = self.supply(range, owner, threads, &meter);
         if filled.is_err() {
             self.give_up(range, owner);
         }
@@ -119,248 +112,14 @@ impl<O: Os> Pool<O> {
         range.start() <= page.start() && page.end() <= range.end()
     }
 
-    fn fill_alone(
-        &self,
-        range: BlockRange,
-        owner: Owner,
-        progress: &dyn Fn(Progress),
-    ) -> Result<(), PoolError> {
-        let total = range.len().bytes();
-        let mut next = range.start();
-        while next < range.end() {
-            let chunk = self.chunk_at(next, range.end());
-            self.fill(chunk, owner)?;
-            next = chunk.end();
-            let done = Blocks::new(next.get() - range.start().get()).bytes();
-            progress(Progress { done, total });
-        }
-        Ok(())
-    }
-
-    /// Threads take chunk after chunk from one counter. The first error stops them all.
-    fn fill_together(
-        &self,
-        range: BlockRange,
-        owner: Owner,
-        threads: usize,
-        progress: &dyn Fn(Progress),
-    ) -> Result<(), PoolError> {
-        let next = AtomicU32::new(range.start().get());
-        let done = AtomicU64::new(0);
-        let failed = AtomicBool::new(false);
-        let error = Mutex::new(None);
-        let take = || {
-            let start = next
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| {
-                    let at = BlockId::new(at);
-                    (at < range.end()).then(|| self.chunk_at(at, range.end()).end().get())
-                })
-                .ok()?;
-            (!failed.load(Ordering::Relaxed))
-                .then(|| self.chunk_at(BlockId::new(start), range.end()))
-        };
-        let work = |report: &dyn Fn()| {
-            while let Some(chunk) = take() {
-                if let Err(cause) = self.fill(chunk, owner) {
-                    failed.store(true, Ordering::Relaxed);
-                    error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(cause);
-                }
-                done.fetch_add(chunk.len().bytes().get(), Ordering::Relaxed);
-                report();
-            }
-        };
-        let total = range.len().bytes();
-        let report =
-            || progress(Progress { done: Bytes::new(done.load(Ordering::Relaxed)), total });
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // A thread that cannot be started is a thread less; this one does the work.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, || work(&|| {}));
-            }
-            work(&report);
-        });
-        report();
-        match error.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            Some(cause) => Err(cause),
-            None => Ok(()),
-        }
-    }
-
-    /// What a thread takes next: a whole gigantic page, or up to [`CHUNK`] blocks below them.
-    fn chunk_at(&self, at: BlockId, end: BlockId) -> BlockRange {
-        let page = self.page_of(at);
-        if page.len() > Blocks::ONE {
-            return page;
-        }
-        let zone = self.span.gigantic_start();
-        let end = if at < zone { end.min(zone) } else { end };
-        BlockRange::new(at, Blocks::new((end.get() - at.get()).min(CHUNK)))
-    }
-
-    /// Populates what the operation owns of a range, run by run of one kind.
-    pub(super) fn fill(&self, range: BlockRange, owner: Owner) -> Result<(), PoolError> {
-        let mut next = range.start();
-        while next < range.end() {
-            let kind = self.kind(next);
-            let owned = self.table.owned(next, owner) == Some(None);
-            let run = self.run(next, range.end(), |block| {
-                self.kind(block) == kind && (self.table.owned(block, owner) == Some(None)) == owned
-            });
-            next = run.end();
-            if owned {
-                match kind {
-                    Kind::Gigantic => self.fill_gigantic(run, owner)?,
-                    Kind::Huge => self.fill_huge(run, owner)?,
-                    Kind::Ordinary => self.fill_ordinary(run, owner)?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The longest run from `start` that keeps `like`.
-    fn run(&self, start: BlockId, end: BlockId, like: impl Fn(BlockId) -> bool) -> BlockRange {
-        let len = (start.get()..end.get()).take_while(|&b| like(BlockId::new(b))).count();
-        BlockRange::new(start, Blocks::new(len as u32))
-    }
-
-    fn fill_gigantic(&self, run: BlockRange, owner: Owner) -> Result<(), PoolError> {
-        let mut next = run.start();
-        while next < run.end() {
-            let page = self.page_of(next);
-            next = page.end();
-            match self.advise(page, Advice::PopulateWrite) {
-                Ok(()) => self.mark(page, owner, Rung::Gigantic),
-                Err(why) => {
-                    self.tallies.refuse(Rung::Gigantic, page.len().get(), why);
-                    let kind = self.step_down(page, Rung::Gigantic, why)?;
-                    if kind == Kind::Huge {
-                        self.fill_huge(page, owner)?;
-                    } else {
-                        self.fill_ordinary(page, owner)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn fill_huge(&self, run: BlockRange, owner: Owner) -> Result<(), PoolError> {
-        if self.advise(run, Advice::PopulateWrite).is_ok() {
-            self.mark(run, owner, Rung::Huge);
-            return Ok(());
-        }
-        for block in run.iter().map(|block| BlockRange::new(block, Blocks::ONE)) {
-            match self.advise(block, Advice::PopulateWrite) {
-                Ok(()) => self.mark(block, owner, Rung::Huge),
-                Err(why) => {
-                    self.tallies.refuse(Rung::Huge, 1, why);
-                    self.step_down(block, Rung::Huge, why)?;
-                    self.fill_ordinary(block, owner)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Maps the next smaller permitted kind over blocks that `rung` refused.
-    fn step_down(&self, range: BlockRange, rung: Rung, why: Errno) -> Result<Kind, PoolError> {
-        let block = range.start();
-        let smaller = self.ladder.descending().find(|&smaller| smaller < rung);
-        let smaller = smaller.ok_or(PoolError::NoMemory { block, rung, cause: why })?;
-        let kind = Kind::of(smaller);
-        // SAFETY: the operation owns the blocks, and nothing has been put into them.
-        unsafe { self.span.map(range, kind) }.map_err(|cause| PoolError::Map {
-            block,
-            rung: smaller,
-            cause,
-        })?;
-        self.set_kind(range, kind);
-        Ok(kind)
-    }
-
-    fn fill_ordinary(&self, run: BlockRange, owner: Owner) -> Result<(), PoolError> {
-        let transparent = self.ladder.permits(Rung::Transparent);
-        if transparent && let Err(why) = self.advise(run, Advice::HugePage) {
-            self.tallies.refuse(Rung::Transparent, 0, why);
-        }
-        self.advise(run, Advice::PopulateWrite).map_err(|cause| PoolError::NoMemory {
-            block: run.start(),
-            rung: if transparent { Rung::Transparent } else { Rung::Base },
-            cause,
-        })?;
-        // From here on there are pages behind the blocks: marked first, so that whatever fails
-        // below, they are given back.
-        self.mark(run, owner, Rung::Base);
-        if !transparent {
-            return Ok(());
-        }
-        if self.is_huge(run) {
-            self.mark(run, owner, Rung::Transparent);
-            return Ok(());
-        }
-        for block in run.iter().map(|block| BlockRange::new(block, Blocks::ONE)) {
-            match self.make_transparent(block) {
-                Ok(()) => self.mark(block, owner, Rung::Transparent),
-                Err(why) => {
-                    self.tallies.refuse(Rung::Transparent, 1, why);
-                    if !self.ladder.permits(Rung::Base) {
-                        let (block, rung) = (block.start(), Rung::Transparent);
-                        return Err(PoolError::NoMemory { block, rung, cause: why });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes sure that a populated block is one transparent huge page, if it can be had.
-    fn make_transparent(&self, block: BlockRange) -> Result<(), Errno> {
-        if self.is_huge(block) {
-            return Ok(());
-        }
-        let required = !self.ladder.permits(Rung::Base);
-        if !self.backoff.may_try() && !required {
-            return Err(Errno::new(libc::EAGAIN));
-        }
-        let start = self.span.os.now_ns();
-        let collapsed = self.advise(block, Advice::Collapse);
-        let took = self.span.os.now_ns().saturating_sub(start);
-        self.backoff.report(collapsed.is_ok(), took);
-        collapsed?;
-        if self.is_huge(block) { Ok(()) } else { Err(Errno::NOMEM) }
-    }
-
-    /// Whether all of a range is huge-mapped; no, where the kernel cannot tell.
-    fn is_huge(&self, range: BlockRange) -> bool {
-        let len = range.len().bytes();
-        self.span.os.huge_mapped(self.span.address(range.start()), len) == Ok(len)
-    }
-
-    fn advise(&self, range: BlockRange, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: only called on blocks that the running operation owns, with advice that keeps
-        // their content.
-        unsafe { self.span.advise(range, advice) }
-    }
-
-    fn mark(&self, range: BlockRange, owner: Owner, rung: Rung) {
-        range.iter().for_each(|block| self.table.set(block, owner, Some(rung)));
-    }
-
     /// Gives back the pages of what the operation owns, run by run of one kind.
     fn empty(&self, range: BlockRange, owner: Owner) -> Result<(), PoolError> {
-        let mut next = range.start();
-        while next < range.end() {
-            let kind = self.kind(next);
-            let full = matches!(self.table.owned(next, owner), Some(Some(_)));
-            let run = self.run(next, range.end(), |block| {
-                let also = matches!(self.table.owned(block, owner), Some(Some(_)));
-                self.kind(block) == kind && also == full
-            });
-            next = run.end();
-            if !full {
+        let is_full = |block| matches!(self.table.owned(block, owner), Some(Some(_)));
+        for run in runs(range, |block| (self.kind(block), is_full(block))) {
+            if !is_full(run.start()) {
                 continue;
             }
+            let kind = self.kind(run.start());
             // SAFETY: the operation owns the blocks, which nobody pins; whoever calls `release`
             // vouches for the rest, and `populate` has not handed them out.
             unsafe { self.span.discard(run, kind) }
@@ -406,6 +165,7 @@ impl<O: Os> Pool<O> {
     }
 }
 
-fn last(run: BlockRange) -> BlockId {
+/// The last block of a range, which is not empty.
+pub(super) fn last(run: BlockRange) -> BlockId {
     BlockId::new(run.end().get() - 1)
 }

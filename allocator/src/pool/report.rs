@@ -1,8 +1,10 @@
 //! What a pool holds, and what it was refused.
 
+use core::fmt;
+
 use super::{Pool, PoolError, Rung, frame_order};
 use crate::os::{Errno, Os};
-use crate::units::{BlockId, Bytes, Node, PageSize, Pfn};
+use crate::units::{BLOCK_SHIFT, BlockId, Bytes, Node, PageSize, Pfn};
 
 /// Runs of pages whose frames follow one another in the order of their addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +37,25 @@ pub struct RefusedPages {
     pub blocks: u64,
     /// The system's last word on it.
     pub why: Errno,
+    /// Pages of that size that were free on the machine at that time, where it says. Some, and
+    /// refused all the same: a limit of a cgroup or a container, or another NUMA node's.
+    pub free: Option<u64>,
+}
+
+impl fmt::Display for RefusedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rung, blocks, why, free } = self;
+        write!(f, "{} pages refused for {}: ", rung.name(), Bytes::new(blocks << BLOCK_SHIFT))?;
+        match (*why, *free) {
+            (Errno::FAULT, Some(0)) => f.write_str("the machine's pool has no free page"),
+            (Errno::FAULT, Some(free)) => write!(
+                f,
+                "the machine's pool has {free} free pages, but not for this process (hugetlb \
+                 limit of its cgroup, or NUMA node)"
+            ),
+            (why, _) => write!(f, "{why}"),
+        }
+    }
 }
 
 /// What a pool holds at one moment. See [`Pool::report`].
@@ -62,8 +83,8 @@ impl<O: Os> Pool<O> {
     /// What the pool holds now.
     pub fn report(&self) -> Report {
         let refused = |rung| {
-            let (blocks, why) = self.tallies.refused(rung)?;
-            Some(RefusedPages { rung, blocks, why })
+            let (blocks, why, free) = self.tallies.refused(rung)?;
+            Some(RefusedPages { rung, blocks, why, free })
         };
         Report {
             rungs: self.rung_reports(),

@@ -3,28 +3,46 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use super::Rung;
-use crate::os::Errno;
+use crate::os::{Errno, Os};
 
 /// Counts of refusals by rung, with the last reason; exact once nobody populates.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     refused_blocks: [AtomicU64; Rung::ALL.len()],
     last: [AtomicI32; Rung::ALL.len()],
+    /// Free pages of the machine at the last refusal, and one more; 0 where unknown.
+    free_plus_one: [AtomicU64; Rung::ALL.len()],
 }
 
 impl Tallies {
     /// `blocks` blocks got no memory of `rung`, for this reason.
-    pub(super) fn refuse(&self, rung: Rung, blocks: u32, why: Errno) {
+    pub(super) fn refuse<O: Os>(&self, os: &O, rung: Rung, blocks: u32, why: Errno) {
         self.refused_blocks[rung as usize].fetch_add(u64::from(blocks), Ordering::Relaxed);
         self.last[rung as usize].store(why.get(), Ordering::Relaxed);
+        let free = free_pages(os, rung).map_or(0, |free| free.saturating_add(1));
+        self.free_plus_one[rung as usize].store(free, Ordering::Relaxed);
     }
 
-    /// Blocks that got no memory of `rung`, and the last reason.
-    pub(super) fn refused(&self, rung: Rung) -> Option<(u64, Errno)> {
+    /// Blocks that got no memory of `rung`, the last reason, and how many pages of that size were
+    /// free on the machine at that time.
+    pub(super) fn refused(&self, rung: Rung) -> Option<(u64, Errno, Option<u64>)> {
         let blocks = self.refused_blocks[rung as usize].load(Ordering::Relaxed);
         let why = Errno::new(self.last[rung as usize].load(Ordering::Relaxed));
-        (blocks > 0).then_some((blocks, why))
+        let free = self.free_plus_one[rung as usize].load(Ordering::Relaxed).checked_sub(1);
+        (blocks > 0).then_some((blocks, why, free))
     }
+}
+
+/// Free pages of the machine's hugetlb pool of a rung, on all nodes.
+fn free_pages<O: Os>(os: &O, rung: Rung) -> Option<u64> {
+    let path = match rung {
+        Rung::Gigantic => c"/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages",
+        Rung::Huge => c"/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+        Rung::Transparent | Rung::Base => return None,
+    };
+    let mut text = [0; 32];
+    let len = os.read_file(path, &mut text).ok()?;
+    core::str::from_utf8(&text[..len]).ok()?.trim().parse().ok()
 }
 
 /// Whether collapsing a block is worth a try: after a failure, or a success that took long, ever
@@ -48,6 +66,11 @@ impl Backoff {
             .is_err()
     }
 
+    /// Whether blocks are to pass before the next try.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.remaining.load(Ordering::Relaxed) > 0
+    }
+
     /// How a try went.
     pub(super) fn report(&self, success: bool, took_ns: u64) {
         let skip = if success && took_ns <= Self::PATIENCE_NS {
@@ -63,6 +86,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::Linux;
 
     #[test]
     fn failures_double_the_pause_and_a_quick_success_ends_it() {
@@ -82,9 +106,10 @@ mod tests {
     #[test]
     fn refusals_add_up_by_rung() {
         let tallies = Tallies::default();
-        tallies.refuse(Rung::Huge, 3, Errno::NOMEM);
-        tallies.refuse(Rung::Huge, 2, Errno::INVAL);
-        assert_eq!(tallies.refused(Rung::Huge), Some((5, Errno::INVAL)));
+        tallies.refuse(&Linux, Rung::Huge, 3, Errno::NOMEM);
+        tallies.refuse(&Linux, Rung::Huge, 2, Errno::INVAL);
+        let (blocks, why, _) = tallies.refused(Rung::Huge).unwrap();
+        assert_eq!((blocks, why), (5, Errno::INVAL));
         assert_eq!(tallies.refused(Rung::Base), None);
     }
 }
