@@ -18,10 +18,11 @@ mod array;
 #[cfg(any(test, feature = "fake-os"))]
 pub mod fake;
 mod linux;
-mod system_info;
+pub mod system_info;
 
 pub use array::Array;
 pub use linux::Linux;
+pub use system_info::SystemInfo;
 
 /// An error number of the kernel, as in errno(3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,1 +1,0 @@
-//! What the machine is and allows, read from it.
