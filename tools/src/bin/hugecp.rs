@@ -1,3 +1,10 @@
-//! hugecp
+//! Copies files; see [`bookend_tools::copy`].
 
-fn main() {}
+use std::process::ExitCode;
+
+use bookend_tools::copy::{options::Options, run};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    run::run(Options::parse())
+}

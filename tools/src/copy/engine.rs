@@ -278,6 +278,17 @@ pub enum CopyError {
         /// What the system said.
         cause: io::Error,
     },
+    /// What was read again is not what was written.
+    #[error(
+        "{}: verification failed: bytes {} to {} on the device are not those that were copied; \
+         check the device before you trust it", path.display(), range.start, range.end
+    )]
+    Mismatch {
+        /// The target.
+        path: PathBuf,
+        /// The piece that differs.
+        range: Range<u64>,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,

@@ -1,9 +1,36 @@
-//! Copying files through contiguous memory: parse, probe, engine, report.
+//! What `hugecp` does, layer by layer; each file sees only those before it.
+//!
+//! - **parse**, asking nothing: [`options`] defines the command line, [`generate`] makes the man
+//!   page and completions of it, [`request`] says what it amounts to.
+//! - **resolve** and **probe**, asking the system: [`resolve`], [`source`](mod@source), [`target`]
+//!   (with [`staging`] and [`attributes`]), [`probe`], [`holes`].
+//! - **plan**, a pure function of the facts: [`plan`].
+//! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
+//!   looks at what they did; [`file`](mod@file) takes one file through all of it.
+//! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
+//! - [`run`] is the whole.
 
+pub mod attributes;
 pub mod engine;
 pub mod engines;
+pub mod error;
+pub mod file;
+pub mod generate;
 pub mod holes;
 pub mod limit;
+pub mod options;
+pub mod plan;
 pub mod probe;
+pub mod progress;
+pub mod quote;
+pub mod report;
+pub mod request;
+pub mod resolve;
+pub mod run;
+pub mod signals;
+pub mod source;
+pub mod staging;
 pub mod sys;
+pub mod target;
+pub mod verify;
 pub mod zeros;

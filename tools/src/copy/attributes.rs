@@ -1,0 +1,228 @@
+//! What a copy has besides its data: mode, ownership, times, ACLs and extended attributes.
+//!
+//! Three cases, as with `cp`:
+//! - a new file has the source's permissions less the umask, and is the caller's;
+//! - a file that replaces an old one is what the old one was: its mode, owner and attributes;
+//! - with `-p` either is what the source is.
+//!
+//! The copy is created with the owner's right to read and write, whatever its mode will be, since
+//! engines open it again; [`finish_new`] takes back what was added.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown};
+use xattr::FileExt;
+
+use super::error::said;
+
+/// The owner's right to read and write.
+pub const OWNER: u32 = 0o600;
+
+/// Where POSIX access control lists are kept.
+const ACL: &str = "system.posix_acl_access";
+
+/// The permissions that a new copy of `source` is created with, [`OWNER`] aside; the kernel takes
+/// away the umask, or applies the directory's default ACL.
+pub fn new_mode(source: Option<&Metadata>) -> u32 {
+    source.map_or(0o666, |metadata| metadata.mode() & 0o777)
+}
+
+/// Gives a new file that was created with `mode | OWNER` the mode it should have had.
+///
+/// # Errors
+/// What changing the mode fails with.
+pub fn finish_new(file: &File, mode: u32) -> io::Result<()> {
+    let added = OWNER & !mode;
+    if added == 0 {
+        return Ok(());
+    }
+    let now = file.metadata()?.mode() & 0o7777;
+    file.set_permissions(Permissions::from_mode(now & !added))
+}
+
+/// Makes `file` what `old` at `path` was, but for its data and times. Returns what was lost.
+pub fn take_over(file: &File, path: &Path, old: &Metadata) -> Vec<String> {
+    let mut lost = Vec::new();
+    let owner_kept = give_to(file, old, &mut lost, Strictness::Complain);
+    let names = xattr::list(path).map(Iterator::collect).unwrap_or_default();
+    // Writing takes a file's capabilities away, so a file that replaces it has none either.
+    let names = names_to_copy(names, |name| name != OsStr::new("security.capability"));
+    copy_xattrs(file, &names, |name| xattr::get(path, name), &mut lost);
+    let mode = old.mode() & if owner_kept && Uid::effective().is_root() { 0o7777 } else { 0o777 };
+    set_mode(file, mode, &mut lost);
+    lost
+}
+
+/// Makes `file` what `source` is: `-p`. Returns what was lost.
+pub fn preserve(file: &File, source: &File, metadata: &Metadata) -> Vec<String> {
+    let mut lost = Vec::new();
+    let owner_kept = give_to(file, metadata, &mut lost, Strictness::Forgive);
+    let names = source.list_xattr().map(Iterator::collect).unwrap_or_default();
+    // Labels and what only the system's own tools may set are not asked for by -p.
+    let names = names_to_copy(names, |_| true);
+    copy_xattrs(file, &names, |name| source.get_xattr(name), &mut lost);
+    let mut mode = metadata.mode() & 0o7777;
+    if !owner_kept {
+        mode &= 0o1777; // set-user-ID for somebody else would be a present
+    }
+    set_mode(file, mode, &mut lost);
+    let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
+    let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+    if let Err(error) = futimens(file, &accessed, &modified) {
+        lost.push(format!("its times ({})", said(&error.into())));
+    }
+    lost
+}
+
+/// What to do about an owner that cannot be set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strictness {
+    /// It is a loss.
+    Complain,
+    /// Only root may give files away; everyone knows.
+    Forgive,
+}
+
+/// Gives `file` the owner and group of `like`; says whether it has both now.
+fn give_to(file: &File, like: &Metadata, lost: &mut Vec<String>, how: Strictness) -> bool {
+    let now = match file.metadata() {
+        Ok(now) => now,
+        Err(error) => {
+            lost.push(format!("its owner ({})", said(&error)));
+            return false;
+        }
+    };
+    if (now.uid(), now.gid()) == (like.uid(), like.gid()) {
+        return true;
+    }
+    let (uid, gid) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
+    match fchown(file, Some(uid), Some(gid)) {
+        Ok(()) => true,
+        Err(error) => {
+            // The group alone may be allowed.
+            let group = fchown(file, None, Some(gid)).is_ok();
+            let mine = group && now.uid() == like.uid();
+            if !mine && (how == Strictness::Complain || error != Errno::EPERM) {
+                lost.push(format!(
+                    "its owner {}:{} ({}; --in-place keeps it)",
+                    like.uid(),
+                    like.gid(),
+                    said(&error.into())
+                ));
+            }
+            mine
+        }
+    }
+}
+
+fn set_mode(file: &File, mode: u32, lost: &mut Vec<String>) {
+    if let Err(error) = file.set_permissions(Permissions::from_mode(mode)) {
+        lost.push(format!("its mode {mode:04o} ({})", said(&error)));
+    }
+}
+
+/// The attributes that a copy can have: those of users, ACLs, and as root capabilities.
+fn names_to_copy(names: Vec<OsString>, wanted: impl Fn(&OsStr) -> bool) -> Vec<OsString> {
+    let root = Uid::effective().is_root();
+    let copied = |name: &OsString| {
+        let text = name.to_string_lossy();
+        text.starts_with("user.")
+            || text == ACL
+            || (root && (text.starts_with("trusted.") || text == "security.capability"))
+    };
+    names.into_iter().filter(|name| copied(name) && wanted(name)).collect()
+}
+
+/// Sets the attributes `names` on `file`, and removes an ACL that it inherited from its directory
+/// if there is none among them.
+fn copy_xattrs(
+    file: &File,
+    names: &[OsString],
+    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+    lost: &mut Vec<String>,
+) {
+    for name in names {
+        let copied = match get(name) {
+            Ok(Some(value)) => file.set_xattr(name, &value),
+            Ok(None) => Ok(()), // it was removed since it was listed
+            Err(error) => Err(error),
+        };
+        if let Err(error) = copied {
+            let what = if name == ACL { "its ACL".into() } else { name.to_string_lossy() };
+            lost.push(format!("{what} ({})", said(&error)));
+        }
+    }
+    if !names.iter().any(|name| name == ACL)
+        && matches!(file.get_xattr(ACL), Ok(Some(_)))
+        && let Err(error) = file.remove_xattr(ACL)
+    {
+        lost.push(format!("to be without its directory's ACL ({})", said(&error)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    fn mode(file: &File) -> u32 {
+        file.metadata().unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_new_file_loses_the_rights_it_needed_while_it_grew() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("a")).unwrap();
+        file.set_permissions(Permissions::from_mode(0o644)).unwrap();
+        finish_new(&file, 0o444).unwrap();
+        assert_eq!(mode(&file), 0o444);
+        file.set_permissions(Permissions::from_mode(0o640)).unwrap();
+        finish_new(&file, 0o664).unwrap();
+        assert_eq!(mode(&file), 0o640, "the umask is not given back");
+    }
+
+    #[test]
+    fn preserving_is_exact_to_the_nanosecond() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = File::create_new(dir.path().join("a")).unwrap();
+        let target = File::create_new(dir.path().join("b")).unwrap();
+        let then = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
+        source.set_modified(then).unwrap();
+        source.set_permissions(Permissions::from_mode(0o2750)).unwrap();
+        let tagged = source.set_xattr("user.colour", b"green");
+        let lost = preserve(&target, &source, &source.metadata().unwrap());
+        assert_eq!(lost, [] as [String; 0]);
+        assert_eq!(target.metadata().unwrap().modified().unwrap(), then);
+        assert_eq!(mode(&target), 0o2750);
+        match tagged {
+            Ok(()) => assert_eq!(target.get_xattr("user.colour").unwrap().unwrap(), b"green"),
+            Err(error) => eprintln!("not tested: user attributes in {:?}: {error}", dir.path()),
+        }
+    }
+
+    #[test]
+    fn a_replacement_takes_over_mode_and_attributes_but_no_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old");
+        let old = File::create_new(&path).unwrap();
+        old.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        old.set_permissions(Permissions::from_mode(0o604)).unwrap();
+        let file = File::create_new(dir.path().join("new")).unwrap();
+        assert!(take_over(&file, &path, &old.metadata().unwrap()).is_empty());
+        assert_eq!(mode(&file), 0o604);
+        assert_ne!(file.metadata().unwrap().modified().unwrap(), SystemTime::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn labels_of_the_system_are_not_copied() {
+        let names = ["user.a", "security.selinux", ACL, "system.nfs4_acl"].map(OsString::from);
+        assert_eq!(names_to_copy(names.into(), |_| true), ["user.a", ACL]);
+    }
+}

@@ -1,0 +1,264 @@
+//! Why one file was not copied, in words that name the file, what was tried, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bookend::units::Bytes;
+
+use super::engine::CopyError;
+use super::plan::Skipped;
+use super::quote::quote;
+
+/// Why one file was not copied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The source cannot be opened or asked about.
+    #[error("cannot {operation} {}: {}", quote(path), said(cause))]
+    Source {
+        /// The source.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The source is a directory.
+    #[error(
+        "{} is a directory, left out: hugecp copies files (cp -r does)",
+        quote(.0)
+    )]
+    SourceIsDirectory(PathBuf),
+    /// The source can never be read.
+    #[error("{} is {what}: there is nothing to read", quote(path))]
+    NotReadable {
+        /// The source.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Both names lead to one file.
+    #[error("{} and {} are the same file", quote(source_path), quote(target))]
+    SameFile {
+        /// One.
+        source_path: PathBuf,
+        /// The other.
+        target: PathBuf,
+    },
+    /// Something about the target failed.
+    #[error("cannot {operation} {}: {}{advice}", quote(path), said(cause))]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+        /// What to do, with its punctuation; empty if nothing comes to mind.
+        advice: String,
+    },
+    /// A file cannot replace a directory.
+    #[error("{} is a directory: a file cannot replace it (without -T it would go into it)", quote(.0))]
+    TargetIsDirectory(PathBuf),
+    /// Something that must be a directory is none.
+    #[error("target {} is not a directory", quote(.0))]
+    NotADirectory(PathBuf),
+    /// Standard input cannot go into a directory.
+    #[error("standard input has no name that it could have in {}: name a file there", quote(.0))]
+    Nameless(PathBuf),
+    /// The directory of the target is not there.
+    #[error("target directory {} does not exist: create it first (mkdir -p)", quote(.0))]
+    NoDirectory(PathBuf),
+    /// A symbolic link that leads nowhere.
+    #[error("{} is a symbolic link that leads nowhere: remove it, or create what it names", quote(.0))]
+    Dangling(PathBuf),
+    /// An existing target that may not be written.
+    #[error("{} exists and may not be written (mode {mode:04o}): -f replaces it", quote(path))]
+    Unwritable {
+        /// The target.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Something that cannot be written.
+    #[error("{} is a socket: it cannot be written as a file", quote(.0))]
+    TargetIsSocket(PathBuf),
+    /// A device that something uses.
+    #[error(
+        "{} is in use (mounted, or part of a volume): writing to it would destroy what is there; \
+         unmount it, or write all the same with -f", quote(.0)
+    )]
+    DeviceInUse(PathBuf),
+    /// An option that this target cannot have.
+    #[error("{option} is not possible for {}: {why}", quote(path))]
+    NotForThis {
+        /// The option.
+        option: &'static str,
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
+    /// This run has just made the target from another source.
+    #[error(
+        "not overwriting {} with {}: it was just copied there from a file of the same name",
+        quote(target),
+        quote(source_path)
+    )]
+    JustCreated {
+        /// What would be lost.
+        target: PathBuf,
+        /// What would replace it.
+        source_path: PathBuf,
+    },
+    /// No engine could do it.
+    #[error("cannot copy {} to {}: {}", quote(source_path), quote(target), reasons(skipped))]
+    NoEngine {
+        /// From.
+        source_path: PathBuf,
+        /// To.
+        target: PathBuf,
+        /// Who was tried or ruled out.
+        skipped: Vec<Skipped>,
+    },
+    /// The copy itself failed.
+    #[error("{error}{advice}")]
+    Copy {
+        /// How.
+        #[source]
+        error: CopyError,
+        /// What to do, with its punctuation; empty if nothing comes to mind.
+        advice: String,
+    },
+    /// The data is there, but not everything about it.
+    #[error("{} was copied, but not {}", quote(path), what.join(", nor "))]
+    Attributes {
+        /// The target, complete otherwise.
+        path: PathBuf,
+        /// What could not be set, and why.
+        what: Vec<String>,
+    },
+}
+
+impl FileError {
+    /// An operation on the target that failed.
+    pub fn target(path: &Path, operation: &'static str, cause: impl Into<io::Error>) -> Self {
+        let cause = cause.into();
+        let advice = advice(&cause, path, None);
+        Self::Target { path: path.to_owned(), operation, cause, advice }
+    }
+
+    /// A copy of `needed` bytes to `target` that failed.
+    pub fn copy(error: CopyError, target: &Path, needed: u64) -> Self {
+        let advice = match &error {
+            CopyError::Write { cause, .. } | CopyError::Operation { cause, .. } => {
+                advice(cause, target, Some(needed))
+            }
+            _ => String::new(),
+        };
+        Self::Copy { error, advice }
+    }
+
+    /// Whether the reader of a pipe that we write to went away, of which nobody complains.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Copy { error: CopyError::Write { cause, .. }, .. }
+            if cause.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether the user stopped it.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Copy { error: CopyError::Cancelled, .. })
+    }
+}
+
+/// The system's words without "(os error 28)".
+pub fn said(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Why each engine did not run, the one asked for first.
+fn reasons(skipped: &[Skipped]) -> String {
+    let (not_wanted, why): (Vec<_>, Vec<_>) =
+        skipped.iter().partition(|skipped| skipped.why.ends_with("was asked for"));
+    let mut text: Vec<_> =
+        why.iter().map(|skipped| format!("{}: {}", skipped.engine, skipped.why)).collect();
+    if !not_wanted.is_empty() {
+        text.push("leave --engine and --reflink out, and another way is found".to_owned());
+    }
+    text.join("; ")
+}
+
+/// What to do about `cause` at `path`, where `needed` bytes were to go.
+fn advice(cause: &io::Error, path: &Path, needed: Option<u64>) -> String {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => match (free_at(path), needed) {
+            (Some(free), Some(needed)) => format!(
+                "; {free} of {} are free there: make room{}",
+                Bytes::new(needed),
+                if path.is_file() { ", or reuse the old file's with --in-place" } else { "" }
+            ),
+            _ => "; make room on that file system".to_owned(),
+        },
+        Some(libc::EDQUOT) => "; remove something of yours there, or ask for more".to_owned(),
+        Some(libc::EROFS) => "; copy to another one, or remount it writable".to_owned(),
+        Some(libc::EFBIG) => "; its file system, or ulimit -f, allows no file so large".to_owned(),
+        Some(libc::EBUSY) => {
+            "; if it is a mount point, --in-place writes it where it is".to_owned()
+        }
+        Some(libc::EACCES | libc::EPERM) if path.is_file() => {
+            "; --in-place writes the existing file and needs no right to its directory".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Free bytes on the file system of `path` or of its directory.
+fn free_at(path: &Path) -> Option<Bytes> {
+    let directory = super::target::parent(path);
+    let stat = nix::sys::statvfs::statvfs(directory).ok()?;
+    stat.blocks_available().checked_mul(stat.fragment_size()).map(Bytes::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::EngineName;
+    use super::*;
+
+    #[test]
+    fn a_forced_engine_says_why_not_and_what_else() {
+        let skip = |engine, why: &str| Skipped { engine, why: why.to_owned() };
+        let error = FileError::NoEngine {
+            source_path: "a".into(),
+            target: "b".into(),
+            skipped: vec![
+                skip(EngineName::Direct, "reflink was asked for"),
+                skip(EngineName::Reflink, "ext4 cannot share blocks"),
+            ],
+        };
+        let text = error.to_string();
+        assert!(text.starts_with("cannot copy 'a' to 'b': reflink: ext4 cannot"), "{text}");
+        assert!(text.contains("leave --engine"), "{text}");
+        assert!(!text.contains("direct"), "{text}");
+    }
+
+    #[test]
+    fn a_full_file_system_is_told_in_figures() {
+        let cause = io::Error::from_raw_os_error(libc::ENOSPC);
+        let error = CopyError::Write { path: "/tmp/x".into(), offset: 7, cause };
+        let text = FileError::copy(error, Path::new("/tmp/x"), 6 << 30).to_string();
+        assert!(text.contains("of 6 GiB are free there: make room"), "{text}");
+    }
+
+    #[test]
+    fn the_number_of_an_error_is_left_out() {
+        let cause = io::Error::from_raw_os_error(libc::ENOENT);
+        assert_eq!(said(&cause), "No such file or directory");
+        assert_eq!(said(&io::Error::other("odd")), "odd");
+    }
+}

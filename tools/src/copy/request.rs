@@ -1,0 +1,322 @@
+//! What a command line asks for, without asking the system anything.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use bookend::units::Bytes;
+
+use super::engine::{EngineName, Sparse, Tuning};
+use super::options::{EngineChoice, Options, When};
+use super::plan::Wishes;
+
+/// One end of a copy as it was named.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// Standard input or output.
+    Standard,
+    /// A path.
+    Path(PathBuf),
+}
+
+impl Endpoint {
+    fn new(path: PathBuf) -> Self {
+        if path.as_os_str() == OsStr::new("-") { Self::Standard } else { Self::Path(path) }
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> PathBuf {
+        match self {
+            Self::Standard => PathBuf::from("-"),
+            Self::Path(path) => path.clone(),
+        }
+    }
+}
+
+/// Where the copies go, before the file system was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// Into this directory, which must be one (`-t`, or several sources).
+    Into(PathBuf),
+    /// To this file, and not into it where it is a directory (`-T`, or `-`).
+    Exactly(Endpoint),
+    /// Into this directory if it is one, to this file otherwise.
+    Either(PathBuf),
+}
+
+/// What to do about a target that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conflict {
+    /// Replace it.
+    Replace,
+    /// Leave it (`-n`).
+    Leave,
+    /// Replace it if the source is newer (`-u`).
+    ReplaceOlder,
+}
+
+/// What holds for every file of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Targets that exist.
+    pub conflict: Conflict,
+    /// Replace what may not be written, write what is in use.
+    pub force: bool,
+    /// Carry over mode, times, ownership and attributes.
+    pub preserve: bool,
+    /// Write existing files themselves.
+    pub in_place: bool,
+    /// Make durable.
+    pub fsync: bool,
+    /// Name files as they are copied.
+    pub verbose: bool,
+    /// Tell how and why.
+    pub explain: bool,
+    /// Tell in JSON.
+    pub json: bool,
+    /// What the choice of an engine depends on.
+    pub wishes: Wishes,
+    /// What engines are told.
+    pub tuning: Tuning,
+}
+
+/// A command line, understood.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to copy.
+    pub sources: Vec<Endpoint>,
+    /// Where to.
+    pub destination: Destination,
+    /// How.
+    pub settings: Settings,
+}
+
+/// Why a command line makes no sense.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// `-r`.
+    #[error("-r is not supported: hugecp copies files, and directory trees come later; use cp -r")]
+    Recursive,
+    /// One operand.
+    #[error("where to? Name a file or a directory after {}", .0.display())]
+    NoDestination(PathBuf),
+    /// `-T` with several sources.
+    #[error("-T copies one file to one name, and {0} operands were given: {1} is one too many")]
+    TooMany(usize, String),
+    /// `-` twice.
+    #[error("\"-\" stands for standard input twice, which can be read once only")]
+    StandardInputTwice,
+    /// `-` into a directory.
+    #[error("standard input has no name that it could have in a directory: name a file as target")]
+    Nameless,
+    /// Options that exclude each other.
+    #[error("{0} and {1} exclude each other: {2}")]
+    Conflict(&'static str, &'static str, &'static str),
+    /// An option that a pipe cannot have.
+    #[error("{0} is not possible where the target is standard output")]
+    NotOnStandardOutput(&'static str),
+    /// Buffers below one request.
+    #[error("--buffer-memory {memory} is less than one request of --block-size {block}")]
+    NoRoomForARequest {
+        /// Of buffers in all.
+        memory: Bytes,
+        /// Of a request.
+        block: Bytes,
+    },
+}
+
+impl Request {
+    /// Understands `options`.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    pub fn new(options: Options) -> Result<Self, UsageError> {
+        if options.recursive {
+            return Err(UsageError::Recursive);
+        }
+        let settings = settings(&options)?;
+        let (sources, destination) = ends(options)?;
+        let standard = sources.iter().filter(|source| **source == Endpoint::Standard).count();
+        if standard > 1 {
+            return Err(UsageError::StandardInputTwice);
+        }
+        if standard == 1 && matches!(destination, Destination::Into(_)) {
+            return Err(UsageError::Nameless);
+        }
+        if destination == Destination::Exactly(Endpoint::Standard) {
+            if settings.fsync {
+                return Err(UsageError::NotOnStandardOutput("--fsync"));
+            }
+            if settings.wishes.verify {
+                return Err(UsageError::NotOnStandardOutput("--verify"));
+            }
+        }
+        Ok(Self { sources, destination, settings })
+    }
+}
+
+/// The operands, told apart.
+fn ends(options: Options) -> Result<(Vec<Endpoint>, Destination), UsageError> {
+    let mut paths = options.paths;
+    if let Some(directory) = options.target_directory {
+        let sources = paths.into_iter().map(Endpoint::new).collect();
+        return Ok((sources, Destination::Into(directory)));
+    }
+    if options.no_target_directory && paths.len() > 2 {
+        return Err(UsageError::TooMany(paths.len(), paths[2].display().to_string()));
+    }
+    let last = match paths.pop() {
+        Some(last) if !paths.is_empty() => last,
+        Some(only) => return Err(UsageError::NoDestination(only)),
+        None => return Err(UsageError::NoDestination(PathBuf::new())),
+    };
+    let destination = match Endpoint::new(last) {
+        Endpoint::Path(path) if paths.len() > 1 => Destination::Into(path),
+        Endpoint::Standard if paths.len() > 1 => Destination::Into(PathBuf::from("-")),
+        Endpoint::Path(path) if !options.no_target_directory => Destination::Either(path),
+        end => Destination::Exactly(end),
+    };
+    Ok((paths.into_iter().map(Endpoint::new).collect(), destination))
+}
+
+fn settings(options: &Options) -> Result<Settings, UsageError> {
+    let conflict = match (options.no_clobber, options.update) {
+        (true, _) => Conflict::Leave,
+        (false, true) => Conflict::ReplaceOlder,
+        (false, false) => Conflict::Replace,
+    };
+    if let (Some(memory), Some(block)) = (options.buffer_memory, options.block_size)
+        && memory < block
+    {
+        return Err(UsageError::NoRoomForARequest { memory, block });
+    }
+    let bytes = |size: Option<Bytes>| size.map(Bytes::get);
+    let tuning = Tuning {
+        block_size: bytes(options.block_size),
+        queue_depth: options.queue_depth,
+        threads: options.threads,
+        buffer_memory: bytes(options.buffer_memory),
+        bwlimit: bytes(options.bwlimit),
+        sparse: match options.sparse {
+            When::Auto => Sparse::Auto,
+            When::Always => Sparse::Always,
+            When::Never => Sparse::Never,
+        },
+    };
+    Ok(Settings {
+        conflict,
+        force: options.force,
+        preserve: options.preserve,
+        in_place: options.in_place,
+        fsync: options.fsync,
+        verbose: options.verbose,
+        explain: options.explain,
+        json: options.json,
+        wishes: wishes(options, tuning.sparse)?,
+        tuning,
+    })
+}
+
+/// What bears on the choice of an engine, checked for contradictions.
+fn wishes(options: &Options, sparse: Sparse) -> Result<Wishes, UsageError> {
+    let engine = match options.engine {
+        EngineChoice::Auto => None,
+        EngineChoice::Reflink => Some(EngineName::Reflink),
+        EngineChoice::CopyRange => Some(EngineName::CopyRange),
+        EngineChoice::Direct => Some(EngineName::Direct),
+        EngineChoice::Buffered => Some(EngineName::Buffered),
+    };
+    let clash = |one, other, why| Err(UsageError::Conflict(one, other, why));
+    let forced = options.reflink == When::Always || engine == Some(EngineName::Reflink);
+    let flag = if options.reflink == When::Always { "--reflink" } else { "--engine reflink" };
+    match engine {
+        Some(EngineName::Reflink) if options.reflink == When::Never => {
+            return clash(
+                "--engine reflink",
+                "--reflink=never",
+                "one asks for what the other bars",
+            );
+        }
+        Some(other) if options.reflink == When::Always && other != EngineName::Reflink => {
+            return clash("--reflink", "--engine", "shared blocks are not copied by an engine");
+        }
+        _ => {}
+    }
+    if forced && sparse != Sparse::Auto {
+        return clash(flag, "--sparse", "shared blocks are as sparse as the source's");
+    }
+    if forced && options.verify {
+        return clash(flag, "--verify", "shared blocks would be compared with themselves");
+    }
+    Ok(Wishes {
+        engine: if forced { Some(EngineName::Reflink) } else { engine },
+        reflink: options.reflink != When::Never,
+        sparse,
+        verify: options.verify,
+        fsync: options.fsync,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn request(line: &str) -> Result<Request, UsageError> {
+        Request::new(Options::try_parse_from(line.split_whitespace()).unwrap())
+    }
+
+    fn path(name: &str) -> Endpoint {
+        Endpoint::Path(name.into())
+    }
+
+    #[test]
+    fn operands_are_told_apart_as_by_cp() {
+        for (line, sources, destination) in [
+            ("hugecp a b", vec![path("a")], Destination::Either("b".into())),
+            ("hugecp a b c", vec![path("a"), path("b")], Destination::Into("c".into())),
+            ("hugecp -T a b", vec![path("a")], Destination::Exactly(path("b"))),
+            ("hugecp -t d a", vec![path("a")], Destination::Into("d".into())),
+            ("hugecp a -", vec![path("a")], Destination::Exactly(Endpoint::Standard)),
+            ("hugecp - a", vec![Endpoint::Standard], Destination::Either("a".into())),
+            ("hugecp ./- a", vec![path("./-")], Destination::Either("a".into())),
+        ] {
+            let request = request(line).unwrap();
+            assert_eq!((request.sources, request.destination), (sources, destination), "{line}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_to_do() {
+        for (line, part) in [
+            ("hugecp a", "Name a file or a directory after a"),
+            ("hugecp -T a b c", "c is one too many"),
+            ("hugecp -r a b", "directory trees come later"),
+            ("hugecp - - a", "twice"),
+            ("hugecp -t d -", "no name"),
+            ("hugecp --verify a -", "--verify is not possible"),
+            ("hugecp --fsync a -", "--fsync is not possible"),
+            ("hugecp --engine reflink --reflink=never a b", "exclude each other"),
+            ("hugecp --engine direct --reflink a b", "exclude each other"),
+            ("hugecp --reflink --sparse=always a b", "exclude each other"),
+            ("hugecp --engine reflink --verify a b", "compared with themselves"),
+            ("hugecp --block-size 4M --buffer-memory 1M a b", "1 MiB is less than"),
+        ] {
+            let error = request(line).unwrap_err().to_string();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_clobber_wins_over_update_and_force() {
+        let conflict = |line| request(line).unwrap().settings.conflict;
+        assert_eq!(conflict("hugecp -u -n -f a b"), Conflict::Leave);
+        assert_eq!(conflict("hugecp -u a b"), Conflict::ReplaceOlder);
+    }
+
+    #[test]
+    fn reflink_always_is_the_engine_reflink() {
+        let wishes = request("hugecp --reflink a b").unwrap().settings.wishes;
+        assert_eq!(wishes.engine, Some(EngineName::Reflink));
+    }
+}

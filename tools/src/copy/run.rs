@@ -1,0 +1,233 @@
+//! The whole program: a command line in, files copied, an exit status out.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::error::ErrorKind;
+
+use super::engine::Progress;
+use super::error::FileError;
+use super::file::{Copier, Ended};
+use super::generate;
+use super::options::{self, Options};
+use super::progress::Monitor;
+use super::quote::quote;
+use super::report::{self, FileReport, Outcome};
+use super::request::{Destination, Endpoint, Request, Settings};
+use super::resolve::{self, Task};
+use super::signals::{Signals, Stopped};
+use super::source::device_len;
+use crate::cli::{exit, output};
+
+/// Name in messages.
+const TOOL: &str = "hugecp";
+
+/// What a shell reports of a process that a closed pipe ended: 128 and SIGPIPE.
+const PIPE_CLOSED: u8 = 141;
+
+/// Does what `options` ask for. Messages go to standard error, results to standard output.
+pub fn run(options: Options) -> ExitCode {
+    if let Some(what) = options.generate {
+        return match generate::generate(what, &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => exit::fail(TOOL, &error, exit::FAILURE),
+        };
+    }
+    match Request::new(options) {
+        Ok(request) => copy_all(&request),
+        Err(error) => {
+            let error = options::command().error(ErrorKind::ValueValidation, error);
+            let _ = error.print(); // nobody may be listening
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn copy_all(request: &Request) -> ExitCode {
+    let started = Instant::now();
+    let (tasks, twice) = match resolve::tasks(request) {
+        Ok(found) => found,
+        Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
+    };
+    for path in twice {
+        let message = format!("source {} was named twice and is copied once", quote(path));
+        exit::complain(TOOL, &message);
+    }
+    let mut session = match Session::start(request, &tasks) {
+        Ok(session) => session,
+        Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
+    };
+    let mut files = Vec::with_capacity(tasks.len());
+    for task in &tasks {
+        if session.stopped.status().is_some() {
+            session.failed = true; // what is left was not copied
+            break;
+        }
+        files.push(session.copy(task));
+    }
+    if request.settings.json
+        && let Err(error) = session.out.json(&report::json(&files, started.elapsed()))
+    {
+        session.complain_output(&error);
+    }
+    session.exit_code()
+}
+
+/// Where results go: standard output, unless that carries the data.
+#[derive(Clone, Copy, Debug)]
+struct Out {
+    aside: bool,
+}
+
+impl Out {
+    fn line(self, line: impl Display) -> std::io::Result<()> {
+        if self.aside {
+            eprintln_quietly(&line);
+            Ok(())
+        } else {
+            output::line(line)
+        }
+    }
+
+    fn json(self, value: &impl serde::Serialize) -> std::io::Result<()> {
+        if !self.aside {
+            return output::json(value);
+        }
+        let text = serde_json::to_string(value)?;
+        eprintln_quietly(&text);
+        Ok(())
+    }
+}
+
+fn eprintln_quietly(line: &impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}"); // nobody may be listening
+}
+
+/// One run of the program.
+struct Session<'a> {
+    settings: &'a Settings,
+    copier: Copier<'a>,
+    monitor: Monitor,
+    stopped: Stopped,
+    out: Out,
+    /// Where `-v` and `--explain` go: aside if standard output is for data or JSON.
+    talk: Out,
+    failed: bool,
+    pipe_closed: bool,
+}
+
+impl<'a> Session<'a> {
+    fn start(request: &'a Request, tasks: &[Task]) -> std::io::Result<Self> {
+        let signals = Signals::hold()?; // before the first thread
+        let progress = Arc::new(Progress::default());
+        let monitor =
+            Monitor::start(Arc::clone(&progress), total_bytes(tasks), on_terminal(request))?;
+        let stopped = signals.serve(Arc::clone(&progress), monitor.printer())?;
+        let aside = request.destination == Destination::Exactly(Endpoint::Standard);
+        Ok(Self {
+            settings: &request.settings,
+            copier: Copier::new(&request.settings, progress),
+            monitor,
+            stopped,
+            out: Out { aside },
+            talk: Out { aside: aside || request.settings.json },
+            failed: false,
+            pipe_closed: false,
+        })
+    }
+
+    /// Makes one copy and tells about it.
+    fn copy(&mut self, task: &Task) -> FileReport {
+        let started = Instant::now();
+        let (source, target) = (task.source.name(), task.target.name());
+        let mut announced = Ok(());
+        let announce = || {
+            if self.settings.verbose {
+                let line = format!("{} -> {}", quote(&source), quote(&target));
+                announced = self.monitor.suspended(|| self.talk.line(line));
+            }
+        };
+        let mut warnings = Vec::new();
+        let result = self.copier.copy(task, &self.monitor, &mut warnings, announce);
+        let time = started.elapsed();
+        if let Err(error) = announced {
+            self.complain_output(&error);
+        }
+        for warning in warnings {
+            self.monitor.suspended(|| exit::complain(TOOL, &warning));
+        }
+        let outcome = match result {
+            Ok(Ended::Copied(copied)) => Outcome::Copied(copied),
+            Ok(Ended::Left(why)) => Outcome::Left(why),
+            Err(error) => Outcome::Failed(self.failure(&error)),
+        };
+        let report = FileReport { source, target, outcome, time };
+        if self.settings.explain {
+            let told = self.monitor.suspended(|| self.talk.line(report.explain()));
+            if let Err(error) = told {
+                self.complain_output(&error);
+            }
+        }
+        report
+    }
+
+    /// Complains of `error`, unless the user caused it, and gives its words.
+    fn failure(&mut self, error: &FileError) -> String {
+        self.failed = true;
+        if error.is_broken_pipe() {
+            self.pipe_closed = true;
+        } else if !(error.is_cancelled() && self.stopped.status().is_some()) {
+            self.monitor.suspended(|| exit::complain(TOOL, &error));
+        }
+        error.to_string()
+    }
+
+    fn complain_output(&mut self, error: &std::io::Error) {
+        self.failed = true;
+        let message = format!("cannot write standard output: {}", super::error::said(error));
+        self.monitor.suspended(|| exit::complain(TOOL, &message));
+    }
+
+    fn exit_code(self) -> ExitCode {
+        let status = match self.stopped.status() {
+            Some(status) if self.failed => status,
+            _ if self.pipe_closed => PIPE_CLOSED,
+            _ if self.failed => exit::FAILURE,
+            _ => exit::SUCCESS,
+        };
+        ExitCode::from(status)
+    }
+}
+
+/// Whether somebody types the data, or reads it: a bar would stand in the middle of it.
+fn on_terminal(request: &Request) -> bool {
+    (request.sources.contains(&Endpoint::Standard) && std::io::stdin().is_terminal())
+        || (request.destination == Destination::Exactly(Endpoint::Standard)
+            && std::io::stdout().is_terminal())
+}
+
+/// Bytes to copy in all, for the bar; `None` if any source does not tell.
+fn total_bytes(tasks: &[Task]) -> Option<u64> {
+    tasks
+        .iter()
+        .map(|task| match &task.source {
+            Endpoint::Standard => None,
+            Endpoint::Path(path) => match std::fs::metadata(path) {
+                Ok(found) if found.is_file() => Some(found.len()),
+                Ok(found) if found.is_dir() => Some(0),
+                Ok(found) if found.file_type().is_block_device() => {
+                    File::open(path).and_then(|device| device_len(&device)).ok()
+                }
+                Ok(_) => None,
+                Err(_) => Some(0), // it will be said when its turn comes
+            },
+        })
+        .sum()
+}

@@ -1,0 +1,223 @@
+//! How a file comes to its name only when it is complete.
+//!
+//! A staged file has no name (`O_TMPFILE`): the kernel frees it with its last descriptor, so that
+//! a copy killed at any moment leaves nothing. When it is complete it is linked to its name, or,
+//! where that is taken, to a temporary one that is renamed over it: the name leads to the old file
+//! or to the whole new one, never to a part. (A kill between that link and the rename leaves a
+//! complete file under the temporary name.) Where the file system has no nameless files, the copy
+//! grows under the temporary name, `.NAME.hugecp-…`, which signals and errors remove.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::{File, Metadata, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use super::attributes::OWNER;
+
+/// What leads a file to its name.
+#[derive(Debug)]
+pub struct Staging {
+    /// Its directory, open for lookups only.
+    directory: File,
+    /// Its name to be.
+    name: OsString,
+    /// The name it has meanwhile, if it must have one.
+    temporary: Option<TemporaryName>,
+    /// What it replaces.
+    pub old: Option<Metadata>,
+    /// The mode it was asked to have, [`OWNER`] aside.
+    pub mode: u32,
+}
+
+impl Staging {
+    /// Creates a file in `directory` that will be called `name`, with the permissions `mode` and
+    /// the owner's to read and write.
+    ///
+    /// # Errors
+    /// What opening the directory or creating the file fails with.
+    pub fn create(
+        directory: &Path,
+        name: OsString,
+        old: Option<Metadata>,
+        mode: u32,
+    ) -> io::Result<(File, Self)> {
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(directory)?;
+        let (file, temporary) = match nameless(&directory, mode | OWNER)? {
+            Some(file) => (file, None),
+            None => {
+                let (file, name) = TemporaryName::create(&directory, &name, mode | OWNER)?;
+                (file, Some(name))
+            }
+        };
+        Ok((file, Self { directory, name, temporary, old, mode }))
+    }
+
+    /// Gives `file` its name; with `keep_existing` fails with `EEXIST` where the name is taken.
+    ///
+    /// # Errors
+    /// What linking or renaming says; the name leads where it led before.
+    pub fn commit(mut self, file: &File, keep_existing: bool) -> nix::Result<()> {
+        let name = self.name.as_os_str();
+        let temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => {
+                if keep_existing || self.old.is_none() {
+                    match link(file, &self.directory, name) {
+                        Err(Errno::EEXIST) if !keep_existing => {}
+                        other => return other,
+                    }
+                }
+                TemporaryName::link(file, &self.directory, name)?
+            }
+        };
+        if keep_existing { temporary.rename_if_free(name) } else { temporary.rename(name) }
+    }
+}
+
+/// A file without a name in `directory`; `None` where the file system has none.
+fn nameless(directory: &File, mode: u32) -> io::Result<Option<File>> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match openat(directory, ".", flags, Mode::from_bits_truncate(mode)) {
+        // Its way to a name leads through /proc.
+        Ok(file) if own_descriptor(file.as_raw_fd()).exists() => Ok(Some(file.into())),
+        Ok(_) => Ok(None),
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOSYS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn own_descriptor(fd: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{fd}"))
+}
+
+/// Gives the nameless `file` a name.
+fn link(file: &File, directory: &File, name: &OsStr) -> nix::Result<()> {
+    let from = own_descriptor(file.as_raw_fd());
+    linkat(nix::fcntl::AT_FDCWD, &from, directory, name, AtFlags::AT_SYMLINK_FOLLOW)
+}
+
+/// Temporary names that exist now, for [`remove_temporary_names`].
+static TEMPORARY: Mutex<BTreeMap<u64, (File, CString)>> = Mutex::new(BTreeMap::new());
+
+/// Removes every temporary name: what is left to do before an exit that unwinds nothing.
+pub fn remove_temporary_names() {
+    let mut names = TEMPORARY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for (_, (directory, name)) in std::mem::take(&mut *names) {
+        let _ = unlinkat(&directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir); // may be gone
+    }
+}
+
+/// A temporary name of a file, removed when dropped.
+#[derive(Debug)]
+struct TemporaryName {
+    directory: File,
+    name: CString,
+    id: u64,
+}
+
+impl TemporaryName {
+    /// Creates a file under such a name.
+    fn create(directory: &File, target: &OsStr, mode: u32) -> io::Result<(File, Self)> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(mode);
+        let (fd, name) =
+            Self::claim(directory, target, |name| openat(directory, name, flags, mode))?;
+        Ok((fd.into(), name))
+    }
+
+    /// Gives the nameless `file` such a name.
+    fn link(file: &File, directory: &File, target: &OsStr) -> nix::Result<Self> {
+        let by_name = |name: &CStr| link(file, directory, OsStr::from_bytes(name.to_bytes()));
+        Self::claim(directory, target, by_name).map(|((), name)| name)
+    }
+
+    /// Tries names until one is free. The name is on the list before it exists, so that there is
+    /// no moment at which a signal would miss it.
+    fn claim<T>(
+        directory: &File,
+        target: &OsStr,
+        take: impl Fn(&CStr) -> nix::Result<T>,
+    ) -> nix::Result<(T, Self)> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let listed = directory.try_clone().map_err(io_errno)?;
+        let own = directory.try_clone().map_err(io_errno)?;
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut name = Self { directory: own, name: CString::default(), id };
+        let mut listed = Some(listed);
+        loop {
+            name.name = temporary_name(target);
+            {
+                let mut names = TEMPORARY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                match names.get_mut(&id) {
+                    Some(entry) => entry.1 = name.name.clone(),
+                    None => {
+                        let Some(listed) = listed.take() else { return Err(Errno::ECANCELED) };
+                        names.insert(id, (listed, name.name.clone()));
+                    }
+                }
+            }
+            match take(&name.name) {
+                Ok(taken) => return Ok((taken, name)),
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn rename(self, to: &OsStr) -> nix::Result<()> {
+        renameat(&self.directory, self.name.as_c_str(), &self.directory, to)
+    }
+
+    fn rename_if_free(self, to: &OsStr) -> nix::Result<()> {
+        let (directory, name) = (&self.directory, self.name.as_c_str());
+        match renameat2(directory, name, directory, to, RenameFlags::RENAME_NOREPLACE) {
+            // Not every file system can; a second name that fails where one exists can.
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                linkat(directory, name, directory, to, AtFlags::empty())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Drop for TemporaryName {
+    /// Removes the name; after a rename there is none.
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.directory, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        TEMPORARY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&self.id);
+    }
+}
+
+fn io_errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A hidden name that tells what it is for, of a length that every file system takes.
+fn temporary_name(target: &OsStr) -> CString {
+    /// Some file systems of encrypted names end at 143 bytes.
+    const LONG: usize = 100;
+    let number = RandomState::new().hash_one(std::process::id());
+    let mut name = b".".to_vec();
+    if target.len() <= LONG {
+        name.extend_from_slice(target.as_bytes());
+        name.push(b'.');
+    }
+    name.extend_from_slice(format!("hugecp-{number:016x}").as_bytes());
+    // A file name has no zero byte, so this never falls back.
+    CString::new(name).unwrap_or_else(|_| c".hugecp".to_owned())
+}

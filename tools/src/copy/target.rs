@@ -1,0 +1,300 @@
+//! The target of a copy, from before it exists until it has its name.
+//!
+//! A regular target is staged (see [`super::staging`]): it grows without a name, or under a
+//! temporary one, and takes its own when it is complete.
+//!
+//! Devices, pipes and `--in-place` targets are written where they are.
+
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
+
+use super::attributes::{self, OWNER};
+use super::engine::{Kind, Side};
+use super::error::FileError;
+use super::request::{Endpoint, Settings};
+use super::source::{device_len, kind_of};
+use super::staging::Staging;
+
+/// The directory that `path` is in.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where a copy goes, as found before anything is written.
+#[derive(Debug)]
+pub enum Place {
+    /// Standard output.
+    Standard,
+    /// A name that is not taken.
+    New(PathBuf),
+    /// What is there, by its own name: symbolic links are followed.
+    Existing(PathBuf, Metadata),
+}
+
+impl Place {
+    /// Finds what `endpoint` names.
+    ///
+    /// # Errors
+    /// [`FileError`] for directories, dangling links and sockets, and where the way is barred.
+    pub fn find(endpoint: &Endpoint) -> Result<Self, FileError> {
+        let Endpoint::Path(path) = endpoint else { return Ok(Self::Standard) };
+        let found = match std::fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return if path.as_os_str().as_bytes().ends_with(b"/") {
+                    Err(FileError::NotADirectory(path.clone()))
+                } else {
+                    Ok(Self::New(path.clone()))
+                };
+            }
+            Err(error) => return Err(FileError::target(path, "look at", error)),
+        };
+        let (path, found) = if found.is_symlink() { follow(path)? } else { (path.clone(), found) };
+        if found.is_dir() {
+            return Err(FileError::TargetIsDirectory(path));
+        }
+        if found.file_type().is_socket() {
+            return Err(FileError::TargetIsSocket(path));
+        }
+        Ok(Self::Existing(path, found))
+    }
+
+    /// What is there, if anything.
+    pub fn existing(&self) -> Option<&Metadata> {
+        match self {
+            Self::Existing(_, metadata) => Some(metadata),
+            Self::New(_) | Self::Standard => None,
+        }
+    }
+}
+
+fn follow(path: &Path) -> Result<(PathBuf, Metadata), FileError> {
+    let dangling = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => FileError::Dangling(path.to_owned()),
+        _ => FileError::target(path, "follow", error),
+    };
+    let metadata = std::fs::metadata(path).map_err(dangling)?;
+    Ok((std::fs::canonicalize(path).map_err(dangling)?, metadata))
+}
+
+/// The target of a copy.
+#[derive(Debug)]
+pub struct Target {
+    /// Open for writing, and for reading where it can be read.
+    pub file: File,
+    /// The name that it has or will have.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Its length in bytes before the copy; `None` for a stream.
+    pub len: Option<u64>,
+    staging: Option<Staging>,
+    /// Whether a regular file was made here under its own name.
+    created: bool,
+}
+
+impl Target {
+    /// Opens or stages what `place` says, for a copy of a source of `metadata`.
+    ///
+    /// # Errors
+    /// [`FileError`] where it cannot be written; nothing has changed then.
+    pub fn open(
+        place: Place,
+        source: Option<&Metadata>,
+        settings: &Settings,
+    ) -> Result<Self, FileError> {
+        let mode = attributes::new_mode(source);
+        match place {
+            Place::Standard => Self::standard_output(),
+            Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
+            Place::New(path) => Self::stage(path, None, mode, settings.preserve),
+            Place::Existing(path, old) => match kind_of(old.file_type()) {
+                Some(Kind::BlockDevice) => Self::device(path, settings.force),
+                Some(Kind::Stream) => Self::stream(path),
+                _ if settings.in_place => Self::in_place(path, Some(old), mode),
+                _ => {
+                    check_writable(&path, &old, settings.force)?;
+                    Self::stage(path, Some(old), mode, settings.preserve)
+                }
+            },
+        }
+    }
+
+    fn standard_output() -> Result<Self, FileError> {
+        let path = PathBuf::from("-");
+        let file = io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| FileError::target(&path, "write standard output as", error))?;
+        Ok(Self::opened(file.into(), path, Kind::Stream, None))
+    }
+
+    fn opened(file: File, path: PathBuf, kind: Kind, len: Option<u64>) -> Self {
+        Self { file, path, kind, len, staging: None, created: false }
+    }
+
+    fn stream(path: PathBuf) -> Result<Self, FileError> {
+        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(&path);
+        let file = opened.map_err(|error| FileError::target(&path, "open", error))?;
+        Ok(Self::opened(file, path, Kind::Stream, None))
+    }
+
+    /// An exclusive open fails where the device is mounted or part of a volume.
+    fn device(path: PathBuf, force: bool) -> Result<Self, FileError> {
+        let flags = if force { 0 } else { libc::O_EXCL };
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => FileError::DeviceInUse(path.clone()),
+            _ => FileError::target(&path, "open", error),
+        })?;
+        let len = device_len(&file)
+            .map_err(|error| FileError::target(&path, "find the size of", error))?;
+        Ok(Self::opened(file, path, Kind::BlockDevice, Some(len)))
+    }
+
+    fn in_place(path: PathBuf, old: Option<Metadata>, mode: u32) -> Result<Self, FileError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).truncate(true);
+        let opened = match old {
+            Some(_) => options.open(&path),
+            None => options.create_new(true).mode(mode | OWNER).open(&path),
+        };
+        let file = opened.map_err(|error| cannot_create(&path, "open", error))?;
+        let mut target = Self::opened(file, path, Kind::Regular, Some(0));
+        target.created = old.is_none();
+        if target.created {
+            attributes::finish_new(&target.file, mode)
+                .map_err(|error| FileError::target(&target.path, "set the mode of", error))?;
+        }
+        Ok(target)
+    }
+
+    fn stage(
+        path: PathBuf,
+        old: Option<Metadata>,
+        mode: u32,
+        preserve: bool,
+    ) -> Result<Self, FileError> {
+        // What will belong to somebody else, or has an ACL to come, is nobody's until then.
+        let mode = if old.is_some() || preserve { mode & 0o700 } else { mode };
+        let Some(name) = path.file_name().map(OsStr::to_owned) else {
+            return Err(FileError::TargetIsDirectory(path));
+        };
+        match Staging::create(parent(&path), name, old, mode) {
+            Ok((file, staging)) => Ok(Self {
+                staging: Some(staging),
+                ..Self::opened(file, path, Kind::Regular, Some(0))
+            }),
+            Err(error) => Err(cannot_create(&path, "create", error)),
+        }
+    }
+
+    /// As engines see it.
+    pub fn side(&self) -> Side<'_> {
+        Side { file: &self.file, path: &self.path, kind: self.kind, len: self.len }
+    }
+
+    /// Empties it for the next engine.
+    ///
+    /// # Errors
+    /// What truncating fails with.
+    pub fn reset(&self) -> Result<(), FileError> {
+        match self.kind {
+            Kind::Regular => self
+                .file
+                .set_len(0)
+                .map_err(|error| FileError::target(&self.path, "truncate", error)),
+            Kind::BlockDevice | Kind::Stream => Ok(()),
+        }
+    }
+
+    /// Gives it the mode, owner and attributes that it has without `-p`. Returns what was lost.
+    pub fn set_own_attributes(&self) -> Vec<String> {
+        match &self.staging {
+            Some(Staging { old: Some(old), .. }) => {
+                attributes::take_over(&self.file, &self.path, old)
+            }
+            Some(Staging { mode, .. }) => match attributes::finish_new(&self.file, *mode) {
+                Ok(()) => Vec::new(),
+                Err(error) => vec![format!("its mode ({})", super::error::said(&error))],
+            },
+            None => Vec::new(),
+        }
+    }
+
+    /// How many other names the file that will be replaced has.
+    pub fn other_links(&self) -> u64 {
+        let old = self.staging.as_ref().and_then(|staging| staging.old.as_ref());
+        old.map_or(0, |old| old.nlink().saturating_sub(1))
+    }
+
+    /// Gives the complete file its name. `Ok(false)`: with `keep_existing`, somebody else took the
+    /// name meanwhile, and the copy is dropped.
+    ///
+    /// # Errors
+    /// What linking or renaming fails with; the old file is untouched and the copy is dropped.
+    pub fn commit(&mut self, keep_existing: bool) -> Result<bool, FileError> {
+        let Some(staging) = self.staging.take() else { return Ok(true) };
+        match staging.commit(&self.file, keep_existing) {
+            Ok(()) => {
+                self.created = true;
+                Ok(true)
+            }
+            Err(Errno::EEXIST) if keep_existing => Ok(false),
+            Err(error) => {
+                Err(FileError::target(&self.path, "give the finished copy the name", error))
+            }
+        }
+    }
+
+    /// Makes the directory entry durable, if there is a new one.
+    ///
+    /// # Errors
+    /// What opening or syncing the directory fails with.
+    pub fn sync_directory(&self) -> Result<(), FileError> {
+        if !self.created {
+            return Ok(());
+        }
+        let directory = parent(&self.path);
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        match synced {
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
+                Err(FileError::target(directory, "make durable the directory", error))
+            }
+            _ => Ok(()), // a file system without durable directories says EINVAL
+        }
+    }
+}
+
+/// Errors of creating `path`, with the directory named where that is what is missing.
+fn cannot_create(path: &Path, operation: &'static str, error: io::Error) -> FileError {
+    match error.kind() {
+        io::ErrorKind::NotFound => FileError::NoDirectory(parent(path).to_owned()),
+        io::ErrorKind::NotADirectory => FileError::NotADirectory(parent(path).to_owned()),
+        _ => FileError::target(path, operation, error),
+    }
+}
+
+/// Replacing a file takes no right to write it, but the user expects that it does.
+fn check_writable(path: &Path, old: &Metadata, force: bool) -> Result<(), FileError> {
+    match eaccess(path, AccessFlags::W_OK) {
+        Ok(()) => Ok(()),
+        Err(Errno::EACCES | Errno::EPERM) if force => Ok(()),
+        Err(Errno::EACCES | Errno::EPERM) => {
+            Err(FileError::Unwritable { path: path.to_owned(), mode: old.mode() & 0o7777 })
+        }
+        Err(Errno::ETXTBSY) => Ok(()), // the running program keeps the old file
+        Err(error) => Err(FileError::target(path, "write", error)),
+    }
+}

@@ -1,0 +1,156 @@
+//! `hugecp` stopped in the middle: by signals, by sources that change. The target is the old file
+//! or the whole new one, and nothing else is left.
+
+mod common;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use common::{Dir, Ran, bytes, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const LEN: usize = 4 << 20;
+
+/// A copy of 4 MiB to "b" that would take minutes.
+fn slow_copy(dir: &Dir, more: &[&str]) -> Child {
+    let arguments = more.iter().chain(&["--bwlimit", "64K", "a", "b"]);
+    dir.hugecp(arguments).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the copy has its source open and has begun.
+fn wait_for_start(child: &Child) {
+    wait_until("the copy to begin", || {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
+        let wchar = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        wchar.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > 0)
+    });
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+#[test]
+fn a_signal_removes_the_copy_and_shows_in_the_status() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let dir = Dir::new();
+        dir.file("a", bytes(LEN));
+        dir.file("b", "old");
+        let child = slow_copy(&dir, &[]);
+        wait_for_start(&child);
+        send(&child, signal);
+        let ran = Ran(child.wait_with_output().unwrap());
+        assert_eq!((ran.status(), ran.err().as_str()), (status, ""));
+        assert_eq!(dir.read("b"), b"old");
+        assert_eq!(dir.names(), ["a", "b"]);
+    }
+}
+
+#[test]
+fn a_copy_that_waits_for_its_source_can_be_stopped() {
+    let dir = Dir::new();
+    let mut child =
+        dir.hugecp(["-", "b"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"some").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    send(&child, Signal::SIGINT);
+    let stdin = child.stdin.take(); // stays open
+    let ran = Ran(child.wait_with_output().unwrap());
+    drop(stdin);
+    assert_eq!(ran.status(), 130);
+    assert_eq!(dir.names(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_fifo_without_a_writer_can_be_given_up() {
+    let dir = Dir::new();
+    nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let child = dir.hugecp(["fifo", "b"]).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    send(&child, Signal::SIGTERM);
+    assert_eq!(Ran(child.wait_with_output().unwrap()).status(), 143);
+    assert_eq!(dir.names(), ["fifo"]);
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_the_old_file_or_the_new() {
+    let dir = Dir::new();
+    let data = bytes(32 << 20);
+    dir.file("a", &data);
+    for round in 0..20 {
+        dir.file("b", "old");
+        let mut child = dir.hugecp(["--fsync", "a", "b"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(5 * round));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.signal() == Some(9) || status.success(), "{status}");
+        let now = dir.read("b");
+        assert!(now == b"old" || now == data, "round {round}: {} bytes", now.len());
+        let strangers: Vec<String> =
+            dir.names().into_iter().filter(|name| name != "a" && name != "b").collect();
+        for name in strangers {
+            // Between the link to a temporary name and the rename lies a moment: the file is whole.
+            assert!(dir.read(&name) == data, "{name} is a part");
+            std::fs::remove_file(dir.join(&name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn sigusr1_prints_the_progress() {
+    let dir = Dir::new();
+    dir.file("a", bytes(LEN));
+    let child = slow_copy(&dir, &[]);
+    wait_for_start(&child);
+    std::thread::sleep(Duration::from_millis(300));
+    send(&child, Signal::SIGUSR1);
+    std::thread::sleep(Duration::from_millis(300));
+    send(&child, Signal::SIGINT);
+    let ran = Ran(child.wait_with_output().unwrap());
+    assert_eq!(ran.status(), 130);
+    let err = ran.err();
+    assert!(err.starts_with("hugecp: 'a': ") && err.contains(" of 4 MiB ("), "{err}");
+    assert_eq!(err.lines().count(), 1, "no bar where there is no terminal: {err}");
+}
+
+#[test]
+fn ignored_signals_stay_ignored() {
+    let dir = Dir::new();
+    dir.file("a", bytes(LEN));
+    let script = "trap '' HUP INT; exec \"$0\" --bwlimit 64K a b";
+    let child = dir
+        .command("bash", ["-c", script, env!("CARGO_BIN_EXE_hugecp")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_start(&child);
+    std::thread::sleep(Duration::from_millis(200));
+    send(&child, Signal::SIGHUP);
+    send(&child, Signal::SIGINT);
+    std::thread::sleep(Duration::from_millis(200));
+    send(&child, Signal::SIGTERM);
+    assert_eq!(Ran(child.wait_with_output().unwrap()).status(), 143);
+}
+
+#[test]
+fn a_file_that_changes_its_length_is_told() {
+    for (change, part) in [(LEN as u64 / 2, "shrank"), (2 * LEN as u64, "grew")] {
+        let dir = Dir::new();
+        let path = dir.file("a", bytes(LEN));
+        dir.file("b", "old");
+        let child = dir
+            .hugecp(["--bwlimit", "4M", "--block-size", "64K", "a", "b"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for_start(&child);
+        std::thread::sleep(Duration::from_millis(100));
+        File::options().write(true).open(&path).unwrap().set_len(change).unwrap();
+        Ran(child.wait_with_output().unwrap()).fails(1, &["a: the file", part]);
+        assert_eq!((dir.names(), dir.read("b")), (vec!["a".into(), "b".into()], b"old".to_vec()));
+    }
+}
