@@ -147,14 +147,19 @@ impl Os for Linux {
         len: Bytes,
         huge: Option<PageSize>,
     ) -> Result<OwnedFd, Errno> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         let huge = huge.map_or(0, |page| libc::MFD_HUGETLB | huge_size_flag(page));
         // SAFETY: `name` is a valid C string.
-        let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | huge) })?;
+        let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags | huge) })?;
         // SAFETY: the descriptor is new and nobody else's.
         let file = unsafe { OwnedFd::from_raw_fd(fd) };
         let len = libc::off_t::try_from(len.get()).map_err(|_| Errno::INVAL)?;
         // SAFETY: the descriptor is open.
         retry(|| check(unsafe { libc::ftruncate(file.as_raw_fd(), len) }))?;
+        // Nobody to whom the descriptor is passed can take the memory away by truncating it.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: the descriptor is open.
+        check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
         Ok(file)
     }
 

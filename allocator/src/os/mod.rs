@@ -152,7 +152,8 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
     unsafe fn bind(&self, at: NonNull<u8>, len: Bytes, node: Node) -> Result<(), Errno>;
 
     /// Creates a memory file (memfd_create(2)) of `len` bytes: of hugetlb pages where a size is
-    /// given (`len` is then a multiple of it), else of base pages. No page is taken yet.
+    /// given (`len` is then a multiple of it), else of base pages. No page is taken yet. Its length
+    /// is sealed, so that nobody who has the descriptor can take memory away by truncating it.
     fn memory_file(
         &self,
         name: &CStr,

@@ -3,7 +3,12 @@
 //! A shareable pool stands in memory files, the kernel's one object that dies with the last process
 //! that knows it. Its owner passes their descriptors (over a Unix socket, or by inheritance) with
 //! the list of segments; the other side maps them in the same order, at an address of its own.
-//! Killing either side leaks nothing and harms nobody: the memory goes when both are gone.
+//! Killing either side leaks nothing and harms nobody: the memory goes when both are gone. The files
+//! are sealed against truncation, but whoever has a descriptor can punch holes into it: pass it to
+//! processes that are trusted with the memory's content.
+//!
+//! Blocks that the owner has not populated are mapped like the others. [`Attached::populate`]
+//! proves memory behind them, or behind blocks that the owner has released meanwhile.
 #![allow(unsafe_code)] // maps memory files into an address range of its own
 
 use core::fmt;
@@ -11,7 +16,7 @@ use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Pool, PoolError, Rung};
-use crate::os::{Backing, Errno, Os};
+use crate::os::{Advice, Backing, Errno, Os};
 use crate::units::{BlockId, BlockRange, Blocks, Bytes, PageSize};
 
 /// Blocks of a shareable pool that lie side by side in one memory file.
@@ -64,6 +69,7 @@ pub struct Attached<O: Os> {
     reserved_len: Bytes,
     base: NonNull<u8>,
     blocks: Blocks,
+    rungs: Vec<(BlockRange, Rung)>,
 }
 
 // SAFETY: it owns its address range; the memory behind it is reached by raw pointers only.
@@ -89,7 +95,8 @@ impl<O: Os> Attached<O> {
         if blocks == Blocks::ZERO {
             return Err(PoolError::Capacity { asked: Bytes::ZERO });
         }
-        let attached = Self::reserve(os, blocks)?;
+        let mut attached = Self::reserve(os, blocks)?;
+        attached.rungs = segments.iter().map(|(s, _)| (s.range, s.rung)).collect();
         for (segment, file) in segments {
             attached.map(segment, file.as_fd())?;
         }
@@ -108,7 +115,7 @@ impl<O: Os> Attached<O> {
         // SAFETY: what was reserved is a gigantic page longer than the pool, and rounding took
         // less than one.
         let base = unsafe { reserved.add(skip) };
-        Ok(Self { os, reserved, reserved_len, base, blocks })
+        Ok(Self { os, reserved, reserved_len, base, blocks, rungs: Vec::new() })
     }
 
     fn map(&self, segment: &Segment, file: BorrowedFd<'_>) -> Result<(), PoolError> {
@@ -120,6 +127,30 @@ impl<O: Os> Attached<O> {
         unsafe { self.os.map(Some(at), segment.range.len().bytes(), backing) }
             .map(drop)
             .map_err(|cause: Errno| PoolError::Map { block, rung: segment.rung, cause })
+    }
+
+    /// Maps in the memory of a range, taking what is not there yet from the system, so that
+    /// touching it raises no signal for as long as the owner does not release it.
+    ///
+    /// # Errors
+    /// [`PoolError::OutOfRange`], and [`PoolError::NoMemory`] where the system has no page left.
+    pub fn populate(&self, range: BlockRange) -> Result<(), PoolError> {
+        if range.end().get() > self.blocks.get() {
+            return Err(PoolError::OutOfRange { range, capacity: self.blocks });
+        }
+        for (segment, rung) in &self.rungs {
+            let (start, end) = (range.start().max(segment.start()), range.end().min(segment.end()));
+            if start >= end {
+                continue;
+            }
+            let len = Blocks::new(end.get() - start.get()).bytes();
+            // SAFETY: the block lies in our reservation.
+            let at = unsafe { self.base.add(start.offset().as_usize()) };
+            // SAFETY: the range is ours, and the advice keeps what is there.
+            unsafe { self.os.advise(at, len, Advice::PopulateWrite) }
+                .map_err(|cause| PoolError::NoMemory { block: start, rung: *rung, cause })?;
+        }
+        Ok(())
     }
 
     /// Address of the first block here.
