@@ -28,7 +28,7 @@ impl<const LANES: usize, O: Os> Bitmaps<LANES, O> {
         while height == 0 || bits > 1 {
             starts[height] = groups;
             bits = bits.div_ceil(64).max(1);
-            groups += bits;
+            groups += bits + 1; // and one of zeros, so that a search may step beyond the last
             height += 1;
         }
         Ok(Self { words: Array::new(os, groups * LANES)?, starts, height })
@@ -76,12 +76,18 @@ impl<const LANES: usize, O: Os> Bitmaps<LANES, O> {
         }
     }
 
-    /// The lowest position of a lane at or above `from`.
+    /// The lowest lane that a position is in.
+    pub fn lane_of(&self, at: u32) -> Option<usize> {
+        let first = at as usize / 64 * LANES;
+        self.words[first..first + LANES].iter().position(|word| word >> (at % 64) & 1 == 1)
+    }
+
+    /// The lowest position of a lane at or above `from`, which may be the bound but no more.
     pub fn next(&self, lane: usize, from: u32) -> Option<u32> {
         self.ascend::<false>(lane, from)
     }
 
-    /// The lowest position of any lane at or above `from`.
+    /// The lowest position of any lane at or above `from`, which may be the bound but no more.
     pub fn next_any(&self, from: u32) -> Option<u32> {
         self.ascend::<true>(0, from)
     }
@@ -110,16 +116,13 @@ impl<const LANES: usize, O: Os> Bitmaps<LANES, O> {
     fn words_on(&self, level: usize) -> usize {
         let end =
             if level + 1 < self.height { self.starts[level + 1] } else { self.words.len() / LANES };
-        end - self.starts[level]
+        end - self.starts[level] - 1
     }
 
     #[inline]
     fn ascend<const ANY: bool>(&self, lane: usize, from: u32) -> Option<u32> {
         let mut bit = from as usize;
         for level in 0..self.height {
-            if bit / 64 >= self.words_on(level) {
-                return None;
-            }
             let word = self.read::<ANY>(lane, level, bit / 64) & (u64::MAX << (bit % 64));
             if word != 0 {
                 let mut found = (bit & !63) + word.trailing_zeros() as usize;

@@ -72,6 +72,12 @@ impl<O: Os> MaxTree<O> {
         }
     }
 
+    /// The lowest leaf whose value is at least `k`, which is not zero.
+    pub fn first(&self, k: u32) -> Option<u32> {
+        let top = at_least(self.node(self.height - 1, 0), k);
+        (top != 0).then(|| self.down(self.height - 1, top.trailing_zeros() as usize, k))
+    }
+
     /// The lowest leaf at or above `from` whose value is at least `k`, which is not zero.
     pub fn lowest(&self, k: u32, from: u32) -> Option<u32> {
         let mut at = from as usize;
@@ -82,16 +88,22 @@ impl<O: Os> MaxTree<O> {
             }
             let fits = at_least(self.node(level, node), k) & (u32::MAX << (at % FAN_OUT));
             if fits != 0 {
-                let mut found = node * FAN_OUT + fits.trailing_zeros() as usize;
-                for below in (0..level).rev() {
-                    let fits = at_least(self.node(below, found), k);
-                    found = found * FAN_OUT + fits.trailing_zeros() as usize;
-                }
-                return Some(found as u32);
+                return Some(self.down(level, node * FAN_OUT + fits.trailing_zeros() as usize, k));
             }
             at = node + 1;
         }
         None
+    }
+
+    /// The lowest leaf below a node whose value is at least `k`.
+    #[inline]
+    fn down(&self, level: usize, node: usize, k: u32) -> u32 {
+        let mut found = node;
+        for below in (0..level).rev() {
+            let fits = at_least(self.node(below, found), k);
+            found = found * FAN_OUT + fits.trailing_zeros() as usize;
+        }
+        found as u32
     }
 
     /// The highest leaf whose value is at least `k`, which is not zero.
@@ -135,14 +147,20 @@ fn maximum(node: &[u32; FAN_OUT]) -> u32 {
     node.iter().fold(0, |max, &value| max.max(value))
 }
 
-/// Bit i: whether value i is at least `k`. Without a branch, so that it becomes vector code.
+/// Bit i: whether value i is at least `k`. In the form that becomes vector code: each comparison
+/// selects its bit, and the bits are put together.
 #[inline]
 fn at_least(node: &[u32; FAN_OUT], k: u32) -> u32 {
-    let mut fits = 0;
-    for (i, &value) in node.iter().enumerate() {
-        fits |= u32::from(value >= k) << i;
-    }
-    fits
+    const BITS: [u32; FAN_OUT] = {
+        let mut bits = [0; FAN_OUT];
+        let mut i = 0;
+        while i < FAN_OUT {
+            bits[i] = 1 << i;
+            i += 1;
+        }
+        bits
+    };
+    node.iter().zip(BITS).fold(0, |fits, (&value, bit)| fits | if value >= k { bit } else { 0 })
 }
 
 #[cfg(test)]
@@ -171,6 +189,9 @@ mod tests {
                     for from in [0, leaf, leaf / 2] {
                         let scan = (from..leaves).find(|&i| flat[i as usize] >= k);
                         prop_assert_eq!(tree.lowest(k, from), scan);
+                        if from == 0 {
+                            prop_assert_eq!(tree.first(k), scan);
+                        }
                     }
                     let scan = (0..leaves).rev().find(|&i| flat[i as usize] >= k);
                     prop_assert_eq!(tree.highest(k), scan);

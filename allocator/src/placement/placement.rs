@@ -133,7 +133,7 @@ impl<O: Os> Placement<O> {
     /// Lowest first. What begins below the pinned end is a hole between pinned extents; any other
     /// place is the pinned end itself.
     fn pinned_fit(&self, k: u32) -> Option<Place> {
-        let run = self.table.lowest_fit(k, 0)?;
+        let run = self.table.first_fit(k)?;
         let at = run.start().get();
         (at <= self.pinned_end).then_some(Place { run, at })
     }

@@ -72,8 +72,7 @@ impl<O: Os> Table<O> {
     }
 
     fn kind_of(&self, head: u32) -> Kind {
-        let kind = Kind::ALL.into_iter().find(|&kind| self.heads.has(kind as usize, head));
-        kind.expect("a run begins here")
+        Kind::ALL[self.heads.lane_of(head).expect("a run begins here")]
     }
 
     /// The run that `block` belongs to; `None` beyond the end of the table.
@@ -86,7 +85,8 @@ impl<O: Os> Table<O> {
 
     /// The lowest run of a kind that begins at or above `from`.
     pub fn next(&self, kind: Kind, from: u32) -> Option<Run> {
-        self.heads.next(kind as usize, from).map(|head| self.run_from(head))
+        let head = self.heads.next(kind as usize, from.min(self.capacity))?;
+        Some(self.run_from(head))
     }
 
     /// The highest run of a kind that begins at or below `from`.
@@ -97,32 +97,44 @@ impl<O: Os> Table<O> {
 
     // Searches.
 
+    /// The lowest free run of at least `k` blocks.
+    pub fn first_fit(&self, k: u32) -> Option<BlockRange> {
+        if k == 0 {
+            return None;
+        }
+        self.lowest_in(self.fits.first(k)?, k, 0)
+    }
+
     /// The lowest free run of at least `k` blocks of which none lies below `from`; the run that
     /// `from` stands in counts from there on.
     pub fn lowest_fit(&self, k: u32, from: u32) -> Option<BlockRange> {
-        if k == 0 || k > self.largest_free() {
+        if k == 0 {
             return None;
         }
         let mut from = from;
-        if let Some(run) = self.run_at(from)
-            && run.start() < from
-        {
-            if run.kind == Kind::Free && run.end() - from >= k {
-                return Some(range(from, run.end() - from));
+        let around = self.run_at(from)?;
+        if around.start() < from {
+            if around.kind == Kind::Free && around.end() - from >= k {
+                return Some(range(from, around.end() - from));
             }
-            from = run.end();
+            from = around.end();
+            if from == self.capacity {
+                return None;
+            }
         }
-        if from >= self.capacity {
-            return None;
-        }
-        let (first, within) = (from >> word::SHIFT, from % word::BLOCKS);
+        let first = from >> word::SHIFT;
         if self.fits.get(first) >= k
-            && let Some(bit) = self.word(first).lowest(k, self.open(first), within)
+            && let Some(run) = self.lowest_in(first, k, from % word::BLOCKS)
         {
-            return Some(self.run_from(first * word::BLOCKS + bit).range);
+            return Some(run);
         }
-        let group = self.fits.lowest(k, first + 1)?;
-        let bit = self.word(group).lowest(k, self.open(group), 0);
+        self.lowest_in(self.fits.lowest(k, first + 1)?, k, 0)
+    }
+
+    /// The lowest free run of at least `k` blocks among those that begin in a word, at or above
+    /// bit `from`.
+    fn lowest_in(&self, group: u32, k: u32, from: u32) -> Option<BlockRange> {
+        let bit = self.word(group).lowest(k, self.open(group), from);
         bit.map(|bit| self.run_from(group * word::BLOCKS + bit).range)
     }
 
@@ -204,11 +216,14 @@ impl<O: Os> Table<O> {
             free_runs -= 1;
         }
         self.heads.set(FREE, merged.start().get());
-        if let Some(run) = swallowed {
+        let group = merged.start().get() >> word::SHIFT;
+        if let Some(run) = swallowed
+            && run.start().get() >> word::SHIFT != group
+        {
             self.refit(run.start().get() >> word::SHIFT, run.len().get(), 0);
         }
-        let (at, was) = (merged.start().get(), start - merged.start().get());
-        self.refit(at >> word::SHIFT, was, merged.len().get());
+        // It is longer than what it came from, so none of that was longer.
+        self.refit(group, 0, merged.len().get());
         self.count(Kind::Free, free_runs, len(part));
         self.count(extent.kind, 1 - i64::from(head) - i64::from(tail), -len(part));
     }
@@ -275,9 +290,9 @@ impl<O: Os> Table<O> {
     /// `came` is new (0: none).
     fn refit(&mut self, group: u32, gone: u32, came: u32) {
         let now = self.fits.get(group);
-        if came >= now {
+        if came > now {
             self.fits.set(group, came);
-        } else if gone == now {
+        } else if gone == now && came < now {
             self.fits.set(group, self.word(group).longest(self.open(group)));
         }
     }
