@@ -74,8 +74,6 @@ pub struct Merger<F> {
 struct Open {
     start: u64,
     physical: Option<PhysicalAddress>,
-    /// The last boundary between pages, in or at the end of the span, where it may be cut.
-    boundary: u64,
 }
 
 impl<F: FnMut(Span)> Merger<F> {
@@ -118,14 +116,8 @@ impl<F: FnMut(Span)> Merger<F> {
             let cut = self.cut(&open, piece.page);
             self.emit_until(&open, cut);
             let passed = Bytes::new(cut - open.start);
-            open = Open {
-                start: cut,
-                physical: open.physical.map(|at| at.offset(passed)),
-                boundary: open.boundary.max(cut),
-            };
+            open = Open { start: cut, physical: open.physical.map(|at| at.offset(passed)) };
         }
-        // `end` is a boundary of its pages, or the range's end, where no cut is needed.
-        open.boundary = open.boundary.max(end & !(self.step(piece.page) - 1));
         self.at = end;
         self.open = Some(open);
         Ok(())
@@ -149,23 +141,17 @@ impl<F: FnMut(Span)> Merger<F> {
         }
     }
 
-    /// The furthest place where the open span, which reaches too far with a piece of pages of size
-    /// `page`, may be cut: a boundary between pages, or within a page longer than a span may be.
+    /// The furthest place where the open span may be cut, if the piece that makes it too long is of
+    /// pages of size `page`: the last boundary between pages within reach, or, in a page longer than
+    /// a span may be, the end of its reach.
+    ///
+    /// The boundary is in that piece or where it begins: all before it is within reach, and pages
+    /// stand at multiples of their size. It is a multiple of the alignment as `reach` is, because
+    /// of two powers of two one divides the other.
     fn cut(&self, open: &Open, page: PageSize) -> u64 {
         let reach = open.start.saturating_add(self.longest);
-        let in_piece = reach & !(self.step(page) - 1);
-        if in_piece > self.at.max(open.start) {
-            in_piece
-        } else if open.boundary > open.start {
-            open.boundary
-        } else {
-            reach
-        }
-    }
-
-    /// Distance between places where pages of that size may be cut.
-    fn step(&self, page: PageSize) -> u64 {
-        page.bytes().max(self.alignment.bytes()).get()
+        let boundary = reach & !(page.bytes().get() - 1);
+        if boundary > open.start { boundary } else { reach }
     }
 
     fn begin(&self, piece: &Piece) -> Result<Open, ScatterError> {
@@ -173,7 +159,7 @@ impl<F: FnMut(Span)> Merger<F> {
         if let Some(physical) = piece.physical {
             self.check(physical.get(), Misaligned::Physical)?;
         }
-        Ok(Open { start: self.at, physical: piece.physical, boundary: self.at })
+        Ok(Open { start: self.at, physical: piece.physical })
     }
 
     fn close(&mut self, open: Option<Open>) -> Result<(), ScatterError> {

@@ -39,11 +39,11 @@
 //!
 //! # How long a list is true
 //! A [`ScatterList`] owns a pin of its blocks ([`Held`]): while it lives the pool neither releases
-//! nor moves them. Physical addresses are another matter. Pages of hugetlb stay where they are while mapped
-//! (unless an administrator offlines the memory or asks for their migration). Transparent huge
-//! pages and base pages may be migrated, and huge ones split, by the kernel (compaction, NUMA
-//! balancing) until a device pins them: **their physical addresses are a snapshot**, good for
-//! measuring and for nothing else. Virtual entries stay right in any case.
+//! nor moves them. Physical addresses are another matter. Pages of hugetlb stay where they are
+//! while mapped, unless an administrator offlines the memory or asks for their migration.
+//! Transparent huge pages and base pages may be migrated, and huge ones split, by the kernel
+//! (compaction, NUMA balancing) until a device pins them: **their physical addresses are a
+//! snapshot**, good for measuring and for nothing else. Virtual entries stay right in any case.
 #![allow(unsafe_code)] // builds iovecs over the pool's memory
 
 mod error;

@@ -42,7 +42,7 @@ fn mapping() -> impl Strategy<Value = Vec<Page>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (proptest::option::of(1u64..50), 0u32..4).prop_map(|(longest, shift)| Limits {
+    (proptest::option::of(1u64..50), 0u32..6).prop_map(|(longest, shift)| Limits {
         max_entries: None,
         max_entry_bytes: longest.map(Bytes::new),
         alignment: Alignment::from_bytes(Bytes::new(1 << shift)).unwrap(),

@@ -44,6 +44,9 @@ pub enum ReserveError {
         /// How many are free now.
         available: u64,
     },
+    /// The caller's wish; see [`Reservation::until`].
+    #[error("stopped before the pages were reserved")]
+    Stopped,
     /// The pool itself.
     #[error(transparent)]
     Pools(#[from] PoolsError),
@@ -94,6 +97,7 @@ pub struct Reservation {
     /// Pages, and into what they were split before.
     demote_sizes: Vec<(PageSize, PageSize)>,
     restored: bool,
+    stop: fn() -> bool,
 }
 
 impl Reservation {
@@ -118,7 +122,14 @@ impl Reservation {
                 }
             }
         }
-        Ok(Self { pools, sizes, demote_sizes: Vec::new(), restored: false })
+        Ok(Self { pools, sizes, demote_sizes: Vec::new(), restored: false, stop: || false })
+    }
+
+    /// Gives up reserving once `stop` says so: after a signal, say, which cuts short what the kernel
+    /// is at.
+    pub fn until(mut self, stop: fn() -> bool) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// Sees to it that at least `wanted` pages of a size are free, asking again while that helps.
@@ -134,6 +145,9 @@ impl Reservation {
             let available = self.pools.available(page)?;
             if available >= wanted {
                 return Ok(());
+            }
+            if (self.stop)() {
+                return Err(ReserveError::Stopped);
             }
             if fruitless == FRUITLESS_TRIES {
                 break;
@@ -272,6 +286,10 @@ mod tests {
         assert!(matches!(error, ReserveError::Shortfall { wanted: 5, available: 0, .. }));
         assert!(now(PageSize::MIB2) > 7);
         reservation.restore().unwrap();
+        let mut stopped = Reservation::begin(pools.clone()).unwrap().until(|| true);
+        let error = stopped.reserve(PageSize::MIB2, 5).unwrap_err();
+        assert!(matches!(error, ReserveError::Stopped));
+        drop(stopped);
         assert_eq!((now(PageSize::GIB1), now(PageSize::MIB2)), (1, 7));
 
         let panicked = std::panic::catch_unwind(|| {

@@ -45,6 +45,11 @@ impl Interrupts {
         Ok(Self(()))
     }
 
+    /// Whether a signal has come, for libraries that know nothing of this type.
+    pub fn any() -> bool {
+        RECEIVED.load(Ordering::Relaxed) != 0
+    }
+
     /// An error if a signal has come.
     ///
     /// # Errors

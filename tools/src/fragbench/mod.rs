@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
 
+pub mod memory;
 pub mod obtain;
 pub mod report;
 pub mod scatter;

@@ -1,13 +1,13 @@
 //! Gets a pool of one kind of pages, reserving them first where that is wanted.
 
-use std::fs;
-
 use bookend::pool::{FrameOrder, OrderOutcome, Pool, PoolError, Rung, Use};
 use bookend::units::{Bytes, PageSize};
 use bookend_defrag::system::reservation::{ReserveError, RestoreError};
 use bookend_defrag::system::{HugePools, PoolsError, Reservation};
 
+use super::memory;
 use super::report::Pages;
+use crate::cli::interrupt::Interrupts;
 
 /// What is left to the rest of the machine.
 const MARGIN: Bytes = Bytes::mib(256);
@@ -43,6 +43,9 @@ pub enum Unavailable {
     /// The pages could not be reserved.
     #[error(transparent)]
     Reserve(#[from] ReserveError),
+    /// The pages could not be had, and the machine's pools are not as they were: no mere lack.
+    #[error(transparent)]
+    NotRestored(RestoreError),
     /// The machine's pools cannot be read.
     #[error(transparent)]
     Pools(#[from] PoolsError),
@@ -95,7 +98,7 @@ impl Pages {
 }
 
 /// A pool of at least `size` in pages of that kind and no other. With `reserve`, missing hugetlb
-/// pages are reserved until [`Obtained::give_back`].
+/// pages are reserved until [`Obtained::give_back`]; a signal cuts that short.
 ///
 /// # Errors
 /// [`Unavailable`]; what was reserved has been given back.
@@ -107,11 +110,18 @@ pub fn obtain(pages: Pages, size: Bytes, reserve: bool) -> Result<Obtained, Unav
         let needed = capacity.get() / page.bytes().get();
         hugetlb(pages, page, needed, reserve)?
     } else {
-        check_memory(capacity)?;
+        check_memory(capacity, memory::available())?;
         None
     };
-    let pool = build(pages, rung, capacity)?;
-    Ok(Obtained { pool, reservation })
+    match build(pages, rung, capacity) {
+        Ok(pool) => Ok(Obtained { pool, reservation }),
+        Err(why) => Err(give_back(reservation, why)),
+    }
+}
+
+/// Puts the machine's pools back after a failure, and says which of the two is to be told.
+fn give_back(reservation: Option<Reservation>, why: Unavailable) -> Unavailable {
+    reservation.and_then(|r| r.restore().err()).map_or(why, Unavailable::NotRestored)
 }
 
 /// Sees to it that `needed` pages are free.
@@ -145,14 +155,19 @@ fn hugetlb(
     }
     let unit = if split { PageSize::GIB1 } else { page };
     let more = Bytes::new(missing * page.bytes().get());
-    check_memory(more.checked_round_up(unit).unwrap_or(more))?;
-    let mut reservation = Reservation::begin(pools)?;
-    if split {
-        reservation.reserve_split(PageSize::GIB1, page, needed)?;
+    // Control groups limit hugetlb pages by other means, which refuse instead of killing.
+    let more = more.checked_round_up(unit).unwrap_or(more);
+    check_memory(more, memory::meminfo("MemAvailable"))?;
+    let mut reservation = Reservation::begin(pools)?.until(Interrupts::any);
+    let reserved = if split {
+        reservation.reserve_split(PageSize::GIB1, page, needed)
     } else {
-        reservation.reserve(page, needed)?;
+        reservation.reserve(page, needed)
+    };
+    match reserved {
+        Ok(()) => Ok(Some(reservation)),
+        Err(why) => Err(give_back(Some(reservation), why.into())),
     }
-    Ok(Some(reservation))
 }
 
 fn build(pages: Pages, rung: Rung, capacity: Bytes) -> Result<Pool, Unavailable> {
@@ -173,19 +188,12 @@ fn build(pages: Pages, rung: Rung, capacity: Bytes) -> Result<Pool, Unavailable>
     }
 }
 
-/// Refuses what would leave the machine without memory.
-fn check_memory(needed: Bytes) -> Result<(), Unavailable> {
-    match meminfo("MemAvailable") {
+/// Refuses what would leave the machine, or this process's control group, without memory.
+fn check_memory(needed: Bytes, available: Option<Bytes>) -> Result<(), Unavailable> {
+    match available {
         Some(available) if needed + MARGIN > available => {
             Err(Unavailable::Memory { needed, available })
         }
         _ => Ok(()),
     }
-}
-
-/// A line of `/proc/meminfo`; `None` where there is none.
-pub fn meminfo(name: &str) -> Option<Bytes> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }

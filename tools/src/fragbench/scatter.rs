@@ -14,7 +14,8 @@ use bookend_defrag::system::reservation::RestoreError;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::obtain::{Obtained, meminfo, obtain};
+use super::memory::meminfo;
+use super::obtain::{Obtained, Unavailable, obtain};
 use super::report::{DESCRIPTOR_BYTES, Measured, Outcome, Pages, Report, Row};
 use crate::cli::interrupt::{Interrupted, Interrupts};
 use crate::cli::{exit, output, parse_size};
@@ -40,7 +41,8 @@ const BUILDS: usize = 5;
   1G          hugetlb pages of 1 GiB
 
 Exit status: 0 done (kinds that are unavailable included), 1 failed, 2 bad usage,
-130 or 143 stopped by SIGINT or SIGTERM; what was reserved has been given back.")]
+130 or 143 stopped by SIGINT or SIGTERM; what was reserved has been given back.
+(SIGKILL leaves it reserved: set nr_hugepages again by hand.)")]
 pub struct Options {
     /// Size of the buffer: 4G, 512M, 1.5GiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
@@ -173,8 +175,9 @@ fn measure(
         |why: &dyn std::error::Error| Outcome::Unavailable { unavailable: exit::with_causes(why) };
     let obtained = match obtain(pages, options.size, options.reserve) {
         Ok(obtained) => obtained,
+        Err(Unavailable::NotRestored(error)) => return Err(error.into()),
         Err(why) => {
-            interrupts.check()?; // a signal cuts the kernel's search for pages short
+            interrupts.check()?; // it may be the reason
             return Ok(unavailable(&why));
         }
     };
