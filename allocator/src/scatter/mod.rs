@@ -56,6 +56,8 @@ mod merge;
 #[cfg(test)]
 mod model_tests;
 mod pinned;
+#[cfg(test)]
+mod pool_tests;
 mod walk;
 
 pub use error::{Cause, Misaligned, ScatterError};

@@ -125,7 +125,7 @@ fn fewest(pages: &[Page], start: u64, end: u64, limits: &Limits) -> Option<usize
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn greedy_is_fewest(
