@@ -33,6 +33,9 @@ mod span;
 mod table;
 mod tally;
 
+#[cfg(test)]
+mod fault_tests;
+
 pub use builder::{FrameOrder, PoolBuilder, Populate};
 pub use error::PoolError;
 pub use frame_order::Outcome as OrderOutcome;

@@ -33,6 +33,8 @@ mod setup;
 mod tree;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;
 
 pub use faults::{Call, Fails};
@@ -319,11 +321,12 @@ impl Memory {
             return Err(Errno::INVAL);
         }
         let real = if matches!(backing, Backing::Huge(_)) { Backing::Anonymous } else { backing };
+        // Before the new mapping, because this takes access away from what it gives back.
+        self.release_private(first, end);
+        self.mappings.remove(first, end);
         // SAFETY: (1) where the caller gave the address, it owns the range; (2) else the range was
         // reserved just now.
         unsafe { Linux.map(Some(start), len, real)? };
-        self.release_private(first, end);
-        self.mappings.remove(first, end);
         let mapping = Mapping { start: first, end, what, wants_huge: None, node: None };
         self.mappings.insert(mapping);
         self.protect_mapping(&mapping);

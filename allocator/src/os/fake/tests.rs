@@ -79,6 +79,20 @@ fn memory_is_real_and_reads_as_zero_after_it_was_given_back() {
 }
 
 #[test]
+fn what_is_mapped_over_a_huge_page_can_be_touched() {
+    let os = FakeOs::new().with_huge_pages(PAGE, 1, FreeOrder::Ascending);
+    let (at, len) = huge(&os, 1);
+    advise(&os, at, len, Advice::PopulateWrite).unwrap();
+    // SAFETY: the range is the test's own.
+    unsafe {
+        os.map(Some(at), len, Backing::Anonymous).unwrap();
+        at.write(1);
+    }
+    assert_eq!(os.free_huge_pages(PAGE), 1);
+    unmap(&os, at, len);
+}
+
+#[test]
 fn a_memory_file_keeps_its_pages_until_the_last_reference_is_closed() {
     let os = FakeOs::new().with_huge_pages(PAGE, 2, FreeOrder::Ascending);
     let len = Bytes::mib(4);

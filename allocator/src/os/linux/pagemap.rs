@@ -88,6 +88,8 @@ const _: () = assert!(core::mem::offset_of!(ScanArgument, return_mask) == 88);
 const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<ScanArgument>(b'f' as u32, 16);
 /// Category of pages mapped by a huge page, transparent (at the PMD level) or hugetlb.
 const PAGE_IS_HUGE: u64 = 1 << 6;
+/// Category of pages that are there. Absent pages of a hugetlb mapping are "huge" as well.
+const PAGE_IS_PRESENT: u64 = 1 << 3;
 
 /// [`Os::huge_mapped`].
 pub(super) fn huge_mapped(at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno> {
@@ -109,7 +111,7 @@ fn scan_huge(pagemap: BorrowedFd<'_>, start: u64, end: u64) -> Result<Bytes, Err
         end,
         regions: regions.as_mut_ptr() as u64,
         regions_len: regions.len() as u64,
-        category_mask: PAGE_IS_HUGE,
+        category_mask: PAGE_IS_HUGE | PAGE_IS_PRESENT,
         return_mask: PAGE_IS_HUGE,
         ..ScanArgument::default()
     };

@@ -1,0 +1,262 @@
+//! Pools on a simulated machine: pages run out, other processes take them in between, and every
+//! system call fails in its turn. Whatever happens, an error says so, what is present is real,
+//! and everything goes back.
+
+use super::*;
+use crate::os::Errno;
+use crate::os::fake::{Call, Fails, FakeOs, FreeOrder, Outstanding, Transparent};
+use crate::units::Node;
+
+const MIB2: PageSize = PageSize::MIB2;
+
+/// A builder of `blocks` blocks that may use hugetlb pages of 2 MiB and everything below.
+fn builder(os: &FakeOs, blocks: u32) -> PoolBuilder<FakeOs> {
+    PoolBuilder::with_os(os.clone())
+        .capacity(Blocks::new(blocks).bytes())
+        .rung(Rung::Huge, Use::Allowed)
+}
+
+/// How many blocks stand on each rung, base pages first.
+fn by_rung(pool: &Pool<FakeOs>) -> [usize; 4] {
+    let mut count = [0; 4];
+    pool.blocks().iter().filter_map(|block| pool.rung(block)).for_each(|r| count[r as usize] += 1);
+    count
+}
+
+/// Writes to every block that is present, and reads it back: the fake kills who touches a hugetlb
+/// page that is not there.
+fn touch(pool: &Pool<FakeOs>) {
+    for block in pool.blocks().iter().filter(|&block| pool.is_present(block)) {
+        let at = pool.address(block);
+        // SAFETY: the block is present, and the test's own.
+        unsafe {
+            at.write(block.get() as u8);
+            at.add(crate::units::BLOCK_BYTES - 1).write(1);
+            assert_eq!(at.read(), block.get() as u8);
+        }
+    }
+}
+
+fn check(pool: &Pool<FakeOs>) {
+    pool.validate();
+    pool.os().validate();
+    touch(pool);
+}
+
+fn assert_all_returned(os: &FakeOs) {
+    os.validate();
+    assert_eq!(os.outstanding(), Outstanding::default());
+}
+
+#[test]
+fn a_pool_that_is_too_small_is_used_to_its_last_page_and_the_rest_steps_down() {
+    for shareable in [false, true] {
+        let os = FakeOs::new().with_huge_pages(MIB2, 5, FreeOrder::Descending);
+        let pool = builder(&os, 12).shareable(shareable).build().unwrap();
+        let [base, transparent, huge, _] = by_rung(&pool);
+        assert_eq!((huge, base + transparent), (5, 7));
+        check(&pool);
+        let refused = pool.report().refused;
+        let huge = refused.iter().find(|refused| refused.rung == Rung::Huge).unwrap();
+        assert_eq!((huge.blocks, huge.why), (7, Errno::FAULT));
+        drop(pool);
+        assert_all_returned(&os);
+    }
+}
+
+#[test]
+fn a_required_rung_that_runs_dry_is_an_error_and_nothing_is_kept() {
+    for limited in [false, true] {
+        let os =
+            FakeOs::new().with_huge_pages(MIB2, if limited { 99 } else { 5 }, FreeOrder::Ascending);
+        let os = if limited { os.with_limit(MIB2, 5) } else { os };
+        let result = builder(&os, 12).rung(Rung::Huge, Use::Required).build();
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, PoolError::NoMemory { rung: Rung::Huge, cause: Errno::FAULT, .. }),
+            "{error:?}"
+        );
+        assert_all_returned(&os);
+    }
+}
+
+#[test]
+fn another_process_takes_the_pages_in_the_middle() {
+    for after in 1..8 {
+        for threads in [1, 2] {
+            let os = FakeOs::new().with_huge_pages(MIB2, 40, FreeOrder::Shuffled(after));
+            os.steal_after(MIB2, after, 40);
+            let pool = builder(&os, 40).threads(threads).build().unwrap();
+            assert_eq!(by_rung(&pool)[Rung::Huge as usize] as u64, after);
+            check(&pool);
+            drop(pool);
+            assert_all_returned(&os);
+        }
+    }
+}
+
+#[test]
+fn frame_order_reaches_the_ideal_whatever_the_order_of_the_free_list() {
+    for order in [FreeOrder::Descending, FreeOrder::Shuffled(7), FreeOrder::Shuffled(8)] {
+        for shareable in [false, true] {
+            let os = FakeOs::new().with_huge_pages(MIB2, 64, order);
+            let pool = builder(&os, 64)
+                .shareable(shareable)
+                .frame_order(FrameOrder::Ascending { extra: Bytes::ZERO })
+                .build()
+                .unwrap();
+            let runs = pool.runs().unwrap();
+            assert_eq!((runs.count, runs.ideal), (1, 1), "{order:?}");
+            check(&pool);
+        }
+    }
+}
+
+#[test]
+fn with_more_pages_to_choose_from_the_longest_runs_are_kept() {
+    let os = FakeOs::new().with_huge_pages(MIB2, 64, FreeOrder::Shuffled(3));
+    let order = |extra| {
+        let pool = builder(&os, 32).frame_order(FrameOrder::Ascending { extra }).build().unwrap();
+        pool.runs().unwrap().count
+    };
+    assert!(order(Bytes::ZERO) > 1, "half of a shuffled list is in pieces");
+    assert_eq!(order(Bytes::mib(64)), 1);
+    assert_all_returned(&os);
+}
+
+#[test]
+fn frames_that_are_hidden_or_stolen_in_between_are_no_failure() {
+    let ascending = FrameOrder::Ascending { extra: Bytes::ZERO };
+    let os = FakeOs::new().with_privilege(false).with_huge_pages(MIB2, 8, FreeOrder::Descending);
+    let pool = builder(&os, 8).frame_order(ascending).build().unwrap();
+    assert_eq!(pool.report().ordered, Some(OrderOutcome::Unreadable(Errno::PERM)));
+    drop(pool);
+
+    for nth in 1..=8 {
+        let os = FakeOs::new().with_huge_pages(MIB2, 8, FreeOrder::Descending);
+        os.steal_at(Call::DontNeed, nth, MIB2, 2);
+        let pool = builder(&os, 8).frame_order(ascending).build().unwrap();
+        check(&pool);
+        assert!(pool.blocks().iter().all(|block| pool.is_present(block)));
+        drop(pool);
+        assert_all_returned(&os);
+    }
+}
+
+#[test]
+fn transparent_pages_are_counted_as_they_really_came() {
+    for (given, expected) in [
+        (Transparent::Absent, 0),
+        (Transparent::Blocks(0), 0),
+        (Transparent::Blocks(3), 3),
+        (Transparent::CollapseOnly(u64::MAX), 8),
+        (Transparent::Blocks(u64::MAX), 8),
+    ] {
+        let os = FakeOs::new().with_transparent(given);
+        let pool = builder(&os, 8).threads(1).build().unwrap();
+        assert_eq!(by_rung(&pool)[Rung::Transparent as usize], expected, "{given:?}");
+        check(&pool);
+        drop(pool);
+        assert_all_returned(&os);
+    }
+}
+
+#[test]
+fn a_required_node_gives_what_it_has_and_no_other_does() {
+    let os = FakeOs::new().with_huge_pages(MIB2, 8, FreeOrder::Ascending).with_huge_pages_on(
+        Node::new(1),
+        MIB2,
+        3,
+        FreeOrder::Ascending,
+    );
+    let pool = builder(&os, 8).node(Node::new(1)).build().unwrap();
+    let huge: Vec<_> = pool.report().rungs.into_iter().filter(|r| r.rung == Rung::Huge).collect();
+    assert_eq!(huge, [RungReport { rung: Rung::Huge, node: Some(Node::new(1)), pages: 3 }]);
+}
+
+#[test]
+fn gigantic_pages_step_down_as_a_whole() {
+    let os = FakeOs::new()
+        .with_huge_pages(PageSize::GIB1, 1, FreeOrder::Ascending)
+        .with_huge_pages(MIB2, 100, FreeOrder::Ascending);
+    let pool = builder(&os, 1024).rung(Rung::Gigantic, Use::Allowed).build().unwrap();
+    let [base, transparent, huge, gigantic] = by_rung(&pool);
+    assert_eq!((gigantic, huge, base + transparent), (512, 100, 412));
+    assert_eq!(pool.rung(BlockId::new(1023)), Some(Rung::Gigantic));
+    check(&pool);
+    drop(pool);
+    assert_all_returned(&os);
+}
+
+#[test]
+fn released_blocks_go_back_and_can_be_taken_again() {
+    for shareable in [false, true] {
+        let os = FakeOs::new().with_huge_pages(MIB2, 8, FreeOrder::Ascending);
+        let pool = builder(&os, 8).shareable(shareable).build().unwrap();
+        let some = BlockRange::new(BlockId::new(2), Blocks::new(3));
+        // SAFETY: nothing refers to the blocks.
+        unsafe { pool.release(some) }.unwrap();
+        assert_eq!(os.free_huge_pages(MIB2), 3);
+        check(&pool);
+        os.steal(MIB2, 2);
+        pool.populate(some).unwrap();
+        assert_eq!(by_rung(&pool)[Rung::Huge as usize], 6, "two were taken by another process");
+        os.return_stolen(MIB2);
+        // SAFETY: as above.
+        unsafe { pool.release(some) }.unwrap();
+        pool.populate(some).unwrap();
+        assert_eq!(by_rung(&pool)[Rung::Huge as usize], 8, "the ladder begins at its top again");
+        check(&pool);
+        drop(pool);
+        assert_all_returned(&os);
+    }
+}
+
+/// What a test does with a pool while calls fail: build, give back, take again.
+fn exercise(os: &FakeOs, shareable: bool) -> Result<(), PoolError> {
+    let pool = builder(os, 6)
+        .threads(1)
+        .shareable(shareable)
+        .node(Node::new(0))
+        .frame_order(FrameOrder::Ascending { extra: Bytes::mib(4) })
+        .build()?;
+    check(&pool);
+    let some = BlockRange::new(BlockId::new(1), Blocks::new(3));
+    // SAFETY: nothing refers to the blocks.
+    let released = unsafe { pool.release(some) };
+    check(&pool);
+    let populated = pool.populate(some);
+    check(&pool);
+    let _ = pool.report();
+    drop(pool);
+    released.and(populated)
+}
+
+#[test]
+fn whatever_call_fails_everything_goes_back() {
+    let nomem = Errno::NOMEM;
+    for shareable in [false, true] {
+        for call in Call::ALL {
+            for fails in [Fails::Once, Fails::FromThenOn] {
+                for nth in 1.. {
+                    let os = FakeOs::new()
+                        .with_transparent(Transparent::CollapseOnly(1))
+                        .with_huge_pages(MIB2, 4, FreeOrder::Descending);
+                    os.fail(call, nth, nomem, fails);
+                    let result = exercise(&os, shareable);
+                    os.validate();
+                    // A mapping that cannot be removed stays: there is nobody to tell.
+                    if call != Call::Unmap {
+                        let left = os.outstanding();
+                        assert_eq!(left, Outstanding::default(), "{call:?} {nth} {fails:?}");
+                        assert_eq!(os.free_huge_pages(MIB2), 4);
+                    }
+                    if os.injected() == 0 {
+                        assert_eq!(result, Ok(()), "nothing has failed");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
