@@ -21,6 +21,8 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 mod builder;
 mod error;
+#[cfg(test)]
+mod fake_tests;
 mod fill;
 mod frame_order;
 mod ordinary;
