@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::thread;
 
 use super::ends::{self, Memory};
+use super::kernel_pipe::KernelPipe;
 use super::pieces::Pieces;
 use super::stream;
 use crate::copy::engine::{
@@ -103,10 +104,22 @@ fn copy_pieces(
     block: u64,
     limiter: &Limiter,
 ) -> Result<(), CopyError> {
-    let mut memory = Memory::new(job, block)?;
+    let mut pipe = pipe(job);
+    let mut memory = None;
     while let Some(piece) = pieces.take()? {
         let bytes = piece.end - piece.start;
         limiter.take(bytes, job.progress)?;
+        if let Some(open) = &pipe {
+            if open.copy(job, piece.clone())? {
+                job.progress.add(bytes);
+                continue;
+            }
+            pipe = None;
+        }
+        let memory = match &mut memory {
+            Some(memory) => memory,
+            none => none.insert(Memory::new(job, block)?),
+        };
         let buffer = &mut memory.bytes()[..bytes as usize];
         job.source.read_exact_at(buffer, piece.start)?;
         if let Some(sums) = job.sums {
@@ -116,6 +129,13 @@ fn copy_pieces(
         job.progress.add(bytes);
     }
     Ok(())
+}
+
+/// A pipe to splice through, where nobody needs to see the bytes: they are then copied once.
+fn pipe(job: &Job<'_>) -> Option<KernelPipe> {
+    let unseen = job.sums.is_none() && job.tuning.sparse != Sparse::Always;
+    let files = job.source.kind == Kind::Regular && job.target.kind == Kind::Regular;
+    (unseen && files).then(KernelPipe::new)?.ok()
 }
 
 /// Writes one piece, leaving out its blocks of zeros if that was asked for.

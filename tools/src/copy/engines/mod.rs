@@ -4,6 +4,7 @@ pub mod buffered;
 pub mod copy_range;
 pub mod direct;
 pub mod ends;
+mod kernel_pipe;
 pub mod pieces;
 pub mod reflink;
 mod stream;
