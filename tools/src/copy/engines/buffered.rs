@@ -104,7 +104,7 @@ fn copy_pieces(
     block: u64,
     limiter: &Limiter,
 ) -> Result<(), CopyError> {
-    let mut pipe = pipe(job);
+    let mut pipe = pipe(job, limiter);
     let mut memory = None;
     while let Some(piece) = pieces.take()? {
         let bytes = piece.end - piece.start;
@@ -131,9 +131,13 @@ fn copy_pieces(
     Ok(())
 }
 
-/// A pipe to splice through, where nobody needs to see the bytes: they are then copied once.
-fn pipe(job: &Job<'_>) -> Option<KernelPipe> {
+/// A pipe to splice through, where nobody needs to see the bytes: they are then copied once. A
+/// limited copy has nothing to gain, and its bytes are counted in /proc/PID/io without a pipe.
+fn pipe(job: &Job<'_>, limiter: &Limiter) -> Option<KernelPipe> {
     let unseen = job.sums.is_none() && job.tuning.sparse != Sparse::Always;
+    if limiter.is_limited() {
+        return None;
+    }
     let files = job.source.kind == Kind::Regular && job.target.kind == Kind::Regular;
     (unseen && files).then(KernelPipe::new)?.ok()
 }
