@@ -208,3 +208,13 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
     /// Monotonic time in nanoseconds since some start.
     fn now_ns(&self) -> u64;
 }
+
+/// Says why a test, or a part of one, does not run here: past the harness, which keeps what a
+/// passing test prints to itself.
+#[cfg(test)]
+pub(crate) fn say_skipped(reason: impl fmt::Display) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {reason}");
+}

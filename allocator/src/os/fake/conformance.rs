@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use std::os::fd::AsFd;
 
 use super::FakeOs;
-use crate::os::{Advice, Backing, Errno, Linux, Os, SystemInfo};
+use crate::os::{Advice, Backing, Errno, Linux, Os, SystemInfo, say_skipped};
 use crate::units::{BLOCK_BYTES, Bytes, Node, PageSize};
 
 const PAGE: PageSize = PageSize::MIB2;
@@ -138,7 +138,7 @@ fn the_fake_runs_dry_as_the_kernel_does() {
         empty_pool(&Linux, &mut real);
     }
     if (before, is_empty()) != (Some(true), Some(true)) {
-        println!("not compared: the machine's pool of 2 MiB pages is not empty, or there is none");
+        say_skipped("the machine's pool of 2 MiB pages is not empty, or there is none");
         return;
     }
     empty_pool(&FakeOs::new(), &mut simulated);

@@ -173,7 +173,7 @@ pub(super) fn nodes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::{Advice, Backing};
+    use crate::os::{Advice, Backing, say_skipped};
     use crate::units::BLOCK_BYTES;
 
     #[test]
@@ -231,7 +231,9 @@ mod tests {
                 let start = at.as_ptr() as u64;
                 assert_eq!(smaps::huge_mapped(start, start + len.get()), Ok(Bytes::mib(2)));
             }
-            Err(errno) => println!("not tested with a huge page: MADV_COLLAPSE: {errno}"),
+            Err(errno) => {
+                say_skipped(format_args!("no huge page to be had: MADV_COLLAPSE: {errno}"))
+            }
         }
     }
 
@@ -242,7 +244,7 @@ mod tests {
         let mut found = [Some(Node::new(9)); 300];
         match nodes(mapping.block(), base, &mut found) {
             Err(errno) if errno.get() == libc::ENOSYS => {
-                println!("not tested: a kernel without NUMA: {errno}");
+                say_skipped(format_args!("a kernel without NUMA: {errno}"));
                 return;
             }
             result => result.unwrap(),
@@ -272,7 +274,7 @@ mod tests {
             Ok(()) => assert!(found[0].is_some()),
             Err(errno) => {
                 assert_eq!(errno, Errno::PERM);
-                println!("frames are hidden without CAP_SYS_ADMIN");
+                say_skipped("frames are hidden without CAP_SYS_ADMIN");
             }
         }
     }
