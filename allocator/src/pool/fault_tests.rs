@@ -162,6 +162,24 @@ fn transparent_pages_are_counted_as_they_really_came() {
 }
 
 #[test]
+fn collapsing_that_takes_long_is_tried_ever_more_rarely_unless_it_is_required() {
+    let slow = || {
+        FakeOs::new()
+            .with_transparent(Transparent::CollapseOnly(u64::MAX))
+            .with_cost(Call::Collapse, 20_000_000)
+    };
+    let os = slow();
+    let pool = builder(&os, 64).threads(1).build().unwrap();
+    let tries = os.calls(Call::Collapse);
+    assert!((1..16).contains(&tries), "{tries} tries for 64 blocks");
+    assert_eq!(by_rung(&pool)[Rung::Transparent as usize] as u64, tries);
+    check(&pool);
+    let os = slow();
+    let pool = builder(&os, 64).rung(Rung::Base, Use::Forbidden).threads(1).build().unwrap();
+    assert_eq!((by_rung(&pool)[Rung::Transparent as usize], os.calls(Call::Collapse)), (64, 64));
+}
+
+#[test]
 fn a_required_node_gives_what_it_has_and_no_other_does() {
     let os = FakeOs::new().with_huge_pages(MIB2, 8, FreeOrder::Ascending).with_huge_pages_on(
         Node::new(1),

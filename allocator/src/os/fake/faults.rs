@@ -90,6 +90,8 @@ pub(super) struct Faults {
     counts: [u64; Call::ALL.len()],
     plans: Vec<Plan>,
     injected: u64,
+    /// How long a call of each kind takes, in nanoseconds of the simulated clock.
+    pub(super) costs_ns: [u64; Call::ALL.len()],
 }
 
 impl Faults {

@@ -85,6 +85,7 @@ impl FakeOs {
         let mut state = self.state();
         state.memory.collect_files();
         let result = state.faults.enter(call);
+        self.0.now_ns.fetch_add(state.faults.costs_ns[call as usize], Ordering::Relaxed);
         let count = state.faults.count(call);
         let State { memory, thefts, .. } = &mut *state;
         thefts.retain(|&(at, nth, page, pages)| {
@@ -282,7 +283,7 @@ impl Os for FakeOs {
         Ok(())
     }
 
-    /// A microsecond passes each time somebody looks.
+    /// A microsecond passes each time somebody looks, and calls take what a test says.
     fn now_ns(&self) -> u64 {
         self.0.now_ns.fetch_add(1000, Ordering::Relaxed)
     }

@@ -113,6 +113,13 @@ impl FakeOs {
         self
     }
 
+    /// Says how long each call of a kind takes, by the simulated clock.
+    #[must_use]
+    pub fn with_cost(self, call: Call, cost_ns: u64) -> Self {
+        self.state().faults.costs_ns[call as usize] = cost_ns;
+        self
+    }
+
     /// Sets the content of a file of `/proc` or `/sys`.
     #[must_use]
     pub fn with_file(self, path: &str, content: &str) -> Self {
