@@ -51,6 +51,20 @@ fn a_signal_removes_the_copy_and_shows_in_the_status() {
 }
 
 #[test]
+fn a_limit_of_the_rate_holds_for_pipes_too() {
+    let dir = Dir::new();
+    dir.file("a", bytes(8 << 20));
+    let mut cat = dir.command("cat", ["a"]).stdout(Stdio::piped()).spawn().unwrap();
+    let pipe = cat.stdout.take().unwrap();
+    let ran = dir.hugecp(["--bwlimit", "8M", "--json", "-", "b"]).stdin(pipe).output().unwrap();
+    cat.wait().unwrap();
+    let report: serde_json::Value = serde_json::from_str(&Ran(ran).ok().out()).unwrap();
+    // Less than half of what the limit asks for, since the first moments are free.
+    assert!(report["seconds"].as_f64().unwrap() > 0.4, "{report}");
+    assert!(dir.read("a") == dir.read("b"));
+}
+
+#[test]
 fn a_copy_that_waits_for_its_source_can_be_stopped() {
     let dir = Dir::new();
     let mut child =

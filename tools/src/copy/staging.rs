@@ -221,3 +221,92 @@ fn temporary_name(target: &OsStr) -> CString {
     // A file name has no zero byte, so this never falls back.
     CString::new(name).unwrap_or_else(|_| c".hugecp".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    /// A complete file under a temporary name, as where there are no nameless files.
+    fn named(directory: &Path, contents: &[u8]) -> (File, Staging) {
+        let opened = File::open(directory).unwrap();
+        let name = OsString::from("target");
+        let (mut file, temporary) = TemporaryName::create(&opened, &name, 0o600).unwrap();
+        file.write_all(contents).unwrap();
+        let temporary = Some(temporary);
+        (file, Staging { directory: opened, name, temporary, old: None, mode: 0o600 })
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_nameless_file_gets_its_name_or_replaces_another() {
+        let dir = tempfile::tempdir().unwrap();
+        for contents in [b"one", b"two"] {
+            let (mut file, staging) =
+                Staging::create(dir.path(), "target".into(), None, 0o600).unwrap();
+            file.write_all(contents).unwrap();
+            if staging.temporary.is_some() {
+                eprintln!("not tested: no nameless files in {:?}", dir.path());
+            }
+            assert_eq!(file.metadata().unwrap().nlink(), u64::from(staging.temporary.is_some()));
+            staging.commit(&file, false).unwrap();
+            assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), contents);
+            assert_eq!(names(dir.path()), ["target"]);
+        }
+        let (file, staging) = Staging::create(dir.path(), "target".into(), None, 0o600).unwrap();
+        assert_eq!(staging.commit(&file, true), Err(Errno::EEXIST));
+        assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"two");
+        assert_eq!(names(dir.path()), ["target"]);
+    }
+
+    #[test]
+    fn a_temporary_name_tells_its_purpose_and_becomes_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, staging) = named(dir.path(), b"new");
+        let [temporary] = &names(dir.path())[..] else { panic!("one name") };
+        assert!(temporary.starts_with(".target.hugecp-"), "{temporary}");
+        staging.commit(&file, false).unwrap();
+        assert_eq!(names(dir.path()), ["target"]);
+
+        let (file, staging) = named(dir.path(), b"newer");
+        assert_eq!(staging.commit(&file, true), Err(Errno::EEXIST));
+        assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["target"], "the copy is dropped");
+        let (file, staging) = named(dir.path(), b"newer");
+        staging.commit(&file, false).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"newer");
+    }
+
+    #[test]
+    fn an_abandoned_copy_leaves_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(named(dir.path(), b"part"));
+        assert_eq!(names(dir.path()), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_temporary_name_is_listed_for_signals_while_it_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let listed = |id| TEMPORARY.lock().unwrap().contains_key(&id);
+        let (_file, staging) = named(dir.path(), b"part");
+        let id = staging.temporary.as_ref().unwrap().id;
+        assert!(listed(id));
+        drop(staging);
+        assert!(!listed(id));
+    }
+
+    #[test]
+    fn names_fit_every_file_system() {
+        let long = "n".repeat(255);
+        for target in ["a", &long[..100], &long[..101], &long] {
+            let name = temporary_name(OsStr::new(target));
+            assert!(name.as_bytes().len() <= 143 && name.as_bytes()[0] == b'.', "{name:?}");
+            assert_ne!(name, temporary_name(OsStr::new(target)), "no two are the same");
+        }
+    }
+}

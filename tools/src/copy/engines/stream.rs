@@ -72,17 +72,25 @@ impl<'a, 'b> Flow<'a, 'b> {
     /// Moves everything by `splice(2)`. `Ok(false)`, with nothing moved, where the files refuse.
     fn splice_all(&mut self) -> Result<bool, CopyError> {
         let (source, target) = (&self.job.source, &self.job.target);
+        // Bytes that the limit allowed and that have not moved yet: a pipe takes part of a request.
+        let mut allowed = 0;
         loop {
             let want = self.next_request();
             if want == 0 {
                 return Ok(true);
             }
-            self.limiter.take(want, self.job.progress)?;
+            if allowed < want {
+                self.limiter.take(want - allowed, self.job.progress)?;
+                allowed = want;
+            }
             let source_at = (source.kind != Kind::Stream).then_some(self.at);
             let target_at = (target.kind != Kind::Stream).then_some(self.at);
             match sys::splice(source.file, source_at, target.file, target_at, want as usize) {
                 Ok(0) => return Ok(true),
-                Ok(moved) => self.advance(moved as u64),
+                Ok(moved) => {
+                    allowed -= moved as u64;
+                    self.advance(moved as u64);
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => self.wait_for_both()?,
                     Some(libc::EINTR) => self.check_cancelled()?,
