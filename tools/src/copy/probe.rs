@@ -128,10 +128,12 @@ pub fn file_system(file: &File) -> io::Result<FileSystem> {
 /// Whether the length of a regular file says nothing about what reading it gives, as in /proc (0)
 /// and /sys (one page). Such a file is read to its end and counted.
 pub fn length_is_a_guess(file: &File) -> bool {
-    match file.metadata() {
-        Ok(stat) if stat.len() > 0 => matches!(file_system(file), Ok(FileSystem::Pseudo)),
+    use FileSystem::{Btrfs, Ext4, Hugetlbfs, Overlay, Pseudo, Tmpfs, Xfs};
+    match file_system(file) {
+        Ok(Pseudo) => true,
+        Ok(Ext4 | Xfs | Btrfs | Overlay | Tmpfs | Hugetlbfs) => false,
         // An empty file is read anyway: it costs one call.
-        _ => true,
+        _ => file.metadata().map_or(true, |stat| stat.len() == 0),
     }
 }
 

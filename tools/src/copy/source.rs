@@ -149,6 +149,13 @@ mod tests {
     #[test]
     fn lengths_that_the_kernel_makes_up_are_not_believed() {
         assert_eq!(open(Path::new("/proc/self/status")).unwrap().len, None);
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        if !matches!(
+            probe::file_system(empty.as_file()),
+            Ok(probe::FileSystem::Fuse | probe::FileSystem::Nfs | probe::FileSystem::Other(_))
+        ) {
+            assert_eq!(open(empty.path()).unwrap().len, Some(0));
+        }
     }
 
     #[test]
