@@ -1,13 +1,15 @@
 //! Why one file was not copied, in words that name the file, what was tried, and what to do.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bookend::units::Bytes;
 
-use super::engine::CopyError;
+use super::engine::{CopyError, Kind};
 use super::plan::Skipped;
 use super::quote::quote;
+use super::target::Target;
 
 /// Why one file was not copied.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +126,7 @@ pub enum FileError {
         skipped: Vec<Skipped>,
     },
     /// The copy itself failed.
-    #[error("{error}{advice}")]
+    #[error("{}{advice}", without_number(&error.to_string()))]
     Copy {
         /// How.
         #[source]
@@ -151,10 +153,14 @@ impl FileError {
     }
 
     /// A copy of `needed` bytes to `target` that failed.
-    pub fn copy(error: CopyError, target: &Path, needed: u64) -> Self {
+    pub fn copy(error: CopyError, target: &Target, needed: u64) -> Self {
         let advice = match &error {
+            // A device is as large as it is, which the message has told; a pipe may lead anywhere.
+            _ if target.kind != Kind::Regular => String::new(),
             CopyError::Write { cause, .. } | CopyError::Operation { cause, .. } => {
-                advice(cause, target, Some(needed))
+                // The unfinished copy holds a part of what was free.
+                let held = target.file.metadata().map_or(0, |found| found.blocks() * 512);
+                advice(cause, &target.path, Some((needed, held)))
             }
             _ => String::new(),
         };
@@ -175,11 +181,11 @@ impl FileError {
 
 /// The system's words without "(os error 28)".
 pub fn said(cause: &io::Error) -> String {
-    let text = cause.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    without_number(&cause.to_string()).to_owned()
+}
+
+fn without_number(text: &str) -> &str {
+    text.rfind(" (os error ").map_or(text, |end| &text[..end])
 }
 
 /// Why each engine did not run, the one asked for first.
@@ -194,16 +200,19 @@ fn reasons(skipped: &[Skipped]) -> String {
     text.join("; ")
 }
 
-/// What to do about `cause` at `path`, where `needed` bytes were to go.
-fn advice(cause: &io::Error, path: &Path, needed: Option<u64>) -> String {
+const NO_ROOM: &str = "; make room on that file system";
+
+/// What to do about `cause` at `path`, where so many bytes were to go, of which so many are held.
+fn advice(cause: &io::Error, path: &Path, bytes: Option<(u64, u64)>) -> String {
     match cause.raw_os_error() {
-        Some(libc::ENOSPC) => match (free_at(path), needed) {
-            (Some(free), Some(needed)) => format!(
-                "; {free} of {} are free there: make room{}",
+        Some(libc::ENOSPC) => match (free_at(path), bytes) {
+            (Some(free), Some((needed, held))) if free + held < needed => format!(
+                "; {} are needed and {} are free there: make room{}",
                 Bytes::new(needed),
+                Bytes::new(free + held),
                 if path.is_file() { ", or reuse the old file's with --in-place" } else { "" }
             ),
-            _ => "; make room on that file system".to_owned(),
+            _ => NO_ROOM.to_owned(),
         },
         Some(libc::EDQUOT) => "; remove something of yours there, or ask for more".to_owned(),
         Some(libc::EROFS) => "; copy to another one, or remount it writable".to_owned(),
@@ -219,10 +228,10 @@ fn advice(cause: &io::Error, path: &Path, needed: Option<u64>) -> String {
 }
 
 /// Free bytes on the file system of `path` or of its directory.
-fn free_at(path: &Path) -> Option<Bytes> {
+fn free_at(path: &Path) -> Option<u64> {
     let directory = super::target::parent(path);
     let stat = nix::sys::statvfs::statvfs(directory).ok()?;
-    stat.blocks_available().checked_mul(stat.fragment_size()).map(Bytes::new)
+    stat.blocks_available().checked_mul(stat.fragment_size())
 }
 
 #[cfg(test)]
@@ -249,10 +258,12 @@ mod tests {
 
     #[test]
     fn a_full_file_system_is_told_in_figures() {
-        let cause = io::Error::from_raw_os_error(libc::ENOSPC);
-        let error = CopyError::Write { path: "/tmp/x".into(), offset: 7, cause };
-        let text = FileError::copy(error, Path::new("/tmp/x"), 6 << 30).to_string();
-        assert!(text.contains("of 6 GiB are free there: make room"), "{text}");
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let text = advice(&full, Path::new("/tmp/new"), Some((1 << 60, 0)));
+        assert!(text.contains(" are needed and "), "{text}");
+        assert!(text.ends_with("are free there: make room"), "{text}");
+        // Where there is room now, figures would only puzzle.
+        assert_eq!(advice(&full, Path::new("/tmp/new"), Some((0, 0))), NO_ROOM);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl<'a> Copier<'a> {
         if let Some(sums) = &sums {
             monitor.enter(Phase::Verifying);
             verify::verify(&target.side(), done.bytes, sums, &self.progress)
-                .map_err(|error| FileError::copy(error, &target.path, done.bytes))?;
+                .map_err(|error| FileError::copy(error, &target, done.bytes))?;
         }
         let lost = self.set_attributes(source, &target);
         if settings.fsync {
@@ -220,7 +220,7 @@ impl<'a> Copier<'a> {
                 }
                 Err(Stop::Failed(error)) => {
                     let bytes = facts.data_bytes;
-                    return Err(FileError::copy(error, &target.path, bytes));
+                    return Err(FileError::copy(error, target, bytes));
                 }
             }
         }
@@ -263,7 +263,7 @@ impl<'a> Copier<'a> {
     fn check_cancelled(&self, target: &Target) -> Result<(), FileError> {
         if self.progress.is_cancelled() {
             let error = super::engine::CopyError::Cancelled;
-            return Err(FileError::copy(error, &target.path, 0));
+            return Err(FileError::copy(error, target, 0));
         }
         Ok(())
     }

@@ -94,9 +94,9 @@ pub struct Options {
     )]
     pub reflink: When,
 
-    /// Whether the target has holes: where the source has them, wherever there are zeros, or none
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
-    pub sparse: When,
+    /// Whether the target has holes
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Holes::Auto)]
+    pub sparse: Holes,
 
     /// Bytes a request
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
@@ -170,10 +170,21 @@ pub enum EngineChoice {
     Buffered,
 }
 
-/// `--reflink` and `--sparse`.
+/// `--sparse`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Holes {
+    /// Where the source has them
+    Auto,
+    /// Wherever there are zeros
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// `--reflink`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum When {
-    /// Where it is possible and costs nothing
+    /// Where that is possible
     Auto,
     /// Or fail
     Always,
@@ -232,7 +243,7 @@ mod tests {
     fn flags_may_be_repeated_as_with_cp() {
         let options = parse("hugecp -vv -f -f --sparse=never --sparse=always a b").unwrap();
         assert!(options.verbose && options.force);
-        assert_eq!(options.sparse, When::Always);
+        assert_eq!(options.sparse, Holes::Always);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bookend::units::Bytes;
 
 use super::engine::{EngineName, Sparse, Tuning};
-use super::options::{EngineChoice, Options, When};
+use super::options::{EngineChoice, Holes, Options, When};
 use super::plan::Wishes;
 
 /// One end of a copy as it was named.
@@ -198,9 +198,9 @@ fn settings(options: &Options) -> Result<Settings, UsageError> {
         buffer_memory: bytes(options.buffer_memory),
         bwlimit: bytes(options.bwlimit),
         sparse: match options.sparse {
-            When::Auto => Sparse::Auto,
-            When::Always => Sparse::Always,
-            When::Never => Sparse::Never,
+            Holes::Auto => Sparse::Auto,
+            Holes::Always => Sparse::Always,
+            Holes::Never => Sparse::Never,
         },
     };
     Ok(Settings {
