@@ -66,8 +66,14 @@ fn copy(
     }
 }
 
-fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+/// One directory on the file system where this is built, and one in memory.
+fn directories() -> Vec<tempfile::TempDir> {
+    let mut directories = vec![tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()];
+    match tempfile::tempdir_in("/dev/shm") {
+        Ok(memory) => directories.push(memory),
+        Err(why) => println!("skipped: copies in memory: /dev/shm: {why}"),
+    }
+    directories
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -76,8 +82,11 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[test]
 fn every_engine_copies_files_of_every_awkward_length() {
+    directories().iter().for_each(copies_files_of_every_awkward_length);
+}
+
+fn copies_files_of_every_awkward_length(directory: &tempfile::TempDir) {
     const MIB2: usize = 2 << 20;
-    let directory = directory();
     for len in [0, 1, 511, 512, 4095, 4096, MIB2 - 1, MIB2, MIB2 + 1, 5 * MIB2 + 3] {
         let (source, content) = (directory.path().join("source"), pattern(len));
         std::fs::write(&source, &content).unwrap();
@@ -93,8 +102,11 @@ fn every_engine_copies_files_of_every_awkward_length() {
 
 #[test]
 fn every_engine_keeps_holes_at_the_start_the_middle_and_the_end() {
+    directories().iter().for_each(keeps_holes_at_the_start_the_middle_and_the_end);
+}
+
+fn keeps_holes_at_the_start_the_middle_and_the_end(directory: &tempfile::TempDir) {
     const MIB: u64 = 1 << 20;
-    let directory = directory();
     let layouts: [&[Range<u64>]; 5] =
         [&[4 * MIB..5 * MIB], &[0..MIB, 6 * MIB..8 * MIB], &[0..MIB], &[], &[0..8 * MIB]];
     for (index, data) in layouts.iter().enumerate() {
@@ -122,7 +134,10 @@ fn every_engine_keeps_holes_at_the_start_the_middle_and_the_end() {
 
 #[test]
 fn every_engine_fills_holes_when_told_to() {
-    let directory = directory();
+    directories().iter().for_each(fills_holes_when_told_to);
+}
+
+fn fills_holes_when_told_to(directory: &tempfile::TempDir) {
     let source = directory.path().join("source");
     File::create(&source).unwrap().set_len(4 << 20).unwrap();
     for engine in engines::all() {
@@ -135,7 +150,10 @@ fn every_engine_fills_holes_when_told_to() {
 
 #[test]
 fn every_engine_notices_that_the_source_has_changed_its_length() {
-    let directory = directory();
+    directories().iter().for_each(notices_that_the_source_has_changed_its_length);
+}
+
+fn notices_that_the_source_has_changed_its_length(directory: &tempfile::TempDir) {
     let source = directory.path().join("source");
     let mut file = File::create(&source).unwrap();
     file.write_all(&pattern(3 << 20)).unwrap();

@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 use libc::{c_int, c_long, c_uint, c_ulong, off_t};
+use memmap2::MmapRaw;
 
 /// Bytes as the kernel's signed offsets want them.
 fn offset(bytes: u64) -> io::Result<off_t> {
@@ -114,6 +115,24 @@ pub fn splice(
     // SAFETY: 1. The offsets are null or point to locals that outlive the call. 2. The descriptors
     // are borrowed from open files. No memory of ours is read or written otherwise.
     counted(unsafe { libc::splice(source.as_raw_fd(), from, target.as_raw_fd(), to, len, flags) })
+}
+
+/// Reads from `source` at `source_at` into a part of a mapping; `EFAULT` where a page of it cannot
+/// be had.
+pub fn read_into_map(
+    source: &File,
+    source_at: u64,
+    map: &MmapRaw,
+    part: Range<usize>,
+) -> io::Result<usize> {
+    assert!(part.start <= part.end && part.end <= map.len(), "{part:?} leaves the mapping");
+    let at = offset(source_at)?;
+    // SAFETY: 1. The part lies in the mapping, which outlives the call. 2. Nobody refers to its
+    // bytes: it is raw, and the kernel alone writes there.
+    counted(unsafe {
+        let buffer = map.as_mut_ptr().add(part.start).cast();
+        libc::pread(source.as_raw_fd(), buffer, part.len(), at)
+    })
 }
 
 /// Copies up to `len` bytes inside the kernel.

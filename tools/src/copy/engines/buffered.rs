@@ -8,17 +8,20 @@
 
 use std::num::NonZero;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::ends::{self, Memory};
 use super::kernel_pipe::KernelPipe;
+use super::mapped_target::MappedTarget;
 use super::pieces::Pieces;
 use super::stream;
 use crate::copy::engine::{
     Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Side, Sparse, Stop,
 };
 use crate::copy::limit::Limiter;
-use crate::copy::{probe, zeros};
+use crate::copy::probe::{self, FileSystem};
+use crate::copy::zeros;
 
 /// Bytes a request, unless told otherwise: small enough to stay in a processor's cache.
 const BLOCK_SIZE: u64 = 512 << 10;
@@ -66,7 +69,11 @@ fn copy_file(job: &Job<'_>, len: u64) -> Result<Done, Stop> {
     let limiter = Limiter::new(job.tuning.bwlimit);
     let block = limiter.request_size(plan.block);
     let pieces = Pieces::new(&ranges, len, block, job.progress);
-    pieces.work(plan.threads, |pieces| copy_pieces(job, pieces, block, &limiter))?;
+    let started = AtomicUsize::new(0);
+    pieces.work(plan.threads, |pieces| {
+        let first = started.fetch_add(1, Ordering::Relaxed) == 0;
+        copy_pieces(job, pieces, block, &limiter, first)
+    })?;
     ends::check_source(&job.source, len)?;
     Ok(Done {
         bytes: len,
@@ -103,19 +110,18 @@ fn copy_pieces(
     pieces: &Pieces<'_>,
     block: u64,
     limiter: &Limiter,
+    first: bool,
 ) -> Result<(), CopyError> {
-    let mut pipe = pipe(job, limiter);
+    let mut way = Way::choose(job, limiter, first);
     let mut memory = None;
     while let Some(piece) = pieces.take()? {
         let bytes = piece.end - piece.start;
         limiter.take(bytes, job.progress)?;
-        if let Some(open) = &pipe {
-            if open.copy(job, piece.clone())? {
-                job.progress.add(bytes);
-                continue;
-            }
-            pipe = None;
+        if way.copy(job, piece.clone())? {
+            job.progress.add(bytes);
+            continue;
         }
+        way = Way::Seen;
         let memory = match &mut memory {
             Some(memory) => memory,
             none => none.insert(Memory::new(job, block)?),
@@ -131,15 +137,41 @@ fn copy_pieces(
     Ok(())
 }
 
-/// A pipe to splice through, where nobody needs to see the bytes: they are then copied once. A
-/// limited copy has nothing to gain, and its bytes are counted in /proc/PID/io without a pipe.
-fn pipe(job: &Job<'_>, limiter: &Limiter) -> Option<KernelPipe> {
-    let unseen = job.sums.is_none() && job.tuning.sparse != Sparse::Always;
-    if limiter.is_limited() {
-        return None;
+/// How a thread moves the bytes of a piece.
+enum Way {
+    /// From the page cache by reference; copied once.
+    Spliced(KernelPipe),
+    /// Straight into a target in memory; copied once, and beside a thread that splices.
+    Mapped(MappedTarget),
+    /// Read and written through a buffer.
+    Seen,
+}
+
+impl Way {
+    /// Where nobody needs to see the bytes, the first thread splices, and so do the others unless
+    /// they would wait for it. A limited copy has nothing to gain, and its bytes are counted in
+    /// /proc/PID/io when they are read and written.
+    fn choose(job: &Job<'_>, limiter: &Limiter, first: bool) -> Self {
+        let unseen = job.sums.is_none() && job.tuning.sparse != Sparse::Always;
+        let files = job.source.kind == Kind::Regular && job.target.kind == Kind::Regular;
+        if !unseen || !files || limiter.is_limited() {
+            return Self::Seen;
+        }
+        let in_memory = matches!(probe::file_system(job.target.file), Ok(FileSystem::Tmpfs));
+        if in_memory && !first {
+            return MappedTarget::new(job).map_or(Self::Seen, Self::Mapped);
+        }
+        KernelPipe::new().map_or(Self::Seen, Self::Spliced)
     }
-    let files = job.source.kind == Kind::Regular && job.target.kind == Kind::Regular;
-    (unseen && files).then(KernelPipe::new)?.ok()
+
+    /// Copies a piece; `Ok(false)`, with nothing that matters written, where this way is closed.
+    fn copy(&self, job: &Job<'_>, piece: Range<u64>) -> Result<bool, CopyError> {
+        match self {
+            Self::Spliced(pipe) => pipe.copy(job, piece),
+            Self::Mapped(target) => target.copy(job, piece),
+            Self::Seen => Ok(false),
+        }
+    }
 }
 
 /// Writes one piece, leaving out its blocks of zeros if that was asked for.

@@ -5,6 +5,7 @@ pub mod copy_range;
 pub mod direct;
 pub mod ends;
 mod kernel_pipe;
+mod mapped_target;
 pub mod pieces;
 pub mod reflink;
 mod stream;
