@@ -299,6 +299,7 @@ fn gigantic_pages_are_ordered_too() {
     let os = FakeOs::new().with_huge_pages(PageSize::GIB1, 6, FreeOrder::Ascending);
     let pool = builder(&os, 6 * GIGANTIC)
         .rung(Rung::Gigantic, Use::Required)
+        .threads(1) // several fault pages in an order of their own
         .frame_order(FrameOrder::Ascending { extra: Bytes::ZERO })
         .build()
         .unwrap();

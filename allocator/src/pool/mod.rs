@@ -28,15 +28,14 @@ mod frame_order;
 mod ordinary;
 mod pin;
 mod populate;
+#[cfg(test)]
+mod presence_tests;
 mod report;
 mod rung;
 mod share;
 mod span;
 mod table;
 mod tally;
-
-#[cfg(test)]
-mod fault_tests;
 
 pub use builder::{FrameOrder, PoolBuilder, Populate};
 pub use error::PoolError;

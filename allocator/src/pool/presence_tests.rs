@@ -1,6 +1,6 @@
-//! Pools on a simulated machine: pages run out, other processes take them in between, and every
-//! system call fails in its turn. Whatever happens, an error says so, what is present is real,
-//! and everything goes back.
+//! What a pool says is present can be touched, whatever was given back, taken again or has failed
+//! before: the fake maps hugetlb pages that are not present without access.
+#![allow(unsafe_code)] // touches the memory of pools
 
 use super::*;
 use crate::os::Errno;
@@ -49,70 +49,6 @@ fn assert_all_returned(os: &FakeOs) {
 }
 
 #[test]
-fn a_pool_that_is_too_small_is_used_to_its_last_page_and_the_rest_steps_down() {
-    for shareable in [false, true] {
-        let os = FakeOs::new().with_huge_pages(MIB2, 5, FreeOrder::Descending);
-        let pool = builder(&os, 12).shareable(shareable).build().unwrap();
-        let [base, transparent, huge, _] = by_rung(&pool);
-        assert_eq!((huge, base + transparent), (5, 7));
-        check(&pool);
-        let refused = pool.report().refused;
-        let huge = refused.iter().find(|refused| refused.rung == Rung::Huge).unwrap();
-        assert_eq!((huge.blocks, huge.why), (7, Errno::FAULT));
-        drop(pool);
-        assert_all_returned(&os);
-    }
-}
-
-#[test]
-fn a_required_rung_that_runs_dry_is_an_error_and_nothing_is_kept() {
-    for limited in [false, true] {
-        let os =
-            FakeOs::new().with_huge_pages(MIB2, if limited { 99 } else { 5 }, FreeOrder::Ascending);
-        let os = if limited { os.with_limit(MIB2, 5) } else { os };
-        let result = builder(&os, 12).rung(Rung::Huge, Use::Required).build();
-        let error = result.unwrap_err();
-        assert!(
-            matches!(error, PoolError::NoMemory { rung: Rung::Huge, cause: Errno::FAULT, .. }),
-            "{error:?}"
-        );
-        assert_all_returned(&os);
-    }
-}
-
-#[test]
-fn another_process_takes_the_pages_in_the_middle() {
-    for after in 1..8 {
-        for threads in [1, 2] {
-            let os = FakeOs::new().with_huge_pages(MIB2, 40, FreeOrder::Shuffled(after));
-            os.steal_after(MIB2, after, 40);
-            let pool = builder(&os, 40).threads(threads).build().unwrap();
-            assert_eq!(by_rung(&pool)[Rung::Huge as usize] as u64, after);
-            check(&pool);
-            drop(pool);
-            assert_all_returned(&os);
-        }
-    }
-}
-
-#[test]
-fn frame_order_reaches_the_ideal_whatever_the_order_of_the_free_list() {
-    for order in [FreeOrder::Descending, FreeOrder::Shuffled(7), FreeOrder::Shuffled(8)] {
-        for shareable in [false, true] {
-            let os = FakeOs::new().with_huge_pages(MIB2, 64, order);
-            let pool = builder(&os, 64)
-                .shareable(shareable)
-                .frame_order(FrameOrder::Ascending { extra: Bytes::ZERO })
-                .build()
-                .unwrap();
-            let runs = pool.runs().unwrap();
-            assert_eq!((runs.count, runs.ideal), (1, 1), "{order:?}");
-            check(&pool);
-        }
-    }
-}
-
-#[test]
 fn with_more_pages_to_choose_from_the_longest_runs_are_kept() {
     let os = FakeOs::new().with_huge_pages(MIB2, 64, FreeOrder::Shuffled(3));
     let order = |extra| {
@@ -122,43 +58,6 @@ fn with_more_pages_to_choose_from_the_longest_runs_are_kept() {
     assert!(order(Bytes::ZERO) > 1, "half of a shuffled list is in pieces");
     assert_eq!(order(Bytes::mib(64)), 1);
     assert_all_returned(&os);
-}
-
-#[test]
-fn frames_that_are_hidden_or_stolen_in_between_are_no_failure() {
-    let ascending = FrameOrder::Ascending { extra: Bytes::ZERO };
-    let os = FakeOs::new().with_privilege(false).with_huge_pages(MIB2, 8, FreeOrder::Descending);
-    let pool = builder(&os, 8).frame_order(ascending).build().unwrap();
-    assert_eq!(pool.report().ordered, Some(OrderOutcome::Unreadable(Errno::PERM)));
-    drop(pool);
-
-    for nth in 1..=8 {
-        let os = FakeOs::new().with_huge_pages(MIB2, 8, FreeOrder::Descending);
-        os.steal_at(Call::DontNeed, nth, MIB2, 2);
-        let pool = builder(&os, 8).frame_order(ascending).build().unwrap();
-        check(&pool);
-        assert!(pool.blocks().iter().all(|block| pool.is_present(block)));
-        drop(pool);
-        assert_all_returned(&os);
-    }
-}
-
-#[test]
-fn transparent_pages_are_counted_as_they_really_came() {
-    for (given, expected) in [
-        (Transparent::Absent, 0),
-        (Transparent::Blocks(0), 0),
-        (Transparent::Blocks(3), 3),
-        (Transparent::CollapseOnly(u64::MAX), 8),
-        (Transparent::Blocks(u64::MAX), 8),
-    ] {
-        let os = FakeOs::new().with_transparent(given);
-        let pool = builder(&os, 8).threads(1).build().unwrap();
-        assert_eq!(by_rung(&pool)[Rung::Transparent as usize], expected, "{given:?}");
-        check(&pool);
-        drop(pool);
-        assert_all_returned(&os);
-    }
 }
 
 #[test]
@@ -251,7 +150,7 @@ fn exercise(os: &FakeOs, shareable: bool) -> Result<(), PoolError> {
 }
 
 #[test]
-fn whatever_call_fails_everything_goes_back() {
+fn whatever_call_fails_what_is_present_can_be_touched() {
     let nomem = Errno::NOMEM;
     for shareable in [false, true] {
         for call in Call::ALL {
