@@ -63,8 +63,12 @@ impl Memory {
 
     /// The page that holds an address, and the distance from its beginning.
     pub(super) fn page_at(&self, address: usize) -> Option<(Page, u64)> {
-        let mapping = self.mappings.at(address)?;
-        let (start, at, page) = match Self::slot(&mapping, address) {
+        self.page_in(&self.mappings.at(address)?, address)
+    }
+
+    /// As `page_at`, where the mapping is known.
+    fn page_in(&self, mapping: &Mapping, address: usize) -> Option<(Page, u64)> {
+        let (start, at, page) = match Self::slot(mapping, address) {
             Slot::Private(_) => {
                 let (&start, page) = self.private.range(..=address).next_back()?;
                 (start as u64, address as u64, page)
@@ -137,7 +141,7 @@ impl Memory {
                 at += BLOCK_BYTES;
                 continue;
             }
-            if self.page_at(at).is_none() {
+            if self.page_in(part, at).is_none() {
                 let page = self.ordinary.base(self.base, node);
                 self.put(part, at, page);
             }
