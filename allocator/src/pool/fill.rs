@@ -60,6 +60,7 @@ impl<O: Os> Pool<O> {
         meter: &Meter<'_>,
     ) -> Result<(), PoolError> {
         loop {
+            self.advise_ordinary(range, owner);
             // Each time round a kind has stepped down, or another process gave pages back.
             match self.pass(range, owner, threads, meter) {
                 Ok(()) => return Ok(()),

@@ -5,22 +5,47 @@
 //! more; and when either took so long that the kernel must have been compacting, the following
 //! blocks do without, twice as many each time ([`Backoff`](super::tally::Backoff)). A pool that
 //! may not have base pages is given no such respite.
+//!
+//! Advice takes the lock on the process's mappings for writing, which waits for every thread that
+//! is populating. So what an operation is about to populate is advised at once, before its threads
+//! start: advising chunk by chunk made two threads as slow as one.
 
+use super::fill::runs;
+use super::span::Kind;
 use super::table::Owner;
 use super::{Pool, PoolError, Rung};
 use crate::os::{Advice, Errno, Os};
 use crate::units::{BlockRange, Blocks};
 
 impl<O: Os> Pool<O> {
+    /// Asks for huge pages wherever the operation is about to populate ordinary memory.
+    pub(super) fn advise_ordinary(&self, range: BlockRange, owner: Owner) {
+        if !self.ladder.permits(Rung::Transparent) {
+            return;
+        }
+        let is_ours = |block| {
+            self.kind(block) == Kind::Ordinary && self.table.owned(block, owner) == Some(None)
+        };
+        for run in runs(range, is_ours).filter(|run| is_ours(run.start())) {
+            if let Err(why) = self.advise(run, Advice::HugePage) {
+                self.tallies.refuse(&self.span.os, Rung::Transparent, 0, why);
+            }
+        }
+    }
+
+    /// Populates a run of ordinary memory that was [advised](Self::advise_ordinary).
     pub(super) fn fill_ordinary(&self, run: BlockRange, owner: Owner) -> Result<(), PoolError> {
         let transparent = self.ladder.permits(Rung::Transparent);
         let required = transparent && !self.ladder.permits(Rung::Base);
         let tries = transparent && (required || !self.backoff.is_waiting());
-        if tries && let Err(why) = self.advise(run, Advice::HugePage) {
-            self.tallies.refuse(&self.span.os, Rung::Transparent, 0, why);
-        }
+        let rests = transparent && !tries && self.advise(run, Advice::NoHugePage).is_ok();
         let start = self.span.os.now_ns();
-        self.advise(run, Advice::PopulateWrite).map_err(|cause| PoolError::NoMemory {
+        let populated = self.advise(run, Advice::PopulateWrite);
+        if rests {
+            // For the kernel's own collapsing in the background, and for ours.
+            let _ = self.advise(run, Advice::HugePage);
+        }
+        populated.map_err(|cause| PoolError::NoMemory {
             block: run.start(),
             rung: if transparent { Rung::Transparent } else { Rung::Base },
             cause,
