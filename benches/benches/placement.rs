@@ -9,7 +9,10 @@
 //!
 //! An operation is a free of a random extent of the whole table, or an allocation of the same
 //! class: a quarter of the blocks pinned, half movable, a quarter huge. What to free is read from a
-//! trace made beforehand, so that the caches are the allocator's alone.
+//! trace made beforehand, so that the caches are the allocator's alone. When an eighth of the
+//! extents has been replaced the table is set up anew: a small table would otherwise have changed
+//! its state a hundred times over while a large one was still in its first. Each time another seed
+//! is taken, so that no branch predictor learns a short trace by heart.
 //!
 //! After criterion's figures come the ratios to 4 GiB, from runs of the sizes in turn, which is
 //! what the bar is about: at 4 TiB at most 1.5 times the time at 4 GiB.
@@ -27,9 +30,9 @@ use rand::{RngExt, SeedableRng};
 const SIZES: [(&str, Bytes); 3] =
     [("4GiB", Bytes::gib(4)), ("256GiB", Bytes::gib(256)), ("4TiB", Bytes::gib(4096))];
 const STATES: [State; 4] = [State::Fresh, State::Half, State::Full, State::Long];
-/// Operations of a trace; the table is set up anew after as many.
+/// Steps of a trace, at most.
 const TRACE: usize = 200_000;
-/// Operations of a trace for the peers, which are slow on large tables.
+/// The same for the peers, which are slow on large tables.
 const PEER_TRACE: usize = 2_000;
 /// How often each trace is run for the ratios, and in how many pieces.
 const ROUNDS: usize = 3;
@@ -185,8 +188,12 @@ struct Step {
 }
 
 /// Sets a table up. The same for every call with the same arguments.
-fn set_up<A: Allocator>(capacity: Blocks, state: State) -> (A, Vec<(Class, BlockRange)>, SmallRng) {
-    let mut rng = SmallRng::seed_from_u64(7);
+fn set_up<A: Allocator>(
+    capacity: Blocks,
+    state: State,
+    seed: u64,
+) -> (A, Vec<(Class, BlockRange)>, SmallRng) {
+    let mut rng = SmallRng::seed_from_u64(seed);
     let mut table = Placement::new(capacity).expect("the table is mapped");
     let mut live = Vec::new();
     let quarter = capacity.get() / 4;
@@ -214,16 +221,39 @@ fn set_up<A: Allocator>(capacity: Blocks, state: State) -> (A, Vec<(Class, Block
 struct Course<A> {
     capacity: Blocks,
     state: State,
+    steps_max: usize,
+    seed: u64,
     steps: Vec<Step>,
     table: A,
     next: usize,
 }
 
 impl<A: Allocator> Course<A> {
-    fn new(size: Bytes, state: State, steps: usize) -> Self {
+    fn new(size: Bytes, state: State, steps_max: usize) -> Self {
         let capacity = Blocks::holding(size).expect("a table of that many blocks");
-        let (mut table, mut live, mut rng) = set_up::<A>(capacity, state);
-        let steps = (0..steps)
+        let table = set_up::<A>(capacity, state, 0).0;
+        let steps = Vec::new();
+        let mut course = Self { capacity, state, steps_max, seed: 0, steps, table, next: 0 };
+        course.rewind();
+        course
+    }
+
+    /// Another trace, and a table at its beginning.
+    fn rewind(&mut self) {
+        self.seed += 1;
+        self.trace();
+        self.table = set_up::<A>(self.capacity, self.state, self.seed).0;
+        self.next = 0;
+    }
+
+    fn trace(&mut self) {
+        let (state, steps) = (self.state, self.steps_max);
+        let (mut table, mut live, mut rng) = set_up::<A>(self.capacity, state, self.seed);
+        let steps = match state {
+            State::Fresh => steps,
+            _ => steps.min(live.len() / 8),
+        };
+        self.steps = (0..steps)
             .map(|_| {
                 // In a fresh table few extents live at a time.
                 let few = state == State::Fresh && live.len() < 64;
@@ -238,17 +268,10 @@ impl<A: Allocator> Course<A> {
                 Step { free: freed.map(|freed| freed.1), class, len }
             })
             .collect();
-        let mut course = Self { capacity, state, steps, table, next: 0 };
-        course.rewind();
-        course
-    }
-
-    fn rewind(&mut self) {
-        self.table = set_up::<A>(self.capacity, self.state).0;
-        self.next = 0;
     }
 
     /// Time for that many steps, without the setting up.
+    #[inline(never)]
     fn run(&mut self, steps: u64) -> Duration {
         let (mut left, mut took) = (steps as usize, Duration::ZERO);
         while left > 0 {
@@ -275,8 +298,8 @@ impl<A: Allocator> Course<A> {
 fn figures<A: Allocator>(c: &mut Criterion, name: &str, steps: usize) {
     for state in STATES {
         let mut group = c.benchmark_group(format!("placement/{state:?}"));
-        group.sample_size(20).warm_up_time(Duration::from_millis(300));
-        group.measurement_time(Duration::from_millis(1000));
+        group.sample_size(10).warm_up_time(Duration::from_millis(50));
+        group.measurement_time(Duration::from_millis(200));
         for (size, bytes) in SIZES {
             let mut course = None;
             group.bench_function(BenchmarkId::new(name, size), |b| {
@@ -315,6 +338,14 @@ fn ratios<A: Allocator>(name: &str, steps: usize) {
 }
 
 fn main() {
+    if let Ok(call) = std::env::var("CALL") {
+        let (size, state) = call.split_once(',').unwrap();
+        let size = SIZES.iter().find(|s| s.0 == size).unwrap().1;
+        let state = *STATES.iter().find(|s| format!("{s:?}") == state).unwrap();
+        let mut course = Course::<Placement>::new(size, state, 20_000);
+        course.run(20_000);
+        return;
+    }
     let mut criterion = Criterion::default().configure_from_args();
     figures::<Placement>(&mut criterion, "bookend", TRACE);
     criterion.final_summary();

@@ -72,12 +72,6 @@ impl<O: Os> MaxTree<O> {
         }
     }
 
-    /// The lowest leaf whose value is at least `k`, which is not zero.
-    pub fn first(&self, k: u32) -> Option<u32> {
-        let top = at_least(self.node(self.height - 1, 0), k);
-        (top != 0).then(|| self.down(self.height - 1, top.trailing_zeros() as usize, k))
-    }
-
     /// The lowest leaf at or above `from` whose value is at least `k`, which is not zero.
     pub fn lowest(&self, k: u32, from: u32) -> Option<u32> {
         let mut at = from as usize;
@@ -106,14 +100,23 @@ impl<O: Os> MaxTree<O> {
         found as u32
     }
 
-    /// The highest leaf whose value is at least `k`, which is not zero.
-    pub fn highest(&self, k: u32) -> Option<u32> {
-        let mut found = 0;
-        for level in (0..self.height).rev() {
-            let fits = at_least(self.node(level, found), k).checked_ilog2()?;
-            found = found * FAN_OUT + fits as usize;
+    /// The highest leaf at or below `from` whose value is at least `k`, which is not zero.
+    pub fn highest(&self, k: u32, from: u32) -> Option<u32> {
+        let mut at = from as usize;
+        for level in 0..self.height {
+            let fits = at_least(self.node(level, at >> SHIFT), k)
+                & (u32::MAX >> (u32::BITS as usize - 1 - at % FAN_OUT));
+            if let Some(highest) = fits.checked_ilog2() {
+                let mut found = (at & !(FAN_OUT - 1)) + highest as usize;
+                for below in (0..level).rev() {
+                    let fits = at_least(self.node(below, found), k);
+                    found = found * FAN_OUT + fits.ilog2() as usize;
+                }
+                return Some(found as u32);
+            }
+            at = (at >> SHIFT).checked_sub(1)?;
         }
-        Some(found as u32)
+        None
     }
 
     fn end(&self, level: usize) -> usize {
@@ -189,12 +192,11 @@ mod tests {
                     for from in [0, leaf, leaf / 2] {
                         let scan = (from..leaves).find(|&i| flat[i as usize] >= k);
                         prop_assert_eq!(tree.lowest(k, from), scan);
-                        if from == 0 {
-                            prop_assert_eq!(tree.first(k), scan);
-                        }
+                        let scan = (0..=from).rev().find(|&i| flat[i as usize] >= k);
+                        prop_assert_eq!(tree.highest(k, from), scan);
                     }
                     let scan = (0..leaves).rev().find(|&i| flat[i as usize] >= k);
-                    prop_assert_eq!(tree.highest(k), scan);
+                    prop_assert_eq!(tree.highest(k, leaves - 1), scan);
                 }
             }
         }
@@ -206,9 +208,9 @@ mod tests {
         assert!(tree.height <= LEVELS);
         tree.set(u32::MAX / 64, 9);
         assert_eq!(
-            (tree.lowest(9, 0), tree.highest(9)),
+            (tree.lowest(9, 0), tree.highest(9, u32::MAX / 64)),
             (Some(u32::MAX / 64), Some(u32::MAX / 64))
         );
-        assert_eq!((tree.lowest(10, 0), tree.highest(10)), (None, None));
+        assert_eq!((tree.lowest(10, 0), tree.highest(10, u32::MAX / 64)), (None, None));
     }
 }

@@ -95,6 +95,7 @@
 
 mod arena;
 mod bitmaps;
+mod bounds;
 mod clearing;
 mod error;
 mod kind;

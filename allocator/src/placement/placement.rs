@@ -94,11 +94,13 @@ impl<O: Os> Placement<O> {
         if k == 0 {
             return Err(Refusal::Zero);
         }
-        let place = match (self.place(class, k), class) {
-            (Some(place), _) => place,
-            (None, Class::Pinned) => self.grow_pinned_end(k)?,
-            (None, _) => return Err(self.compaction(class, k)),
-        };
+        if let Some(granted) = self.allocate_now(class, wanted) {
+            return Ok(granted);
+        }
+        if class != Class::Pinned {
+            return Err(self.compaction(class, k));
+        }
+        let place = self.grow_pinned_end(k)?;
         Ok(self.put(class, place, k))
     }
 
@@ -106,8 +108,18 @@ impl<O: Os> Placement<O> {
     /// passed over, the answer is `None`: nobody looks for what should move, and the time is
     /// logarithmic in the capacity also when nothing fits.
     pub fn allocate_now(&mut self, class: Class, wanted: Blocks) -> Option<BlockRange> {
-        let place = self.place(class, wanted.get())?;
-        Some(self.put(class, place, wanted.get()))
+        let k = wanted.get();
+        let place = self.place(class, k)?;
+        let from = self.movable_from();
+        match class {
+            Class::Pinned => self.table.found_lowest(k, place.run),
+            Class::Huge => self.table.found_highest(k, place.run),
+            Class::Movable if place.run.start().get() >= from => {
+                self.table.found_above(from, k, place.run);
+            }
+            Class::Movable => {} // in the gap, or at its very end
+        }
+        Some(self.put(class, place, k))
     }
 
     fn put(&mut self, class: Class, place: Place, k: u32) -> BlockRange {

@@ -8,6 +8,7 @@
 //! So to allocate or free touches the ends of runs only, whatever their length.
 
 use super::bitmaps::Bitmaps;
+use super::bounds::Bounds;
 use super::kind::{Kind, Run};
 use super::max_tree::MaxTree;
 use super::word::{self, Word};
@@ -21,6 +22,7 @@ const KINDS: usize = Kind::ALL.len();
 pub(super) struct Table<O: Os> {
     heads: Bitmaps<KINDS, O>,
     fits: MaxTree<O>,
+    bounds: Bounds,
     capacity: u32,
     /// Blocks and runs of each kind.
     blocks: [u32; KINDS],
@@ -34,13 +36,14 @@ impl<O: Os> Table<O> {
         let mut table = Self {
             heads: Bitmaps::new(os.clone(), capacity)?,
             fits: MaxTree::new(os, capacity.div_ceil(word::BLOCKS))?,
+            bounds: Bounds::new(capacity.saturating_sub(1) >> word::SHIFT),
             capacity,
             blocks: [0; KINDS],
             runs: [0; KINDS],
         };
         if capacity > 0 {
             table.heads.set(FREE, 0);
-            table.fits.set(0, capacity);
+            table.refit(0, 0, capacity);
             table.count(Kind::Free, 1, i64::from(capacity));
         }
         Ok(table)
@@ -102,7 +105,7 @@ impl<O: Os> Table<O> {
         if k == 0 {
             return None;
         }
-        self.lowest_in(self.fits.first(k)?, k, 0)
+        self.lowest_in(self.fits.lowest(k, self.bounds.lowest(k))?, k, 0)
     }
 
     /// The lowest free run of at least `k` blocks of which none lies below `from`; the run that
@@ -123,6 +126,10 @@ impl<O: Os> Table<O> {
             }
         }
         let first = from >> word::SHIFT;
+        let bound = self.bounds.lowest_above(from, k);
+        if bound > first {
+            return self.lowest_in(self.fits.lowest(k, bound)?, k, 0);
+        }
         if self.fits.get(first) >= k
             && let Some(run) = self.lowest_in(first, k, from % word::BLOCKS)
         {
@@ -143,7 +150,7 @@ impl<O: Os> Table<O> {
         if k == 0 {
             return None;
         }
-        let group = self.fits.highest(k)?;
+        let group = self.fits.highest(k, self.bounds.highest(k))?;
         let bit = self.word(group).highest(k, self.open(group));
         bit.map(|bit| self.run_from(group * word::BLOCKS + bit).range)
     }
@@ -160,6 +167,21 @@ impl<O: Os> Table<O> {
         }
         let head = group * word::BLOCKS + word.free.ilog2();
         self.run_from(head).range.len().get()
+    }
+
+    /// Keeps for later searches that the lowest run of at least `k` blocks is this one.
+    pub fn found_lowest(&mut self, k: u32, run: BlockRange) {
+        self.bounds.found_lowest(k, run.start().get() >> word::SHIFT);
+    }
+
+    /// Keeps that the highest run of at least `k` blocks is this one.
+    pub fn found_highest(&mut self, k: u32, run: BlockRange) {
+        self.bounds.found_highest(k, run.start().get() >> word::SHIFT);
+    }
+
+    /// Keeps that this one is the lowest run of at least `k` blocks that begins at or above `from`.
+    pub fn found_above(&mut self, from: u32, k: u32, run: BlockRange) {
+        self.bounds.found_above(from, k, run.start().get() >> word::SHIFT);
     }
 
     // Changes.
@@ -290,6 +312,9 @@ impl<O: Os> Table<O> {
     /// `came` is new (0: none).
     fn refit(&mut self, group: u32, gone: u32, came: u32) {
         let now = self.fits.get(group);
+        if came > 0 {
+            self.bounds.came(came, group);
+        }
         if came > now {
             self.fits.set(group, came);
         } else if gone == now && came < now {
@@ -337,7 +362,10 @@ impl<O: Os> Table<O> {
                 self.check_fit(group, longest)?;
                 (group, longest) = (group + 1, 0);
             }
-            longest = if free { longest.max(run.range.len().get()) } else { longest };
+            longest = if free { longest.max(run.len()) } else { longest };
+            if free && !self.bounds.allow(run.len(), run.start(), run.start() >> word::SHIFT) {
+                return Err("a free run stands where searches do not look");
+            }
             blocks[run.kind as usize] += run.range.len().get();
             runs[run.kind as usize] += 1;
             (at, after_free) = (run.end(), free);
