@@ -135,15 +135,14 @@ impl<'a> Copier<'a> {
         let sums = settings.wishes.verify.then(Sums::default);
         let (step, done, skipped) = self.run_engines(source, &target, sums.as_ref())?;
         if let Some(sums) = &sums {
+            self.sync(&target, monitor)?; // by itself, so that the wait has its name
             monitor.enter(Phase::Verifying);
             verify::verify(&target.side(), done.bytes, sums, &self.progress)
                 .map_err(|error| FileError::copy(error, &target, done.bytes))?;
         }
         let lost = self.set_attributes(source, &target);
         if settings.fsync {
-            monitor.enter(Phase::Syncing);
-            let synced = target.file.sync_all();
-            synced.map_err(|error| FileError::target(&target.path, "make durable", error))?;
+            self.sync(&target, monitor)?;
         }
         self.check_cancelled(&target)?;
         if !target.commit(settings.conflict == Conflict::Leave)? {
@@ -168,6 +167,12 @@ impl<'a> Copier<'a> {
             verified: sums.is_some(),
             durable: settings.fsync,
         }))
+    }
+
+    fn sync(&self, target: &Target, monitor: &Monitor) -> Result<(), FileError> {
+        monitor.enter(Phase::Syncing);
+        let synced = target.file.sync_all();
+        synced.map_err(|error| FileError::target(&target.path, "make durable", error))
     }
 
     fn refuse_streams(&self, target: &Target) -> Result<(), FileError> {

@@ -120,9 +120,13 @@ impl Monitor {
         view.watched = watched;
     }
 
-    /// A phase of the file begins.
+    /// A phase of the file begins. Verifying passes all bytes a second time and counts them anew.
     pub fn enter(&self, phase: Phase) {
-        self.shared.view().phase = phase;
+        let mut view = self.shared.view();
+        view.phase = phase;
+        if phase == Phase::Verifying {
+            self.shared.progress.reset();
+        }
     }
 
     /// The file is done, well or not; its bytes count as passed. Counters begin at zero again.
@@ -262,7 +266,8 @@ fn durable_bytes(target: &File, copied: u64) -> Option<u64> {
 
 fn new_bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-    let template = if total.is_some() { "[{bar:20}] {wide_msg}" } else { "{spinner} {wide_msg}" };
+    // A short bar, so that the words fit 80 columns; what does not fit is cut off.
+    let template = if total.is_some() { "[{bar:10}] {wide_msg}" } else { "{spinner} {wide_msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -271,31 +276,28 @@ fn new_bar(total: Option<u64>) -> ProgressBar {
 
 /// `3.2 GiB of 6 GiB (53%), 1.5 GiB/s, 1.9 s left, 1.1 GiB on disk`.
 fn describe(now: &Snapshot) -> String {
+    let verb = match now.phase {
+        Phase::Copying => "",
+        Phase::Verifying => "verifying ",
+        Phase::Syncing => "syncing ",
+    };
     let mut text = match now.total {
         Some(total) if total > 0 => {
             let percent = u128::from(now.copied) * 100 / u128::from(total);
-            format!("{} of {} ({percent}%)", Bytes::new(now.copied), Bytes::new(total))
+            format!("{verb}{} of {} ({percent}%)", Bytes::new(now.copied), Bytes::new(total))
         }
-        _ => Bytes::new(now.copied).to_string(),
+        _ => format!("{verb}{}", Bytes::new(now.copied)),
     };
-    match now.phase {
-        Phase::Copying => {
-            if let Some(rate) = now.rate.filter(|rate| *rate >= 1.0) {
-                text.push_str(&format!(", {}/s", Bytes::new(rate as u64)));
-                if let Some(total) = now.total {
-                    let left = (total - now.copied) as f64 / rate;
-                    text.push_str(&format!(", {} left", clock(left)));
-                }
-            }
-        }
-        Phase::Verifying => text.push_str(", verifying"),
-        Phase::Syncing => text.push_str(", syncing"),
-    }
-    if let Some(durable) = now.durable {
-        text.push_str(&format!(", {} on disk", Bytes::new(durable)));
-    }
-    if now.phase != Phase::Copying {
+    if now.phase == Phase::Syncing {
         text.push_str(&format!(", {} so far", format::duration(now.elapsed)));
+    } else if let Some(rate) = now.rate.filter(|rate| *rate >= 1.0) {
+        text.push_str(&format!(", {}/s", Bytes::new(rate as u64)));
+        if let Some(total) = now.total {
+            text.push_str(&format!(", {} left", clock((total - now.copied) as f64 / rate)));
+        }
+    }
+    if let Some(durable) = now.durable.filter(|_| now.phase != Phase::Verifying) {
+        text.push_str(&format!(", {} on disk", Bytes::new(durable)));
     }
     text
 }
@@ -335,8 +337,10 @@ mod tests {
         let syncing = Snapshot { phase: Phase::Syncing, ..durable };
         assert_eq!(
             describe(&syncing),
-            "3 GiB of 6 GiB (50%), syncing, 1 GiB on disk, 2.00 s so far"
+            "syncing 3 GiB of 6 GiB (50%), 2.00 s so far, 1 GiB on disk"
         );
+        let verifying = Snapshot { phase: Phase::Verifying, ..syncing };
+        assert_eq!(describe(&verifying), "verifying 3 GiB of 6 GiB (50%), 1.5 GiB/s, 2 s left");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::sys::{self, Advice};
 /// Bytes read at once between pieces.
 const CHUNK: usize = 1 << 20;
 
-/// Compares the first `len` bytes of `target` with `sums`.
+/// Compares the first `len` bytes of `target` with `sums`, and counts them in `progress`.
 ///
 /// # Errors
 /// [`CopyError::Mismatch`] with the range that differs, a read error with its offset, and
@@ -85,7 +85,10 @@ impl Verification<'_> {
         self.buffer.resize((range.end - range.start) as usize, 0);
         let path = || self.target.path.to_owned();
         match self.file.read_exact_at(&mut self.buffer, range.start) {
-            Ok(()) if matches(&self.buffer) => Ok(()),
+            Ok(()) if matches(&self.buffer) => {
+                self.progress.add(range.end - range.start);
+                Ok(())
+            }
             Ok(()) => Err(CopyError::Mismatch { path: path(), range }),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(CopyError::Mismatch { path: path(), range })
