@@ -133,12 +133,13 @@ impl<'a> Copier<'a> {
         let settings = self.settings;
         self.refuse_streams(&target)?;
         let sums = settings.wishes.verify.then(Sums::default);
-        let (step, done, skipped) = self.run_engines(source, &target, sums.as_ref())?;
+        let (step, mut done, skipped) = self.run_engines(source, &target, sums.as_ref())?;
         if let Some(sums) = &sums {
             self.sync(&target, monitor)?; // by itself, so that the wait has its name
             monitor.enter(Phase::Verifying);
-            verify::verify(&target.side(), done.bytes, sums, &self.progress)
+            let from = verify::verify(&target.side(), done.bytes, sums, &self.progress)
                 .map_err(|error| FileError::copy(error, &target, done.bytes))?;
+            done.notes.push(from.to_string());
         }
         let lost = self.set_attributes(source, &target);
         if settings.fsync {

@@ -5,7 +5,7 @@
 //! - **resolve** and **probe**, asking the system: [`resolve`], [`source`](mod@source), [`target`]
 //!   (with [`staging`] and [`attributes`]), [`probe`], [`holes`].
 //! - **plan**, a pure function of the facts: [`plan`].
-//! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
+//! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`] (by [`reread`])
 //!   looks at what they did; [`file`](mod@file) takes one file through all of it.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
 //! - [`run`] is the whole.
@@ -25,6 +25,7 @@ pub mod progress;
 pub mod quote;
 pub mod report;
 pub mod request;
+pub mod reread;
 pub mod resolve;
 pub mod run;
 pub mod signals;

@@ -1,23 +1,21 @@
 //! `--verify`: the target is read again from the device and compared with what was written.
 //!
 //! The engines leave a checksum of every piece that they wrote. Here the target is made durable,
-//! its clean pages are dropped from the page cache, and it is opened anew and read from end to
-//! end: pieces must have their checksums, and what lies between them, the holes, must be zeros.
-//! (On a file system in memory there is no device, and memory is what is read.)
+//! opened anew and read from end to end ([`reread`](super::reread)): pieces must have their
+//! checksums, what lies between them, the holes, must be zeros, and a file must end where it
+//! should. (On a file system in memory there is no device, and memory is what is read.)
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 
-use super::engine::{CopyError, PieceSum, Progress, Side, Sums};
-use super::sys::{self, Advice};
+use super::engine::{CopyError, Kind, PieceSum, Progress, Side, Sums};
+use super::reread::{ReadFrom, Reread};
+use super::zeros;
 
 /// Bytes read at once between pieces.
 const CHUNK: usize = 1 << 20;
 
-/// Compares the first `len` bytes of `target` with `sums`, and counts them in `progress`.
+/// Compares the first `len` bytes of `target` with `sums`, counts them in `progress`, and says where they
+/// were read from.
 ///
 /// # Errors
 /// [`CopyError::Mismatch`] with the range that differs, a read error with its offset, and
@@ -27,28 +25,29 @@ pub fn verify(
     len: u64,
     sums: &Sums,
     progress: &Progress,
-) -> Result<(), CopyError> {
+) -> Result<ReadFrom, CopyError> {
     let cannot = |operation: &str, cause| CopyError::Operation {
         path: target.path.to_owned(),
         operation: operation.to_owned(),
         cause,
     };
-    target
-        .file
-        .sync_data()
-        .map_err(|cause| cannot("make durable what is to be verified", cause))?;
-    let fresh = File::open(format!("/proc/self/fd/{}", target.file.as_raw_fd()))
-        .map_err(|cause| cannot("open for verification", cause))?;
-    sys::advise(&fresh, Advice::DontNeed);
-    sys::advise(&fresh, Advice::Sequential);
-    Verification { target, file: &fresh, progress, buffer: Vec::new() }.run(len, &sums.sorted())
+    let reread = Reread::open(target.file, len)
+        .map_err(|cause| cannot("make durable and read what is to be verified", cause))?;
+    let from = reread.from();
+    Verification { target, reread, progress }.run(len, &sums.sorted())?;
+    if target.kind == Kind::Regular {
+        let found = target.file.metadata().map_err(|cause| cannot("stat", cause))?.len();
+        if found > len {
+            return Err(CopyError::Mismatch { path: target.path.to_owned(), range: len..found });
+        }
+    }
+    Ok(from)
 }
 
 struct Verification<'a> {
     target: &'a Side<'a>,
-    file: &'a File,
+    reread: Reread,
     progress: &'a Progress,
-    buffer: Vec<u8>,
 }
 
 impl Verification<'_> {
@@ -68,7 +67,7 @@ impl Verification<'_> {
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + CHUNK as u64);
-            self.compare(at..end, |bytes| bytes.iter().all(|&byte| byte == 0))?;
+            self.compare(at..end, zeros::is_zero)?;
             at = end;
         }
         Ok(())
@@ -82,17 +81,13 @@ impl Verification<'_> {
         if self.progress.is_cancelled() {
             return Err(CopyError::Cancelled);
         }
-        self.buffer.resize((range.end - range.start) as usize, 0);
         let path = || self.target.path.to_owned();
-        match self.file.read_exact_at(&mut self.buffer, range.start) {
-            Ok(()) if matches(&self.buffer) => {
+        match self.reread.read(range.clone()) {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start && matches(bytes) => {
                 self.progress.add(range.end - range.start);
                 Ok(())
             }
-            Ok(()) => Err(CopyError::Mismatch { path: path(), range }),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(CopyError::Mismatch { path: path(), range })
-            }
+            Ok(_) => Err(CopyError::Mismatch { path: path(), range }),
             Err(cause) => Err(CopyError::Read { path: path(), offset: range.start, cause }),
         }
     }
@@ -100,8 +95,8 @@ impl Verification<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine::Kind;
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     const LEN: u64 = 40_000;
 
@@ -118,7 +113,7 @@ mod tests {
         (file, sums)
     }
 
-    fn check(file: &tempfile::NamedTempFile, sums: &Sums) -> Result<(), CopyError> {
+    fn check(file: &tempfile::NamedTempFile, sums: &Sums) -> Result<ReadFrom, CopyError> {
         let side =
             Side { file: file.as_file(), path: file.path(), kind: Kind::Regular, len: Some(LEN) };
         verify(&side, LEN, sums, &Progress::default())
@@ -147,5 +142,15 @@ mod tests {
         let (file, sums) = written();
         file.as_file().set_len(25_000).unwrap();
         assert!(matches!(check(&file, &sums), Err(CopyError::Mismatch { .. })));
+    }
+
+    #[test]
+    fn a_tail_too_much_is_a_mismatch() {
+        let (file, sums) = written();
+        file.as_file().set_len(LEN + 1).unwrap();
+        match check(&file, &sums) {
+            Err(CopyError::Mismatch { range, .. }) => assert_eq!(range, LEN..LEN + 1),
+            other => panic!("{other:?}"),
+        }
     }
 }
