@@ -112,6 +112,8 @@ mod word;
 mod model;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use arena::{Arena, ArenaError, Extent};
 pub use clearing::Clearing;
