@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bookend_tools::copy::engine::{
-    CopyError, Engine, Job, Kind, Progress, Side, Sparse, Stop, Tuning,
+    CopyError, Engine, EngineName, Job, Kind, Progress, Side, Sparse, Stop, Tuning,
 };
 use bookend_tools::copy::{engines, holes};
 
@@ -34,18 +34,29 @@ fn copy(
     len: u64,
     tuning: Tuning,
 ) -> Result<Option<Copied>, CopyError> {
+    let progress = Progress::default();
+    copy_counted(engine, source, len, tuning, &progress)
+}
+
+/// The same, with the caller's `progress`.
+fn copy_counted(
+    engine: &dyn Engine,
+    source: &Path,
+    len: u64,
+    tuning: Tuning,
+    progress: &Progress,
+) -> Result<Option<Copied>, CopyError> {
     let target = source.with_file_name(format!("target-{}", engine.name()));
     let from = File::open(source).unwrap();
     let to = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&target);
     let to = to.unwrap();
     let data: Vec<Range<u64>> = holes::data_ranges(&from, len).unwrap();
-    let progress = Progress::default();
     let job = Job {
         source: Side { file: &from, path: source, kind: Kind::Regular, len: Some(len) },
         target: Side { file: &to, path: &target, kind: Kind::Regular, len: Some(0) },
         data: &data,
         tuning,
-        progress: &progress,
+        progress,
         sums: None,
     };
     match engine.copy(&job) {
@@ -167,6 +178,87 @@ fn notices_that_the_source_has_changed_its_length(directory: &tempfile::TempDir)
         match copy(*engine, &source, (3 << 20) - 8192, TUNING) {
             Err(CopyError::Grew { found, .. }) => assert_eq!(found, 3 << 20, "{name}"),
             other => panic!("{name}: {:?}", other.map(|_| "copied")),
+        }
+    }
+}
+
+#[test]
+fn every_engine_that_sees_the_bytes_makes_holes_of_zeros_when_told_to() {
+    directories().iter().for_each(makes_holes_of_zeros);
+}
+
+fn makes_holes_of_zeros(directory: &tempfile::TempDir) {
+    const MIB: usize = 1 << 20;
+    let source = directory.path().join("source");
+    let mut content = vec![0; 8 * MIB + 5];
+    content[3 * MIB..4 * MIB].copy_from_slice(&pattern(MIB));
+    content[8 * MIB + 4] = 1;
+    std::fs::write(&source, &content).unwrap();
+    for engine in engines::all() {
+        let name = engine.name();
+        let tuning = Tuning { sparse: Sparse::Always, ..TUNING };
+        let Some(copied) = copy(*engine, &source, content.len() as u64, tuning).unwrap() else {
+            continue;
+        };
+        assert!(copied.content == content, "{name}: differs");
+        // The data, the last page, and a few sectors of the file system's own.
+        assert!(copied.sectors * 512 <= 2 * MIB as u64, "{name}: {} sectors", copied.sectors);
+    }
+}
+
+#[test]
+fn every_engine_that_moves_bytes_stops_when_cancelled() {
+    directories().iter().for_each(stops_when_cancelled);
+}
+
+fn stops_when_cancelled(directory: &tempfile::TempDir) {
+    let source = directory.path().join("source");
+    std::fs::write(&source, pattern(16 << 20)).unwrap();
+    for engine in engines::all() {
+        let progress = Progress::default();
+        progress.cancel();
+        match copy_counted(*engine, &source, 16 << 20, TUNING, &progress) {
+            Err(CopyError::Cancelled) => assert!(progress.copied() < 16 << 20),
+            Ok(None) => {} // it has said why
+            // One call shares all blocks at once: there is no moment to stop at.
+            Ok(Some(_)) if engine.name() == EngineName::Reflink => {}
+            other => panic!("{}: {:?}", engine.name(), other.map(|_| "copied")),
+        }
+    }
+}
+
+#[test]
+fn a_source_cut_while_it_is_copied_is_an_error_and_no_signal() {
+    for directory in directories() {
+        let source = directory.path().join("source");
+        for engine in engines::all() {
+            std::fs::write(&source, pattern(16 << 20)).unwrap();
+            let progress = Progress::default();
+            // Slow enough that the cut comes in the middle, whatever the machine is doing.
+            let tuning = Tuning {
+                bwlimit: Some(64 << 20),
+                block_size: Some(1 << 20),
+                queue_depth: Some(2),
+                ..TUNING
+            };
+            let result = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while progress.copied() == 0 && !progress.is_cancelled() {
+                        std::thread::yield_now();
+                    }
+                    let file = OpenOptions::new().write(true).open(&source).unwrap();
+                    file.set_len(1).unwrap();
+                });
+                let result = copy_counted(*engine, &source, 16 << 20, tuning, &progress);
+                progress.cancel(); // so that nobody waits for an engine that does not run here
+                result
+            });
+            match result {
+                Ok(None) => {}
+                Ok(Some(_)) if engine.name() == EngineName::Reflink => {}
+                Err(CopyError::Shrank { found, .. }) => assert!(found < 16 << 20),
+                other => panic!("{}: {:?}", engine.name(), other.map(|_| "copied")),
+            }
         }
     }
 }
