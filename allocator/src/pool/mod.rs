@@ -181,6 +181,23 @@ impl<O: Os> Pool<O> {
                 let whole = page.iter().all(|b| self.rung(b) == Some(Rung::Gigantic));
                 assert!(whole, "{block:?}: a gigantic page is present in part");
             }
+            self.validate_mapping(block, rung);
+        }
+    }
+
+    /// Compares a present hugetlb block with the kernel's page tables. Ordinary pages are not
+    /// looked at: the kernel may split them, move them or swap them out at any time.
+    fn validate_mapping(&self, block: BlockId, rung: Rung) {
+        if !rung.is_hugetlb() {
+            return;
+        }
+        let (at, mut frame) = (self.address(block), [None]);
+        // Without privilege there is nothing to compare with.
+        if self.os().frames(at, PageSize::MIB2, &mut frame).is_ok() {
+            let frame = frame[0].unwrap_or_else(|| panic!("{block:?} is present without a page"));
+            let base = self.os().base_page_size();
+            let pages = PageSize::MIB2.bytes().get() >> base.shift();
+            assert_eq!(frame.get() % pages, 0, "{block:?} begins inside a page");
         }
     }
 

@@ -106,14 +106,13 @@ impl<O: Os> Pool<O> {
     fn rung_reports(&self) -> Vec<RungReport> {
         let base = self.os().base_page_size();
         let mut reports: Vec<RungReport> = Vec::new();
+        let mut nodes = vec![None; self.capacity().as_usize()];
+        if self.os().nodes(self.base(), PageSize::MIB2, &mut nodes).is_err() {
+            nodes.fill(None);
+        }
         for (block, rung) in self.pages() {
             // A block of base pages may lie on several nodes: it is counted by its first page.
-            let mut node = [None];
-            let at = self.address(block);
-            let node = match self.os().nodes(at, PageSize::MIB2, &mut node) {
-                Ok(()) => node[0],
-                Err(_) => None,
-            };
+            let node = nodes[block.as_usize()];
             let pages = match rung {
                 Rung::Base => 1 << (PageSize::MIB2.shift() - base.shift()),
                 _ => 1,

@@ -29,6 +29,9 @@ struct Options {
     /// Threads to compare with one [default: one a processor]
     #[arg(long)]
     threads: Option<usize>,
+    /// Only the rows that change nothing on the machine and need no privilege
+    #[arg(long)]
+    transparent: bool,
 }
 
 fn built(
@@ -124,8 +127,11 @@ fn order(options: &Options, threads: usize) -> Result<(), Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let processors = options.threads.unwrap_or_else(|| Linux.processors());
-    let lock = MachineLock::take();
     println!("{} in pools, {} rounds", options.size, options.runs);
+    if options.transparent {
+        return threads(&options, Rung::Transparent, processors);
+    }
+    let lock = MachineLock::take();
     threads(&options, Rung::Transparent, processors)?;
     let wanted = (options.size.get() + options.size.get() / 4).div_ceil(PAGE);
     match HugePages::reserve(&lock, PAGE, None, wanted) {
