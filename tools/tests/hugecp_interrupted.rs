@@ -34,9 +34,21 @@ fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
 }
 
+/// Whether this process, and so what it starts, ignores a signal.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    u64::from_str_radix(mask, 16).unwrap() >> (signal as i32 - 1) & 1 == 1
+}
+
 #[test]
 fn a_signal_removes_the_copy_and_shows_in_the_status() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        if is_ignored(signal) {
+            // As under nohup: hugecp inherits that, and keeps to it.
+            println!("skipped: {signal} is ignored where the tests run");
+            continue;
+        }
         let dir = Dir::new();
         dir.file("a", bytes(LEN));
         dir.file("b", "old");
