@@ -9,7 +9,8 @@
 //! 2. [`os`]: the one place that makes system calls, behind a trait.
 //! 3. [`pool`]: what memory we hold, page size by page size, proven present.
 //! 4. [`placement`]: where in a pool things go.
-//! 5. [`scatter`]: a range of a pool as the fewest physically contiguous entries.
+//! 5. [`heap`]: small and large objects; the global allocator.
+//! 6. [`scatter`]: a range of a pool as the fewest physically contiguous entries.
 //!
 //! `DESIGN.md` beside this crate tells the whole story.
 #![deny(missing_docs)]
@@ -17,8 +18,11 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to reserve them in");
 
+pub mod heap;
 pub mod os;
 pub mod placement;
 pub mod pool;
 pub mod scatter;
 pub mod units;
+
+pub use heap::Bookend;

@@ -86,6 +86,7 @@ impl Os for Linux {
         let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let (protection, flags, fd, offset) = match backing {
             Backing::Reserved => (libc::PROT_NONE, private, -1, 0),
+            Backing::Zeros => (libc::PROT_READ, private, -1, 0),
             Backing::Anonymous => (access, private, -1, 0),
             Backing::Huge(page) => {
                 let huge = libc::MAP_HUGETLB | huge_size_flag(page) as c_int;
@@ -113,6 +114,36 @@ impl Os for Linux {
     unsafe fn unmap(&self, at: NonNull<u8>, len: Bytes) -> Result<(), Errno> {
         // SAFETY: the caller owns the range and nothing refers to it.
         check(unsafe { libc::munmap(at.as_ptr().cast(), len.as_usize()) }).map(drop)
+    }
+
+    unsafe fn move_pages(
+        &self,
+        from: NonNull<u8>,
+        len: Bytes,
+        to: NonNull<u8>,
+    ) -> Result<(), Errno> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        let (from, to, len) = (from.as_ptr(), to.as_ptr(), len.as_usize());
+        // SAFETY: the caller owns both ranges.
+        let moved = unsafe { libc::mremap(from.cast(), len, len, flags, to) };
+        if moved == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+    }
+
+    fn address_space_limit(&self) -> Option<Bytes> {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: 0 };
+        // SAFETY: the call writes one `rlimit`.
+        let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } != 0;
+        let none = failed || limit.rlim_cur == libc::RLIM_INFINITY;
+        (!none).then(|| Bytes::new(limit.rlim_cur))
+    }
+
+    fn memory(&self) -> Bytes {
+        // SAFETY: zeros are a value of it, and the call fills it.
+        let mut info: libc::sysinfo = unsafe { core::mem::zeroed() };
+        // SAFETY: as above.
+        let failed = unsafe { libc::sysinfo(&mut info) } != 0;
+        let bytes = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        Bytes::new(if failed { 1 << 34 } else { bytes })
     }
 
     unsafe fn advise(&self, at: NonNull<u8>, len: Bytes, advice: Advice) -> Result<(), Errno> {

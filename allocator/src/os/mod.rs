@@ -20,7 +20,7 @@ pub mod fake;
 mod linux;
 pub mod system_info;
 
-pub use array::Array;
+pub use array::{Array, Zeroed};
 pub use linux::Linux;
 pub use system_info::SystemInfo;
 
@@ -82,6 +82,8 @@ impl From<Errno> for std::io::Error {
 pub enum Backing<'a> {
     /// Address space only: no access, no memory, not counted against overcommit.
     Reserved,
+    /// Private pages that read as zeros and cannot be written.
+    Zeros,
     /// Private base pages, zeroed when touched; not counted against overcommit.
     Anonymous,
     /// Private hugetlb pages of that size, taken from the machine's pool when populated (none are
@@ -138,6 +140,34 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// The caller owns the range and nothing refers to it any more.
     unsafe fn unmap(&self, at: NonNull<u8>, len: Bytes) -> Result<(), Errno>;
+
+    /// Moves the pages of a private anonymous range to another one (`MREMAP_DONTUNMAP`, Linux 5.7):
+    /// no byte is copied. What was there is lost; the old range stays mapped and reads as zeros.
+    ///
+    /// # Safety
+    /// The caller owns both ranges, which do not overlap, and nothing refers to either's content.
+    ///
+    /// # Errors
+    /// `ENOSYS` or [`Errno::INVAL`] where the kernel has no such call: nothing has moved then.
+    unsafe fn move_pages(
+        &self,
+        from: NonNull<u8>,
+        len: Bytes,
+        to: NonNull<u8>,
+    ) -> Result<(), Errno> {
+        let _ = (from, len, to);
+        Err(Errno::new(libc::ENOSYS))
+    }
+
+    /// How much address space this process may have (`RLIMIT_AS`); `None` without a limit.
+    fn address_space_limit(&self) -> Option<Bytes> {
+        None
+    }
+
+    /// How much memory the machine has.
+    fn memory(&self) -> Bytes {
+        Bytes::gib(16)
+    }
 
     /// Gives advice on a range.
     ///

@@ -106,7 +106,7 @@ mod placement;
 mod query;
 mod table;
 mod validate;
-mod word;
+pub(crate) mod word;
 
 #[cfg(test)]
 mod model;

@@ -22,7 +22,7 @@ const fn filled(heads: u64, free: u64) -> u64 {
 }
 
 /// The positions from which on `k` bits of `bits` are set without a gap.
-const fn starts(mut bits: u64, k: u32) -> u64 {
+pub(crate) const fn starts(mut bits: u64, k: u32) -> u64 {
     if k > BLOCKS {
         return 0;
     }
@@ -36,7 +36,7 @@ const fn starts(mut bits: u64, k: u32) -> u64 {
 }
 
 /// Length of the longest gapless sequence of set bits.
-const fn longest(bits: u64) -> u32 {
+pub(crate) const fn longest(bits: u64) -> u32 {
     // Doubling: `of[i]` has the positions from which on 2^i bits are set.
     let mut of = [bits; SHIFT as usize + 1];
     let mut i = 0;

@@ -17,6 +17,11 @@ pub enum Populate {
     Now,
     /// Block by block, by [`Pool::populate`].
     OnDemand,
+    /// Block by block, by [`Pool::open`]: ordinary pages come when they are touched, hugetlb pages
+    /// (2 MiB at most, private) are proven present as always. Nothing is mapped before, so that the
+    /// span may be far larger than the machine's memory, under strict overcommit and `mlockall`
+    /// too. Child processes get all of it.
+    OnTouch,
 }
 
 /// In what order the frames of hugetlb pages come to stand.
@@ -146,7 +151,8 @@ impl<O: Os> PoolBuilder<O> {
     fn map(&self, blocks: Blocks) -> Result<Pool<O>, PoolError> {
         let len = blocks.bytes();
         let reserve = |cause| PoolError::Reserve { len, cause };
-        let gigantic = if self.ladder.permits(Rung::Gigantic) {
+        let on_touch = self.populate == Populate::OnTouch;
+        let gigantic = if self.ladder.permits(Rung::Gigantic) && !on_touch {
             Blocks::new(blocks.get() / GIGANTIC.get() * GIGANTIC.get())
         } else {
             Blocks::ZERO
@@ -156,7 +162,8 @@ impl<O: Os> PoolBuilder<O> {
             gigantic,
             node: self.node,
             no_transparent: !self.ladder.permits(Rung::Transparent),
-            shareable: self.shareable,
+            shareable: self.shareable && !on_touch,
+            inherited: on_touch,
         };
         let mut pool = Pool {
             span: Span::reserve(self.os.clone(), layout)?,
@@ -169,6 +176,9 @@ impl<O: Os> PoolBuilder<O> {
             backoff: Backoff::default(),
             ordered: None,
         };
+        if on_touch {
+            return Ok(pool);
+        }
         let low = BlockRange::new(BlockId::new(0), blocks - gigantic);
         if !low.is_empty() {
             pool.low_kind = pool.map_zone(low, &self.zone_rungs(Rung::Huge))?;
@@ -188,7 +198,7 @@ impl<O: Os> PoolBuilder<O> {
     }
 
     fn fill(self, mut pool: Pool<O>) -> Result<Pool<O>, PoolError> {
-        if self.populate == Populate::OnDemand {
+        if self.populate != Populate::Now {
             return Ok(pool);
         }
         let threads = self.threads.unwrap_or_else(|| self.os.processors());

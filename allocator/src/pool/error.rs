@@ -86,6 +86,13 @@ pub enum PoolError {
         /// What the system said.
         cause: Errno,
     },
+    /// Pages could not be moved.
+    Move {
+        /// The block.
+        block: BlockId,
+        /// What the system said.
+        cause: Errno,
+    },
     /// Frame numbers could not be read.
     Frames {
         /// What the system said; [`Errno::PERM`] means that CAP_SYS_ADMIN is missing.
@@ -143,6 +150,9 @@ impl fmt::Display for PoolError {
             Self::Release { block, cause } => {
                 write!(f, "cannot give back the pages of block {}: {cause}", block.get())
             }
+            Self::Move { block, cause } => {
+                write!(f, "cannot move the pages of block {}: {cause}", block.get())
+            }
             Self::Frames { cause: Errno::PERM } => {
                 f.write_str("cannot read frame numbers: CAP_SYS_ADMIN is missing")
             }
@@ -159,6 +169,7 @@ impl std::error::Error for PoolError {
             | Self::Map { cause, .. }
             | Self::NoMemory { cause, .. }
             | Self::Release { cause, .. }
+            | Self::Move { cause, .. }
             | Self::Frames { cause } => Some(cause),
             _ => None,
         }

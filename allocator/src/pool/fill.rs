@@ -160,7 +160,12 @@ impl<O: Os> Pool<O> {
     }
 
     /// All of a run of hugetlb pages, or nothing.
-    fn fill_hugetlb(&self, run: BlockRange, owner: Owner, kind: Kind) -> Result<(), Errno> {
+    pub(super) fn fill_hugetlb(
+        &self,
+        run: BlockRange,
+        owner: Owner,
+        kind: Kind,
+    ) -> Result<(), Errno> {
         if let Err(why) = self.advise(run, Advice::PopulateWrite) {
             // SAFETY: the operation owns the run, and nothing has been put into it. Pages that
             // cannot be given back are given back with the blocks, at the latest with the pool.

@@ -25,6 +25,7 @@ mod error;
 mod fake_tests;
 mod fill;
 mod frame_order;
+mod open;
 mod ordinary;
 mod pin;
 mod populate;

@@ -19,13 +19,16 @@ pub(super) const GIGANTIC: Blocks = Blocks::new(1 << (30 - crate::units::BLOCK_S
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Kind {
-    Ordinary = 0,
-    Huge = 1,
-    Gigantic = 2,
+    /// Reserved address space: a block of a pool [on touch](super::Populate::OnTouch) that has
+    /// never been opened.
+    Nothing = 0,
+    Ordinary = 1,
+    Huge = 2,
+    Gigantic = 3,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Ordinary, Self::Huge, Self::Gigantic];
+    pub(super) const ALL: [Self; 4] = [Self::Nothing, Self::Ordinary, Self::Huge, Self::Gigantic];
 
     pub(super) const fn of(rung: Rung) -> Self {
         match rung {
@@ -37,7 +40,7 @@ impl Kind {
 
     pub(super) const fn rung(self) -> Rung {
         match self {
-            Self::Ordinary => Rung::Base,
+            Self::Nothing | Self::Ordinary => Rung::Base,
             Self::Huge => Rung::Huge,
             Self::Gigantic => Rung::Gigantic,
         }
@@ -45,7 +48,7 @@ impl Kind {
 
     pub(super) const fn hugetlb(self) -> Option<PageSize> {
         match self {
-            Self::Ordinary => None,
+            Self::Nothing | Self::Ordinary => None,
             Self::Huge => Some(PageSize::MIB2),
             Self::Gigantic => Some(PageSize::GIB1),
         }
@@ -83,6 +86,7 @@ pub(super) struct Span<O: Os> {
     no_transparent: bool,
     files: Files,
     shareable: bool,
+    inherited: bool,
 }
 
 // SAFETY: the span owns its address space; its methods only make system calls on ranges that the
@@ -100,6 +104,8 @@ pub(super) struct SpanLayout {
     pub(super) node: Option<Node>,
     pub(super) no_transparent: bool,
     pub(super) shareable: bool,
+    /// Whether child processes get private hugetlb pages too.
+    pub(super) inherited: bool,
 }
 
 impl<O: Os> Span<O> {
@@ -134,6 +140,7 @@ impl<O: Os> Span<O> {
             no_transparent: layout.no_transparent,
             files: Files::default(),
             shareable: layout.shareable,
+            inherited: layout.inherited,
         })
     }
 
@@ -216,7 +223,7 @@ impl<O: Os> Span<O> {
             // SAFETY: as above.
             let _ = unsafe { self.os.advise(at, len, Advice::NoHugePage) };
         }
-        if kind != Kind::Ordinary && !self.shareable {
+        if kind != Kind::Ordinary && !self.shareable && !self.inherited {
             // A child that copies a private hugetlb page on write takes another page from the
             // machine's pool, or dies of SIGBUS where there is none: it does not get them.
             // SAFETY: as above.

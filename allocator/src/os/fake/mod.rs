@@ -337,7 +337,8 @@ impl Memory {
     fn what(&self, backing: &Backing<'_>) -> Result<What, Errno> {
         Ok(match *backing {
             Backing::Reserved => What::Reserved,
-            Backing::Anonymous => What::Anonymous,
+            // What is never written needs no page.
+            Backing::Zeros | Backing::Anonymous => What::Anonymous,
             Backing::Huge(page) if self.pools.contains_key(&page) => What::Huge(page),
             Backing::Huge(_) => return Err(Errno::INVAL),
             Backing::File(file, offset) => {

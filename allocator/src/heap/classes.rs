@@ -1,0 +1,242 @@
+//! Size classes, and the shape of their slabs.
+//!
+//! Up to 128 bytes a class every 16, because that is what objects must be aligned to; from there on
+//! eight classes a doubling, so that rounding up wastes at most a ninth. A slab is a run of slices
+//! cut into objects of one class; it has as few slices as leave little of them unused.
+
+use crate::units::{BLOCK_BYTES, BLOCK_SHIFT};
+
+/// Binary logarithm of [`SLICE_BYTES`].
+pub(super) const SLICE_SHIFT: u32 = 15;
+/// What a block is cut into: 64 slices, so that a block's free slices are one word.
+pub(super) const SLICE_BYTES: usize = 1 << SLICE_SHIFT;
+/// Slices of a block.
+pub(super) const SLICES: u32 = 1 << (BLOCK_SHIFT - SLICE_SHIFT);
+const _: () = assert!(SLICES == u64::BITS && SLICE_BYTES * SLICES as usize == BLOCK_BYTES);
+
+/// Least alignment and least size of an object: what `max_align_t` needs on 64-bit machines.
+pub(super) const ALIGN_MIN: usize = 16;
+/// The largest object of a slab.
+pub(super) const SLAB_OBJECT_MAX: usize = 256 << 10;
+/// The longest allocation made of slices; longer ones are whole blocks.
+pub(super) const SLICE_RUN_MAX: usize = BLOCK_BYTES / 2;
+
+/// Linear classes, and how many there are in each doubling above.
+const LINEAR: usize = 8;
+const STEPS: usize = 8;
+/// How many classes there are.
+pub(super) const CLASSES: usize =
+    LINEAR + STEPS * (SLAB_OBJECT_MAX.ilog2() - (LINEAR * ALIGN_MIN).ilog2()) as usize;
+const _: () = assert!(CLASSES == 96 && Class(CLASSES as u8 - 1).size() == SLAB_OBJECT_MAX);
+
+/// The most slices of a slab.
+pub(super) const SLAB_SLICES_MAX: u32 = 16;
+/// The most objects of a slab.
+pub(super) const OBJECTS_MAX: usize = SLICE_BYTES / ALIGN_MIN;
+
+/// A size class, by number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Class(pub(super) u8);
+
+impl Class {
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The smallest class of objects of at least `size` bytes, which is at most
+    /// [`SLAB_OBJECT_MAX`].
+    #[inline(always)]
+    pub const fn of(size: usize) -> Self {
+        if size <= TABLE_MAX { Self(TABLE[size.div_ceil(ALIGN_MIN)]) } else { Self::computed(size) }
+    }
+
+    const fn computed(size: usize) -> Self {
+        if size <= LINEAR * ALIGN_MIN {
+            return Self(size.saturating_sub(1).div_euclid(ALIGN_MIN) as u8);
+        }
+        let last = size - 1;
+        let doubling = last.ilog2();
+        let step = (last >> (doubling - 3)) & (STEPS - 1);
+        Self((LINEAR + (doubling as usize - 7) * STEPS + step) as u8)
+    }
+
+    /// Bytes of its objects.
+    pub const fn size(self) -> usize {
+        let class = self.0 as usize;
+        if class < LINEAR {
+            (class + 1) * ALIGN_MIN
+        } else {
+            let (doubling, step) = ((class - LINEAR) / STEPS, (class - LINEAR) % STEPS);
+            (STEPS + step + 1) << (4 + doubling)
+        }
+    }
+
+    /// The smallest class whose objects are all aligned to `align` and at least `size` long; `None`
+    /// where no slab has such. A slab begins on a slice, so an object is aligned where its class's
+    /// size is a multiple of the alignment.
+    pub fn aligned(size: usize, align: usize) -> Option<Self> {
+        if align > SLICE_BYTES || size > SLAB_OBJECT_MAX {
+            return None;
+        }
+        let first = Self::of(size.max(align).next_multiple_of(align));
+        (first.0..CLASSES as u8).map(Self).find(|class| class.size().is_multiple_of(align))
+    }
+
+    /// As [`Class::shape`], while compiling.
+    pub const fn shape_const(self) -> Shape {
+        Shape::new(self)
+    }
+
+    #[inline(always)]
+    pub fn shape(self) -> &'static Shape {
+        &SHAPES[self.index()]
+    }
+}
+
+/// How the slabs of a class are cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Bytes of an object.
+    pub size: u32,
+    /// Slices of a slab.
+    pub slices: u32,
+    /// Objects of a slab.
+    pub objects: u32,
+    /// How many objects a thread keeps at most outside their slabs.
+    pub kept: u32,
+    /// 2^44 / size, rounded up.
+    reciprocal: u64,
+}
+
+impl Shape {
+    /// The object that `offset` bytes into a slab lie in, and how far.
+    #[inline]
+    pub fn locate(&self, offset: usize) -> (u32, usize) {
+        // Exact: with r = (2^44 + e) / size and e < size, the product is off by offset * e / 2^44
+        // of an object, which is less than 1 / size as offset < 2^19 and e < 2^18.
+        let object = (offset as u64 * self.reciprocal) >> 44;
+        (object as u32, offset - object as usize * self.size as usize)
+    }
+
+    const fn new(class: Class) -> Self {
+        let size = class.size();
+        let slices = slices_for(size);
+        let kept = KEPT_BYTES / size;
+        let kept = if kept > KEPT_MAX {
+            KEPT_MAX
+        } else if kept < KEPT_MIN {
+            KEPT_MIN
+        } else {
+            kept
+        };
+        Self {
+            size: size as u32,
+            slices,
+            objects: (slices as usize * SLICE_BYTES / size) as u32,
+            kept: kept as u32,
+            reciprocal: (1u64 << 44).div_ceil(size as u64),
+        }
+    }
+}
+
+const _: () = assert!(SLAB_SLICES_MAX as usize * SLICE_BYTES <= 1 << 19);
+
+/// A thread keeps about this much of a class, within these counts of objects.
+const KEPT_BYTES: usize = 32 << 10;
+const KEPT_MAX: usize = 128;
+const KEPT_MIN: usize = 2;
+
+/// The fewest slices of which at most a 32nd stays unused, with at least 8 objects up to a
+/// slice and with one above.
+const fn slices_for(size: usize) -> u32 {
+    let objects_min = if size <= SLICE_BYTES { 8 } else { 1 };
+    let mut slices = 1;
+    while slices < SLAB_SLICES_MAX {
+        let len = slices as usize * SLICE_BYTES;
+        if len / size >= objects_min && (len % size) * 32 <= len {
+            break;
+        }
+        slices += 1;
+    }
+    slices
+}
+
+static SHAPES: [Shape; CLASSES] = {
+    let mut shapes = [Shape::new(Class(0)); CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        shapes[class] = Shape::new(Class(class as u8));
+        class += 1;
+    }
+    shapes
+};
+
+/// Sizes up to this are looked up.
+const TABLE_MAX: usize = 1024;
+static TABLE: [u8; TABLE_MAX / ALIGN_MIN + 1] = {
+    let mut table = [0; TABLE_MAX / ALIGN_MIN + 1];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = Class::computed(at * ALIGN_MIN).0;
+        at += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_gets_the_smallest_class_that_holds_it() {
+        for size in 0..=SLAB_OBJECT_MAX {
+            let class = Class::of(size);
+            assert!(class.size() >= size, "{size}");
+            assert!(class.0 == 0 || Class(class.0 - 1).size() < size, "{size}");
+        }
+    }
+
+    #[test]
+    fn rounding_up_wastes_at_most_an_eighth_above_the_linear_classes() {
+        for size in 129..=SLAB_OBJECT_MAX {
+            let class = Class::of(size).size();
+            assert!((class - size) * 8 <= class, "{size} in {class}");
+        }
+    }
+
+    #[test]
+    fn slabs_leave_little_unused() {
+        for class in (0..CLASSES as u8).map(Class) {
+            let shape = class.shape();
+            let len = shape.slices as usize * SLICE_BYTES;
+            let unused = len - shape.objects as usize * class.size();
+            assert!(unused * 16 <= len, "{class:?}: {unused} of {len}, {shape:?}");
+            assert!(shape.objects >= 1 && shape.objects as usize <= OBJECTS_MAX);
+        }
+    }
+
+    #[test]
+    fn objects_are_found_from_any_byte_of_theirs() {
+        for class in (0..CLASSES as u8).map(Class) {
+            let shape = class.shape();
+            let len = shape.slices as usize * SLICE_BYTES;
+            let step = if class.size() < 1024 { 1 } else { 61 };
+            for offset in (0..len).step_by(step).chain(len - 1..len) {
+                let found = (offset / class.size()) as u32;
+                assert_eq!(shape.locate(offset), (found, offset % class.size()));
+            }
+        }
+    }
+
+    #[test]
+    fn aligned_classes_are_multiples_of_their_alignment() {
+        for shift in 4..=SLICE_SHIFT {
+            for size in [1, 17, 100, 1000, 5000, 40_000, SLAB_OBJECT_MAX] {
+                let class = Class::aligned(size, 1 << shift).unwrap();
+                assert!(class.size() >= size && class.size().is_multiple_of(1 << shift));
+            }
+        }
+        assert_eq!(Class::aligned(1, 2 * SLICE_BYTES), None);
+        assert_eq!(Class::aligned(SLAB_OBJECT_MAX + 1, 16), None);
+    }
+}

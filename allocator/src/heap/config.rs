@@ -1,0 +1,231 @@
+//! How a heap is set up, and where a process says so.
+
+use std::ffi::CStr;
+
+use crate::units::{Blocks, Bytes};
+
+/// Whether a heap takes the machine's hugetlb pages. Somebody reserved those, so not unless told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hugetlb {
+    /// Never.
+    Never,
+    /// As long as there are some; ordinary memory afterwards.
+    Allow,
+    /// Nothing else: an allocation that gets none fails.
+    Require,
+}
+
+/// What a heap is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Whether it takes hugetlb pages.
+    pub hugetlb: Hugetlb,
+    /// How many blocks of them at most.
+    pub hugetlb_limit: Blocks,
+    /// Up to this size a heap stands on base pages, so that a small program stays small.
+    pub base_blocks: Blocks,
+    /// How long a free block keeps its memory, in milliseconds.
+    pub delay_ms: u32,
+    /// Whether expensive checks are made: every free is looked up in its slab at once, and freed
+    /// objects are handed out again as late as possible.
+    pub secure: bool,
+    /// What to print when the program ends.
+    pub report: Report,
+}
+
+/// What to print when the program ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Nothing.
+    None,
+    /// A table for people.
+    Text,
+    /// One object.
+    Json,
+}
+
+impl Config {
+    /// What a heap does that nobody has told anything.
+    pub const DEFAULT: Self = Self {
+        hugetlb: Hugetlb::Never,
+        hugetlb_limit: Blocks::new(u32::MAX),
+        base_blocks: Blocks::new(8),
+        delay_ms: 500,
+        secure: false,
+        report: Report::None,
+    };
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A variable of the environment that a heap reads: its name, its values, and what they do.
+pub(super) struct Variable {
+    pub name: &'static CStr,
+    pub values: &'static str,
+    pub effect: &'static str,
+    read: fn(&mut Config, &[u8]) -> bool,
+}
+
+/// Every variable. `BOOKEND_HELP=1` prints this table.
+pub(super) const VARIABLES: [Variable; 6] = [
+    Variable {
+        name: c"BOOKEND_HUGETLB",
+        values: "never|allow|require",
+        effect: "take the machine's reserved huge pages: never (default), while there are some, or nothing else",
+        read: |config, value| match value {
+            b"never" => set(&mut config.hugetlb, Hugetlb::Never),
+            b"allow" => set(&mut config.hugetlb, Hugetlb::Allow),
+            b"require" => set(&mut config.hugetlb, Hugetlb::Require),
+            _ => false,
+        },
+    },
+    Variable {
+        name: c"BOOKEND_HUGETLB_LIMIT",
+        values: "SIZE",
+        effect: "at most this much of them, as 512M or 2G",
+        read: |config, value| {
+            let blocks = size(value).and_then(Blocks::holding);
+            blocks.is_some_and(|blocks| set(&mut config.hugetlb_limit, blocks))
+        },
+    },
+    Variable {
+        name: c"BOOKEND_SMALL",
+        values: "SIZE",
+        effect: "stay on base pages up to this size of the heap (default 16M); 0 for huge pages from the first",
+        read: |config, value| {
+            let blocks = size(value).and_then(Blocks::holding);
+            blocks.is_some_and(|blocks| set(&mut config.base_blocks, blocks))
+        },
+    },
+    Variable {
+        name: c"BOOKEND_RETURN_DELAY",
+        values: "MILLISECONDS",
+        effect: "give free blocks back to the system after this time (default 500)",
+        read: |config, value| {
+            let delay = number(value).and_then(|delay| u32::try_from(delay).ok());
+            delay.is_some_and(|delay| set(&mut config.delay_ms, delay.min(i32::MAX as u32)))
+        },
+    },
+    Variable {
+        name: c"BOOKEND_SECURE",
+        values: "0|1",
+        effect: "look every free up at once, guard large objects, and hand freed objects out late",
+        read: |config, value| match value {
+            b"0" => set(&mut config.secure, false),
+            b"1" => set(&mut config.secure, true),
+            _ => false,
+        },
+    },
+    Variable {
+        name: c"BOOKEND_STATS",
+        values: "1|json",
+        effect: "print what the heap did to standard error when the program ends",
+        read: |config, value| match value {
+            b"0" => set(&mut config.report, Report::None),
+            b"1" => set(&mut config.report, Report::Text),
+            b"json" => set(&mut config.report, Report::Json),
+            _ => false,
+        },
+    },
+];
+
+fn set<T>(place: &mut T, value: T) -> bool {
+    *place = value;
+    true
+}
+
+impl Config {
+    /// The default, changed by the variables that `get` finds. Calls `refuse` with each that has a
+    /// value it cannot have, and leaves that one alone.
+    pub(super) fn read<'a>(
+        get: impl Fn(&CStr) -> Option<&'a CStr>,
+        mut refuse: impl FnMut(&Variable, &CStr),
+    ) -> Self {
+        let mut config = Self::DEFAULT;
+        for variable in &VARIABLES {
+            if let Some(value) = get(variable.name)
+                && !(variable.read)(&mut config, value.to_bytes())
+            {
+                refuse(variable, value);
+            }
+        }
+        config
+    }
+}
+
+/// A whole number.
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, &digit| {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// A whole number of bytes, or of K, M, G or T (powers of 1,024).
+fn size(text: &[u8]) -> Option<Bytes> {
+    let (digits, shift) = match text.split_last()? {
+        (b'K' | b'k', digits) => (digits, 10),
+        (b'M' | b'm', digits) => (digits, 20),
+        (b'G' | b'g', digits) => (digits, 30),
+        (b'T' | b't', digits) => (digits, 40),
+        _ => (text, 0),
+    };
+    number(digits)?.checked_mul(1 << shift).map(Bytes::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&CStr, &'static CStr)]) -> (Config, Vec<&'static CStr>) {
+        let get = |name: &CStr| variables.iter().find(|v| v.0 == name).map(|v| v.1);
+        let mut refused = Vec::new();
+        let config = Config::read(get, |variable, _| refused.push(variable.name));
+        (config, refused)
+    }
+
+    #[test]
+    fn variables_change_what_they_name() {
+        let (config, refused) = read(&[
+            (c"BOOKEND_HUGETLB", c"allow"),
+            (c"BOOKEND_HUGETLB_LIMIT", c"3G"),
+            (c"BOOKEND_SMALL", c"0"),
+            (c"BOOKEND_RETURN_DELAY", c"20"),
+            (c"BOOKEND_SECURE", c"1"),
+            (c"BOOKEND_STATS", c"json"),
+        ]);
+        assert!(refused.is_empty());
+        assert_eq!(config.hugetlb, Hugetlb::Allow);
+        assert_eq!(config.hugetlb_limit, Blocks::new(1536));
+        assert_eq!(config.base_blocks, Blocks::ZERO);
+        assert_eq!((config.delay_ms, config.secure, config.report), (20, true, Report::Json));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
+        let (config, refused) = read(&[
+            (c"BOOKEND_HUGETLB", c"yes"),
+            (c"BOOKEND_HUGETLB_LIMIT", c"99999999999T"),
+            (c"BOOKEND_RETURN_DELAY", c""),
+            (c"BOOKEND_SECURE", c"on"),
+        ]);
+        assert_eq!(
+            refused,
+            [
+                c"BOOKEND_HUGETLB",
+                c"BOOKEND_HUGETLB_LIMIT",
+                c"BOOKEND_RETURN_DELAY",
+                c"BOOKEND_SECURE"
+            ]
+        );
+        assert_eq!(config.hugetlb, Hugetlb::Never);
+        assert_eq!(config.delay_ms, Config::DEFAULT.delay_ms);
+    }
+}

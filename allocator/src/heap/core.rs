@@ -1,0 +1,616 @@
+//! What all threads of a heap share: its blocks and slices, behind one lock, and the tables and the
+//! list of threads' heaps, which are read without.
+//!
+//! A thread comes here for a slab, which is 32 KiB of objects or more, or for an allocation longer
+//! than those; so the lock is taken seldom.
+#![allow(unsafe_code)] // tables that are shared
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::classes::{Class, SLICE_BYTES, SLICE_RUN_MAX, SLICES};
+use super::config::Config;
+use super::fatal::{Fault, die};
+use super::filler::{Filler, Slices};
+use super::local::{self, Local};
+use super::lock::Lock;
+use super::record::{SliceRef, State};
+use super::remote::{self, Freed};
+use super::stats::Stats;
+use super::supply::{NoSupply, Supply};
+use super::tables::{Entry, OWNERS_MAX, Owner, Tables, View};
+use crate::os::{Array, Backing, Errno, Os};
+use crate::placement::Class as Place;
+use crate::units::{BLOCK_BYTES, BlockId, BlockRange, Blocks, Bytes};
+
+/// The smallest span worth a heap.
+const SPAN_MIN: Bytes = Bytes::mib(16);
+/// The largest: a heap's tables are a 50th of it, in address space.
+const SPAN_MAX: Bytes = Bytes::gib(32 << 10);
+/// How many times the machine's memory: programs reserve what they never touch.
+const SPAN_TIMES: u64 = 16;
+
+const NEW: u32 = 0;
+const READY: u32 = 1;
+const FAILED: u32 = 2;
+
+/// A heap: slabs, runs of slices and huge extents in a span of address space of its own.
+#[derive(Debug)]
+pub(super) struct Heap<O: Os> {
+    stage: AtomicU32,
+    shared: UnsafeCell<MaybeUninit<Shared>>,
+    pub central: Lock<Option<Central<O>>>,
+}
+
+/// What is read without the lock, and never changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared {
+    pub view: View,
+    /// Addresses of the threads' heaps, by owner.
+    locals: NonNull<AtomicU64>,
+    pub config: Config,
+}
+
+// SAFETY: `shared` is written once, before `stage` says so; the rest is behind the lock.
+unsafe impl<O: Os> Sync for Heap<O> {}
+// SAFETY: it owns what it refers to.
+unsafe impl<O: Os> Send for Heap<O> {}
+
+/// What is behind the lock.
+#[derive(Debug)]
+pub(super) struct Central<O: Os> {
+    os: O,
+    pub supply: Supply<O>,
+    pub filler: Filler<O>,
+    tables: Tables<O>,
+    locals: Array<AtomicU64, O>,
+    /// Owners so far.
+    owners: u32,
+    /// The first of the threads' heaps that wait for another thread; 0: none.
+    retired: u32,
+    active: u32,
+    /// A wholly free block that the filler keeps, so that one slab coming and going does not take
+    /// and give back a block each time.
+    spare: Option<BlockId>,
+    pub slab_slices: u64,
+    pub run_slices: u64,
+    pub huge_blocks: u64,
+    failures: u64,
+}
+
+impl<O: Os> Heap<O> {
+    /// A heap that reserves its span when it is first used.
+    pub const fn new() -> Self {
+        Self {
+            stage: AtomicU32::new(NEW),
+            shared: UnsafeCell::new(MaybeUninit::uninit()),
+            central: Lock::new(None),
+        }
+    }
+
+    /// What is read without the lock; `None` before the first use, and where there is no heap.
+    #[inline]
+    pub fn shared(&self) -> Option<&Shared> {
+        if self.stage.load(Ordering::Acquire) != READY {
+            return None;
+        }
+        // SAFETY: it was written before the stage said so, and is not written again.
+        Some(unsafe { (*self.shared.get()).assume_init_ref() })
+    }
+
+    /// Reserves the span, once. Whether there is a heap.
+    #[cold]
+    pub fn start(&self, os: O, config: impl FnOnce() -> Config) -> bool {
+        let mut central = self.central.lock();
+        if self.stage.load(Ordering::Acquire) == NEW {
+            let config = config();
+            let stage = match Central::new(os, config) {
+                Ok(new) => {
+                    let shared = Shared {
+                        view: *new.tables.view(),
+                        locals: NonNull::from(&*new.locals).cast(),
+                        config,
+                    };
+                    // SAFETY: under the lock, and nobody reads it before the stage says so.
+                    unsafe { (*self.shared.get()).write(shared) };
+                    *central = Some(new);
+                    READY
+                }
+                Err(_) => FAILED,
+            };
+            self.stage.store(stage, Ordering::Release);
+        }
+        self.stage.load(Ordering::Acquire) == READY
+    }
+
+    /// Runs something under the lock. The heap has started.
+    #[inline]
+    pub fn with<R>(&self, run: impl FnOnce(&mut Central<O>) -> R) -> Option<R> {
+        self.central.lock().as_mut().map(run)
+    }
+
+    /// The heap of an owner.
+    fn local(shared: &Shared, owner: Owner) -> Option<NonNull<Local>> {
+        if owner.0 == 0 || owner.0 > OWNERS_MAX {
+            return None;
+        }
+        // SAFETY: the array has a word for each owner.
+        let word = unsafe { shared.locals.add(owner.0 as usize).as_ref() };
+        NonNull::new(word.load(Ordering::Acquire) as *mut Local)
+    }
+
+    // Objects freed by threads that do not own their slab.
+
+    /// Frees an object of a slab from a thread that does not own it (or acts as if it did not).
+    pub fn free_remotely(
+        &self,
+        shared: &Shared,
+        slice: u32,
+        owner: Owner,
+        class: Class,
+        at: usize,
+    ) {
+        // SAFETY: the slice's word said that it is part of a slab.
+        let head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
+        let (object, within) = class.shape().locate(at - shared.view.address(head));
+        if within != 0 || object >= class.shape().objects {
+            die(Fault::Interior, at);
+        }
+        // SAFETY: as above.
+        match unsafe { shared.view.record(head) }.free_remotely(object) {
+            Freed::Told => {}
+            Freed::Tell => self.tell(shared, head, owner),
+            Freed::Twice => die(Fault::Twice, at),
+        }
+    }
+
+    /// Puts a slab, whose flag this thread has raised, onto its owner's list.
+    fn tell(&self, shared: &Shared, head: u32, owner: Owner) {
+        let Some(local) = Self::local(shared, owner) else { return };
+        // SAFETY: threads' heaps are never unmapped, and this part of them is for everybody; the
+        // record is that of a slab.
+        let (standing, record) = unsafe { (&local.as_ref().standing, shared.view.record(head)) };
+        remote::push(&standing.pending, SliceRef::new(head).word(), &record.link);
+        if standing.is_retired() {
+            self.visit(shared, local);
+        }
+    }
+
+    /// Looks after a heap that no thread has at present.
+    #[cold]
+    fn visit(&self, shared: &Shared, local: NonNull<Local>) {
+        // SAFETY: as above.
+        let standing = unsafe { &(*local.as_ptr()).standing };
+        while standing.visit() {
+            // SAFETY: whoever visits a heap has it to itself.
+            let own = unsafe { &mut (*local.as_ptr()).own };
+            own.hear(standing, self, shared);
+            standing.leave();
+            if !standing.has_pending() {
+                return;
+            }
+        }
+    }
+
+    /// A slab was on the list of somebody who does not own it: it was given back and perhaps made
+    /// anew between a thread's freeing the last object and its telling so. Tells the owner of now,
+    /// if there is anything to tell.
+    pub fn settle(&self, shared: &Shared, head: u32) {
+        // SAFETY: it was a slab.
+        let record = unsafe { shared.view.record(head) };
+        while record.quieten() && record.raise() {
+            if let Entry::Slab(owner, _) = shared.view.entry(head) {
+                return self.tell(shared, head, owner);
+            }
+        }
+    }
+
+    // Threads.
+
+    /// A heap for this thread: one that another has left, or a new one.
+    pub fn attach(&self) -> Option<NonNull<Local>> {
+        let shared = *self.shared()?;
+        let local =
+            self.with(|central| central.adopt(&shared).or_else(|| central.create(&shared)))??;
+        // SAFETY: it is this thread's from now on.
+        unsafe { (*local.as_ptr()).own.begin() };
+        Some(local)
+    }
+
+    /// Takes a thread's heap back, with what is still in use in it.
+    ///
+    /// # Safety
+    /// [`Heap::attach`] gave it to this thread, which uses it no more.
+    pub unsafe fn retire(&self, local: NonNull<Local>) {
+        let Some(shared) = self.shared() else { return };
+        let local_ptr = local.as_ptr();
+        // SAFETY: the thread has it to itself until it is retired.
+        let (own, standing) = unsafe { (&mut (*local_ptr).own, &(*local_ptr).standing) };
+        own.empty(standing, self, shared);
+        let owner = own.owner();
+        standing.retire();
+        if standing.has_pending() {
+            self.visit(shared, local);
+        }
+        self.with(|central| {
+            central.active -= 1;
+            standing.next.store(central.retired, Ordering::Relaxed);
+            central.retired = owner.0;
+        });
+    }
+}
+
+impl<O: Os> Central<O> {
+    fn new(os: O, config: Config) -> Result<Self, Errno> {
+        let mut capacity = span(&os);
+        loop {
+            match Self::with_capacity(os.clone(), capacity, config) {
+                Err(_) if capacity > SPAN_MIN => capacity = Bytes::new(capacity.get() / 2),
+                result => return result,
+            }
+        }
+    }
+
+    fn with_capacity(os: O, capacity: Bytes, config: Config) -> Result<Self, Errno> {
+        let supply = Supply::new(os.clone(), capacity, config).map_err(|why| match why {
+            NoSupply::Table(errno) => errno,
+            NoSupply::Pool(_) => Errno::NOMEM,
+        })?;
+        let blocks = supply.pool().capacity();
+        Ok(Self {
+            filler: Filler::new(os.clone(), blocks)?,
+            tables: Tables::new(os.clone(), supply.pool().base(), blocks)?,
+            locals: Array::new(os.clone(), OWNERS_MAX as usize + 1)?,
+            os,
+            supply,
+            owners: 0,
+            retired: 0,
+            active: 0,
+            spare: None,
+            slab_slices: 0,
+            run_slices: 0,
+            huge_blocks: 0,
+            failures: 0,
+        })
+    }
+
+    /// Milliseconds since some time; wraps around.
+    fn now_ms(&self) -> u32 {
+        (self.os.now_ns() / 1_000_000) as u32
+    }
+
+    // Threads.
+
+    fn adopt(&mut self, shared: &Shared) -> Option<NonNull<Local>> {
+        let local = Heap::<O>::local(shared, Owner(self.retired))?;
+        // SAFETY: threads' heaps are never unmapped.
+        let standing = unsafe { &(*local.as_ptr()).standing };
+        // Somebody may be visiting it; then it waits for the next thread.
+        if !standing.adopt() {
+            return None;
+        }
+        self.retired = standing.next.load(Ordering::Relaxed);
+        self.active += 1;
+        Some(local)
+    }
+
+    fn create(&mut self, shared: &Shared) -> Option<NonNull<Local>> {
+        if self.owners == OWNERS_MAX {
+            return None;
+        }
+        let len = Bytes::of_len(local::BYTES).checked_round_up(self.os.base_page_size())?;
+        // SAFETY: no address is given.
+        let memory = unsafe { self.os.map(None, len, Backing::Anonymous) }.ok()?;
+        let owner = Owner(self.owners + 1);
+        // SAFETY: the memory is new, zero, page-aligned and long enough.
+        let local = unsafe { Local::place(memory, owner, shared) };
+        self.locals[owner.0 as usize].store(local.as_ptr() as u64, Ordering::Release);
+        self.owners += 1;
+        self.active += 1;
+        Some(local)
+    }
+
+    // Slices.
+
+    /// A run of slices; whether it is zero.
+    fn slices(&mut self, count: u32, align: u32) -> Option<(Slices, bool)> {
+        if let Some(found) = self.filler.take(count, align) {
+            return Some(found);
+        }
+        let used = Blocks::ONE.bytes();
+        let (block, zero) = self.supply.take(Place::Pinned, Blocks::ONE, used)?;
+        if self.tables.ensure(block, true).is_err() {
+            let now = self.now_ms();
+            self.supply.give(block, now);
+            return None;
+        }
+        self.filler.add(block.start(), zero);
+        self.filler.take(count, align)
+    }
+
+    fn give_slices(&mut self, run: Slices) {
+        let now = self.now_ms();
+        if self.filler.give(run) {
+            match self.spare {
+                Some(spare) if spare != run.block && self.filler.is_empty(spare) => {
+                    self.filler.remove(run.block);
+                    self.supply.give(BlockRange::new(run.block, Blocks::ONE), now);
+                }
+                _ => self.spare = Some(run.block),
+            }
+        }
+        self.supply.release_idle(now);
+    }
+
+    /// A new slab of an owner, all its objects free; its first slice.
+    pub fn new_slab(&mut self, class: Class, owner: Owner) -> Option<u32> {
+        let Some((run, _)) = self.slices(class.shape().slices, 1) else {
+            self.failures += 1;
+            return None;
+        };
+        self.slab_slices += u64::from(run.count);
+        let head = run.slice();
+        let view = self.tables.view();
+        // SAFETY: (1) the block's tables are there; (2) the slices are nobody's but this slab's,
+        // which has no owner yet.
+        unsafe {
+            let record = view.record(head);
+            record.set_to_head(0);
+            record.slab().begin(class);
+            for slice in 0..run.count {
+                view.record(head + slice).set_to_head(slice as u8);
+                view.set_entry(head + slice, Entry::Slab(owner, class));
+            }
+        }
+        Some(head)
+    }
+
+    /// Takes a slab back, whose objects are all free.
+    pub fn end_slab(&mut self, head: u32, class: Class) {
+        let run = Slices::from_slice(head, class.shape().slices);
+        let view = self.tables.view();
+        // SAFETY: (1) the block's tables are there; (2) its owner, who calls this, is the last to
+        // know of the slab.
+        unsafe {
+            view.record(head).slab().end();
+            for slice in head..head + run.count {
+                view.set_entry(slice, Entry::Nothing);
+                view.record(slice).set_to_head(0);
+            }
+        }
+        self.slab_slices -= u64::from(run.count);
+        self.give_slices(run);
+    }
+
+    // Longer allocations.
+
+    /// An allocation that is too long for a slab, or aligned to more than one is; whether it is
+    /// zero.
+    pub fn allocate(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
+        let now = self.now_ms();
+        self.supply.release_idle(now);
+        let found = if size <= SLICE_RUN_MAX && align <= SLICE_RUN_MAX {
+            self.allocate_run(size, align)
+        } else {
+            self.allocate_huge(size, align)
+        };
+        self.failures += u64::from(found.is_none());
+        found
+    }
+
+    fn allocate_run(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
+        let count = size.div_ceil(SLICE_BYTES).max(1) as u32;
+        let (run, zero) = self.slices(count, align.div_ceil(SLICE_BYTES) as u32)?;
+        self.run_slices += u64::from(count);
+        let view = self.tables.view();
+        // SAFETY: the block's tables are there, and the slices were free.
+        unsafe { view.set_entry(run.slice(), Entry::Run(count)) };
+        NonNull::new(view.address(run.slice()) as *mut u8).map(|at| (at, zero))
+    }
+
+    fn allocate_huge(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
+        let used = Bytes::of_len(size.max(1));
+        let blocks = Blocks::holding(used)?;
+        let (range, zero) = if align <= BLOCK_BYTES {
+            self.supply.take(Place::Huge, blocks, used)?
+        } else {
+            let align = u32::try_from(align / BLOCK_BYTES).ok()?;
+            self.supply.take_aligned(blocks, align, used)?
+        };
+        let first = BlockRange::new(range.start(), Blocks::ONE);
+        if self.tables.ensure(first, false).is_err() {
+            let now = self.now_ms();
+            self.supply.give(range, now);
+            return None;
+        }
+        self.supply.set_extent(range);
+        self.huge_blocks += u64::from(range.len().get());
+        // SAFETY: the words of the first block are there, and the blocks were free.
+        unsafe { self.tables.view().set_entry(first_slice(range.start()), Entry::Huge) };
+        Some((self.supply.pool().address(range.start()), zero))
+    }
+
+    /// Frees what [`Central::allocate`] gave; whether anything begins there.
+    pub fn free(&mut self, slice: u32) -> bool {
+        let entry = self.tables.view().entry(slice);
+        match entry {
+            Entry::Run(count) => {
+                self.run_slices -= u64::from(count);
+                // SAFETY: the slice's word says that it has one.
+                unsafe { self.tables.view().set_entry(slice, Entry::Nothing) };
+                self.give_slices(Slices::from_slice(slice, count));
+            }
+            Entry::Huge => {
+                let range = self.supply.extent(BlockId::new(slice / SLICES));
+                self.huge_blocks -= u64::from(range.len().get());
+                // SAFETY: as above.
+                unsafe { self.tables.view().set_entry(slice, Entry::Nothing) };
+                let now = self.now_ms();
+                self.supply.give(range, now);
+                self.supply.release_idle(now);
+            }
+            Entry::Slab(..) | Entry::Nothing => return false,
+        }
+        true
+    }
+
+    /// Bytes of the allocation that begins at a slice, which is no slab.
+    pub fn usable(&self, slice: u32) -> usize {
+        match self.tables.view().entry(slice) {
+            Entry::Run(count) => count as usize * SLICE_BYTES,
+            Entry::Huge => {
+                self.supply.extent(BlockId::new(slice / SLICES)).len().bytes().as_usize()
+            }
+            Entry::Slab(..) | Entry::Nothing => 0,
+        }
+    }
+
+    /// Makes the allocation that begins at a slice `size` bytes long where it stands, or gives a
+    /// huge one other blocks and moves its pages; `None` where neither can be done.
+    pub fn resize(&mut self, slice: u32, size: usize) -> Option<NonNull<u8>> {
+        let at = NonNull::new(self.tables.view().address(slice) as *mut u8)?;
+        match self.tables.view().entry(slice) {
+            Entry::Run(count) => self.resize_run(slice, count, size).then_some(at),
+            Entry::Huge if size > SLICE_RUN_MAX => self.resize_huge(slice, size),
+            _ => None,
+        }
+    }
+
+    fn resize_run(&mut self, slice: u32, count: u32, size: usize) -> bool {
+        let wanted = size.div_ceil(SLICE_BYTES).max(1);
+        if wanted > SLICES as usize / 2 {
+            return false;
+        }
+        let (wanted, run) = (wanted as u32, Slices::from_slice(slice, count));
+        if wanted > count && !self.filler.grow(run, wanted - count) {
+            return false;
+        }
+        if wanted < count {
+            self.give_slices(Slices::from_slice(slice + wanted, count - wanted));
+        }
+        self.run_slices = self.run_slices + u64::from(wanted) - u64::from(count);
+        // SAFETY: the slice's word says that it has one.
+        unsafe { self.tables.view().set_entry(slice, Entry::Run(wanted)) };
+        true
+    }
+
+    fn resize_huge(&mut self, slice: u32, size: usize) -> Option<NonNull<u8>> {
+        let extent = self.supply.extent(BlockId::new(slice / SLICES));
+        let wanted = Blocks::holding(Bytes::of_len(size))?;
+        let used = Bytes::of_len(size);
+        let now = self.now_ms();
+        if wanted > extent.len() {
+            let by = wanted - extent.len();
+            if self.supply.grow(extent, by, used).is_none() {
+                return self.move_huge(extent, wanted, used);
+            }
+            self.huge_blocks += u64::from(by.get());
+        } else if wanted < extent.len() {
+            let start = BlockId::new(extent.start().get() + wanted.get());
+            let part = BlockRange::new(start, extent.len() - wanted);
+            self.supply.trim(part, now);
+            self.huge_blocks -= u64::from(part.len().get());
+        }
+        self.supply.set_extent(BlockRange::new(extent.start(), wanted));
+        Some(self.supply.pool().address(extent.start()))
+    }
+
+    /// Other blocks for a huge extent, and its pages with them.
+    fn move_huge(
+        &mut self,
+        extent: BlockRange,
+        wanted: Blocks,
+        used: Bytes,
+    ) -> Option<NonNull<u8>> {
+        let (to, _) = self.supply.take(Place::Huge, wanted, used)?;
+        let first = BlockRange::new(to.start(), Blocks::ONE);
+        let moved = self.tables.ensure(first, false).is_ok() && self.supply.move_pages(extent, to);
+        let now = self.now_ms();
+        if !moved {
+            self.supply.give(to, now);
+            return None;
+        }
+        self.huge_blocks += u64::from((wanted - extent.len()).get());
+        self.supply.set_extent(to);
+        // SAFETY: both have words.
+        unsafe {
+            self.tables.view().set_entry(first_slice(extent.start()), Entry::Nothing);
+            self.tables.view().set_entry(first_slice(to.start()), Entry::Huge);
+        }
+        self.supply.give(extent, now);
+        Some(self.supply.pool().address(to.start()))
+    }
+
+    /// Gives back all that is free; whether that was anything.
+    pub fn trim(&mut self) -> bool {
+        if let Some(spare) = self.spare.take()
+            && self.filler.is_empty(spare)
+        {
+            self.filler.remove(spare);
+            let now = self.now_ms();
+            self.supply.give(BlockRange::new(spare, Blocks::ONE), now);
+        }
+        self.supply.release_all()
+    }
+
+    /// How many threads' heaps there are.
+    #[cfg(test)]
+    pub fn owners(&self) -> u32 {
+        self.owners
+    }
+
+    pub fn stats(&self) -> Stats {
+        let counts = self.supply.counts;
+        Stats {
+            reserved: self.supply.pool().capacity().bytes().get(),
+            committed: self.supply.present().bytes().get(),
+            hugetlb: self.supply.hugetlb().bytes().get(),
+            slabs: self.slab_slices * SLICE_BYTES as u64,
+            objects: 0,
+            runs: self.run_slices * SLICE_BYTES as u64,
+            huge: self.huge_blocks * BLOCK_BYTES as u64,
+            released_blocks: counts.released,
+            kept_blocks: counts.kept,
+            hugetlb_refused_blocks: counts.hugetlb_refused,
+            failures: self.failures,
+            threads: u64::from(self.active),
+        }
+    }
+
+    /// Checks blocks, slices and slabs against each other.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        self.supply.validate()?;
+        self.filler.validate()?;
+        let pinned = self.supply.placement().blocks(Place::Pinned);
+        if pinned != self.filler.blocks() {
+            return Err("the filler's blocks are not the pinned ones");
+        }
+        if u64::from(self.supply.placement().blocks(Place::Huge).get()) != self.huge_blocks {
+            return Err("the count of huge blocks is not the placement's");
+        }
+        let used =
+            u64::from(pinned.get()) * u64::from(SLICES) - u64::from(self.filler.free_slices());
+        if used != self.slab_slices + self.run_slices {
+            return Err("the slices in use are not those of slabs and runs");
+        }
+        Ok(())
+    }
+}
+
+const fn first_slice(block: BlockId) -> u32 {
+    block.get() * SLICES
+}
+
+/// How long a span to reserve.
+fn span<O: Os>(os: &O) -> Bytes {
+    let wanted = os.memory().get().saturating_mul(SPAN_TIMES).checked_next_power_of_two();
+    let wanted = wanted.unwrap_or(SPAN_MAX.get()).clamp(SPAN_MIN.get(), SPAN_MAX.get());
+    // Of a limited address space half, for all tables as well: the rest is the program's.
+    let limit = os.address_space_limit().map_or(u64::MAX, |limit| limit.get() / 2);
+    Bytes::new(wanted.min(limit).max(SPAN_MIN.get()))
+}
+
+/// The state that a slab of nobody is in.
+const _: () = assert!(State::None as u8 == 0);

@@ -1,0 +1,318 @@
+//! The process's heap, for Rust's `#[global_allocator]` and for C.
+#![allow(unsafe_code)] // the contract of GlobalAlloc
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
+use std::ffi::CStr;
+
+use super::classes::{ALIGN_MIN, Class, SLAB_OBJECT_MAX};
+use super::config::{Config, VARIABLES};
+use super::core::Heap;
+use super::fatal::Line;
+use super::local::Own;
+use super::stats::Stats;
+use super::thread::{self, Thread};
+use super::tls;
+use crate::os::Linux;
+
+/// The heap of the process.
+pub(super) static HEAP: Heap<Linux> = Heap::new();
+
+/// Makes Bookend the allocator of a Rust program:
+///
+/// ```
+/// #[global_allocator]
+/// static GLOBAL: bookend::Bookend = bookend::Bookend;
+///
+/// let numbers: Vec<u64> = (0..1_000_000).collect();
+/// assert_eq!(numbers.len(), 1_000_000);
+/// ```
+///
+/// All values are the same allocator: the heap of the process. It is set up when it is first used,
+/// as the variables of the environment say (`BOOKEND_HELP=1` prints them).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Bookend;
+
+// SAFETY: (1) what is handed out is nobody else's until it is freed, as long as asked for and
+// aligned; (2) nothing unwinds; (3) layouts are taken for what they say.
+unsafe impl GlobalAlloc for Bookend {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.align() <= ALIGN_MIN {
+            raw::allocate(layout.size())
+        } else {
+            raw::allocate_aligned(layout.size(), layout.align())
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        raw::allocate_aligned_zeroed(layout.size(), layout.align())
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, _: Layout) {
+        // SAFETY: the caller's.
+        unsafe { raw::free(at) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { raw::reallocate_aligned(at, size, layout.align()) }
+    }
+}
+
+/// The thread's heap, set up where it is not.
+#[cold]
+#[inline(never)]
+fn current() -> Option<Thread<'static, Linux>> {
+    if HEAP.shared().is_none() && !HEAP.start(Linux, configure) {
+        return None;
+    }
+    let local = tls::attached()?;
+    // SAFETY: it is attached to this thread.
+    Some(unsafe { Thread::new(&HEAP, HEAP.shared()?, local) })
+}
+
+/// Whether there is a heap.
+fn started() -> bool {
+    HEAP.shared().is_some() || HEAP.start(Linux, configure)
+}
+
+/// What the environment says.
+fn configure() -> Config {
+    let get = |name: &CStr| {
+        // SAFETY: the environment is read before anybody has had memory to change it with.
+        let value = unsafe { libc::getenv(name.as_ptr()) };
+        // SAFETY: a value is a string that ends.
+        NonNull::new(value).map(|value| unsafe { CStr::from_ptr(value.as_ptr()) })
+    };
+    if get(c"BOOKEND_HELP").is_some_and(|value| value == c"1") {
+        help();
+    }
+    Config::read(get, |variable, value| {
+        let mut line = Line::new();
+        line.add("bookend: ");
+        line.add_bytes(variable.name.to_bytes());
+        line.add(" is '");
+        line.add_bytes(value.to_bytes());
+        line.add("' and must be ");
+        line.add(variable.values);
+        line.add("; it is ignored\n");
+        line.write();
+    })
+}
+
+/// Prints what the environment can say.
+fn help() {
+    for variable in &VARIABLES {
+        let mut line = Line::new();
+        line.add_bytes(variable.name.to_bytes());
+        line.add("=");
+        line.add(variable.values);
+        line.add(": ");
+        line.add(variable.effect);
+        line.add("\n");
+        line.write();
+    }
+}
+
+/// The allocator by plain functions: what `malloc` and its family are made of.
+///
+/// Every function works before `main`, in destructors of thread-locals, and after a fork. Failure
+/// is a null pointer; `errno` is left alone.
+pub mod raw {
+    use super::*;
+
+    /// `size` bytes, aligned to 16. Of no bytes it gives an address that nothing else has.
+    #[inline]
+    pub fn allocate(size: usize) -> *mut u8 {
+        if size > SLAB_OBJECT_MAX {
+            return allocate_long(size, ALIGN_MIN).0;
+        }
+        allocate_class(Class::of(size))
+    }
+
+    #[inline(always)]
+    fn allocate_class(class: Class) -> *mut u8 {
+        // SAFETY: the heap is this thread's, or the empty one.
+        match unsafe { Own::take(&raw mut (*tls::get()).own, class) } {
+            Some(at) => at.as_ptr(),
+            None => refill(class),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refill(class: Class) -> *mut u8 {
+        current().map_or(ptr::null_mut(), |thread| thread.refill(class))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_long(size: usize, align: usize) -> (*mut u8, bool) {
+        if started() { thread::allocate_long(&HEAP, size, align) } else { (ptr::null_mut(), false) }
+    }
+
+    /// `size` bytes of zeros, aligned to 16.
+    #[inline]
+    pub fn allocate_zeroed(size: usize) -> *mut u8 {
+        allocate_aligned_zeroed(size, ALIGN_MIN)
+    }
+
+    /// `size` bytes, aligned to `align`, which is a power of two.
+    #[inline]
+    pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
+        match class_for(size, align) {
+            Some(class) => allocate_class(class),
+            None => allocate_long(size, align.max(ALIGN_MIN)).0,
+        }
+    }
+
+    /// `size` bytes of zeros, aligned to `align`, which is a power of two.
+    #[inline]
+    pub fn allocate_aligned_zeroed(size: usize, align: usize) -> *mut u8 {
+        let (at, zero) = match class_for(size, align) {
+            Some(class) => (allocate_class(class), false),
+            None => allocate_long(size, align.max(ALIGN_MIN)),
+        };
+        if !zero && !at.is_null() {
+            // SAFETY: the allocation is ours, and as long.
+            unsafe { at.write_bytes(0, size) };
+        }
+        at
+    }
+
+    #[inline]
+    fn class_for(size: usize, align: usize) -> Option<Class> {
+        if align <= ALIGN_MIN {
+            (size <= SLAB_OBJECT_MAX).then(|| Class::of(size))
+        } else {
+            Class::aligned(size, align)
+        }
+    }
+
+    /// Frees an allocation; nothing for null.
+    ///
+    /// # Safety
+    /// `at` came from a function of this module and has not been freed, or is null. Nothing uses
+    /// it any more. Where it is found to be anything else, the program ends with a message.
+    #[inline]
+    pub unsafe fn free(at: *mut u8) {
+        // SAFETY: the heap is this thread's, or the empty one; the rest is the caller's.
+        unsafe {
+            if !Own::keep(&raw mut (*tls::get()).own, at) {
+                free_slowly(at);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_slowly(at: *mut u8) {
+        let local = tls::get();
+        // A thread without a heap gets none to free with.
+        let thread = HEAP.shared().zip(NonNull::new(local));
+        match thread.filter(|_| !ptr::eq(local, &super::super::local::EMPTY)) {
+            // SAFETY: it is attached to this thread; the rest is the caller's.
+            Some((shared, local)) => unsafe {
+                Thread::new(&HEAP, shared, local).free_slowly(at);
+            },
+            // SAFETY: the caller's.
+            None => unsafe { thread::free_elsewhere(&HEAP, at) },
+        }
+    }
+
+    /// Frees an allocation of a size that the caller knows.
+    ///
+    /// # Safety
+    /// As [`free`], and it was asked for with that size.
+    #[inline]
+    pub unsafe fn free_sized(at: *mut u8, size: usize) {
+        let _ = size; // the word of its slice is as near
+        // SAFETY: the caller's.
+        unsafe { free(at) }
+    }
+
+    /// Gives an allocation another size: where it stands, by moving its pages, or by copying it.
+    /// Null where there is no memory; the allocation is as before then. Aligned to 16 only.
+    ///
+    /// # Safety
+    /// As [`free`], but not null; and after a success the old address is used no more.
+    #[inline]
+    pub unsafe fn reallocate(at: *mut u8, size: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { reallocate_aligned(at, size, ALIGN_MIN) }
+    }
+
+    /// As [`reallocate`], for an allocation that is aligned to `align` and stays so.
+    ///
+    /// # Safety
+    /// As [`reallocate`].
+    pub unsafe fn reallocate_aligned(at: *mut u8, size: usize, align: usize) -> *mut u8 {
+        // SAFETY: the caller's; and the two allocations do not overlap.
+        unsafe {
+            let usable = thread::usable(&HEAP, at);
+            if thread::fits(size, usable) {
+                return at;
+            }
+            if usable > SLAB_OBJECT_MAX && size > SLAB_OBJECT_MAX && size <= isize::MAX as usize {
+                let resized = thread::resize_long(&HEAP, at, size);
+                if !resized.is_null() && resized as usize & (align - 1) == 0 {
+                    return resized;
+                }
+            }
+            let new = allocate_aligned(size, align);
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(at, size.min(usable));
+                free(at);
+            }
+            new
+        }
+    }
+
+    /// How many bytes of an allocation may be used: at least as many as were asked for; 0 for null.
+    ///
+    /// # Safety
+    /// `at` came from a function of this module and has not been freed, or is null.
+    pub unsafe fn usable_size(at: *const u8) -> usize {
+        // SAFETY: the caller's.
+        unsafe { thread::usable(&HEAP, at) }
+    }
+
+    /// Gives free memory back to the system; whether there was any.
+    pub fn trim() -> bool {
+        HEAP.with(super::super::core::Central::trim).unwrap_or(false)
+    }
+
+    /// Before a fork: nobody is in the middle of anything that the child will need.
+    pub fn before_fork() {
+        HEAP.central.acquire();
+    }
+
+    /// After a fork, in the parent.
+    pub fn after_fork_in_parent() {
+        // SAFETY: [`before_fork`] took it on this thread.
+        unsafe { HEAP.central.release() }
+    }
+
+    /// After a fork, in the child: what other threads had stays as it was.
+    pub fn after_fork_in_child() {
+        // SAFETY: as above, on the thread that this one is a copy of.
+        unsafe { HEAP.central.release() }
+    }
+
+    /// Checks what the heap knows of its blocks and slices against each other; for tests.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn validate() -> Result<(), &'static str> {
+        HEAP.with(|central| central.validate()).unwrap_or(Ok(()))
+    }
+
+    /// What the heap holds and did.
+    pub fn stats() -> Stats {
+        HEAP.with(|central| central.stats()).unwrap_or_default()
+    }
+}

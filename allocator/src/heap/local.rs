@@ -1,0 +1,500 @@
+//! A thread's heap: bins of objects that are ready to be handed out, and the slabs they come from.
+//!
+//! # A small object, step by step
+//! `allocate` takes the topmost pointer of the bin of its class. `free` looks up the word of the
+//! object's slice: if it is this thread's, the pointer goes on top of the bin. Neither touches the
+//! object. When a bin is empty it is refilled from the class's current slab; when it is full, the
+//! half that has lain there longest goes back to its slabs. An object freed by another thread is
+//! marked in its slab, and taken back when the owner next runs out (see [`remote`]).
+//!
+//! # Slabs
+//! Of each class one slab is *current*; others with free objects are on the class's list; full ones
+//! are on none. An empty slab goes back to the filler, unless it is the last with room: a single
+//! object coming and going would take and give back a slab each time.
+//!
+//! A heap has a thread, or it is *retired* and waits for one: what is freed into its slabs
+//! meanwhile is looked after by whoever frees it.
+#![allow(unsafe_code)] // memory of its own, and objects
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::classes::{CLASSES, Class, SLICE_SHIFT};
+use super::core::{Heap, Shared};
+use super::fatal::{Fault, die};
+use super::record::{SliceRef, State};
+use super::remote;
+use super::tables::{Entry, Owner};
+use crate::os::Os;
+
+/// A thread's heap, as it stands in memory.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Local {
+    /// The thread's.
+    pub own: Own,
+    /// Everybody's.
+    pub standing: Standing,
+}
+
+/// Objects of a class, ready to be handed out: pointers from `floor` up to `top`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Bin {
+    top: *mut *mut u8,
+    floor: *mut *mut u8,
+    end: *mut *mut u8,
+}
+
+/// The slabs of a class.
+#[derive(Clone, Copy, Debug)]
+struct Shelf {
+    /// First slice of the one that objects are taken from.
+    current: Option<SliceRef>,
+    /// The first of the others that have free objects.
+    partial: Option<SliceRef>,
+    /// How many objects to take at a time: few at first, so that a class that is hardly used keeps
+    /// few.
+    batch: u32,
+}
+
+/// The thread's part.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Own {
+    /// The word of this thread's slices but for the class; one that no slice has where there is no
+    /// heap, and where every free is to be checked.
+    tag: u32,
+    owner: Owner,
+    base: usize,
+    slices: usize,
+    entries: *const AtomicU32,
+    bins: [Bin; CLASSES],
+    shelves: [Shelf; CLASSES],
+    /// No thread has it, so no empty slab is worth keeping.
+    retired: bool,
+}
+
+/// A tag that no word of a slice has.
+const NOBODY: u32 = 0xffff_ff00;
+/// The first batch.
+const BATCH_MIN: u32 = 4;
+
+/// Where the bins' pointers begin, after the `Local`, in pointers; and how many there are.
+const PLACES: ([usize; CLASSES], usize) = {
+    let mut places = [0; CLASSES];
+    let (mut class, mut at) = (0, 0);
+    while class < CLASSES {
+        places[class] = at;
+        at += Class(class as u8).shape_const().kept as usize;
+        class += 1;
+    }
+    (places, at)
+};
+
+/// Bytes of a `Local` and its bins' pointers.
+pub(super) const BYTES: usize = size_of::<Local>() + PLACES.1 * size_of::<*mut u8>();
+
+/// A heap without a slab, for threads that have none yet: every bin is empty and every object
+/// somebody else's, so that nothing is ever written.
+pub(super) static EMPTY: Local = Local {
+    own: Own {
+        tag: NOBODY,
+        owner: Owner(0),
+        base: 0,
+        slices: 0,
+        entries: ptr::null(),
+        bins: [Bin { top: ptr::null_mut(), floor: ptr::null_mut(), end: ptr::null_mut() }; CLASSES],
+        shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
+        retired: true,
+    },
+    standing: Standing::new(),
+};
+
+// SAFETY: a thread's part is used by its thread alone (or by a visitor while it has none); the
+// empty heap is never written.
+unsafe impl Sync for Local {}
+
+impl Local {
+    /// Makes a heap of zeroed memory.
+    ///
+    /// # Safety
+    /// `memory` has [`BYTES`] bytes, is aligned to a page, and nobody else's.
+    pub unsafe fn place(memory: NonNull<u8>, owner: Owner, shared: &Shared) -> NonNull<Self> {
+        let local: NonNull<Self> = memory.cast();
+        // SAFETY: (1) it is the caller's to write, and long enough; (2) zeros are a value of every
+        // field, so it may be referred to.
+        let (own, pointers) = unsafe { (&mut (*local.as_ptr()).own, local.add(1).cast()) };
+        own.tag = if shared.config.secure { NOBODY } else { owner.tag() };
+        own.owner = owner;
+        own.base = shared.view.base;
+        own.slices = shared.view.slices;
+        own.entries = shared.view.entries.as_ptr();
+        for (index, bin) in own.bins.iter_mut().enumerate() {
+            let kept = Class(index as u8).shape().kept as usize;
+            // SAFETY: the places of all bins lie after the heap.
+            let floor: *mut *mut u8 = unsafe { pointers.add(PLACES.0[index]) }.as_ptr();
+            // SAFETY: as above.
+            *bin = Bin { top: floor, floor, end: unsafe { floor.add(kept) } };
+        }
+        for shelf in &mut own.shelves {
+            shelf.batch = BATCH_MIN;
+        }
+        local
+    }
+}
+
+impl Own {
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// A thread has taken it.
+    pub fn begin(&mut self) {
+        self.retired = false;
+    }
+
+    /// Whether frees of a slice that is so go through this thread's bins.
+    pub fn is_own(&self, entry: Entry) -> bool {
+        (entry.word() ^ self.tag) < CLASSES as u32
+    }
+
+    // The fast paths. They take a pointer because the empty heap, which is never written, must not
+    // be referred to as if it could be.
+
+    /// An object of a class, if one is at hand.
+    ///
+    /// # Safety
+    /// `own` is this thread's, or the empty heap's.
+    #[inline(always)]
+    pub unsafe fn take(own: *mut Self, class: Class) -> Option<NonNull<u8>> {
+        // SAFETY: (1) there are as many bins as classes; (2) where the bin is not empty the heap is
+        // this thread's to write, and the pointer below `top` is an object's.
+        unsafe {
+            let bin = (&raw mut (*own).bins).cast::<Bin>().add(class.index());
+            let top = (*bin).top;
+            if top == (*bin).floor {
+                return None;
+            }
+            (*bin).top = top.sub(1);
+            Some(NonNull::new_unchecked(*top.sub(1)))
+        }
+    }
+
+    /// Keeps an object for this thread's next request; whether it could: it is of a slab of this
+    /// thread's, and its bin has room.
+    ///
+    /// # Safety
+    /// As [`Own::take`]; and where `at` is in a slab of this thread's, it is an object of it that
+    /// has been handed out.
+    #[inline(always)]
+    pub unsafe fn keep(own: *mut Self, at: *mut u8) -> bool {
+        // SAFETY: (1) a slice of the span has a word; (2) the class is below `CLASSES` only where
+        // the heap is this thread's to write; (3) a bin that is not full has a place at `top`.
+        unsafe {
+            let slice = (at as usize).wrapping_sub((*own).base) >> SLICE_SHIFT;
+            if slice >= (*own).slices {
+                return false;
+            }
+            let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
+            let class = (word ^ (*own).tag) as usize;
+            if class >= CLASSES {
+                return false;
+            }
+            let bin = (&raw mut (*own).bins).cast::<Bin>().add(class);
+            let top = (*bin).top;
+            if top == (*bin).end {
+                return false;
+            }
+            *top = at;
+            (*bin).top = top.add(1);
+        }
+        true
+    }
+
+    // Refilling.
+
+    /// An object of a class whose bin is empty; refills the bin.
+    pub fn refill<O: Os>(
+        &mut self,
+        standing: &Standing,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+    ) -> Option<NonNull<u8>> {
+        let head = self.slab_with_room(standing, heap, shared, class)?;
+        let (shape, shelf) = (class.shape(), &mut self.shelves[class.index()]);
+        let base = shared.view.address(head) as *mut u8;
+        let bin = &mut self.bins[class.index()];
+        // SAFETY: the slab is this thread's.
+        let slab = unsafe { shared.view.record(head).slab() };
+        let count = shelf.batch.min(slab.free_objects()).min(shape.kept);
+        shelf.batch = (shelf.batch * 2).min((shape.kept / 2).max(1));
+        // From the top down, so that they are handed out in the order of their addresses.
+        // SAFETY: the bin is empty and has `kept` places.
+        let mut place = unsafe { bin.floor.add(count as usize) };
+        bin.top = place;
+        slab.take(count, |object| {
+            // SAFETY: (1) as many objects as places; (2) the object lies in the slab.
+            unsafe {
+                place = place.sub(1);
+                place.write(base.add(object as usize * shape.size as usize));
+            }
+        });
+        // SAFETY: this is the thread's own.
+        unsafe { Self::take(self, class) }
+    }
+
+    /// The current slab of a class, or another one that becomes it.
+    fn slab_with_room<O: Os>(
+        &mut self,
+        standing: &Standing,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+    ) -> Option<u32> {
+        if let Some(current) = self.shelves[class.index()].current {
+            // SAFETY: the slab is this thread's.
+            let slab = unsafe { shared.view.record(current.slice()).slab() };
+            if slab.free_objects() > 0 {
+                return Some(current.slice());
+            }
+            slab.state = State::Full;
+            self.shelves[class.index()].current = None;
+        }
+        self.hear(standing, heap, shared);
+        let head = match self.shelves[class.index()].partial {
+            Some(partial) => {
+                self.unlink(shared, partial.slice(), class);
+                partial.slice()
+            }
+            None => heap.with(|central| central.new_slab(class, self.owner))??,
+        };
+        // SAFETY: as above.
+        unsafe { shared.view.record(head).slab() }.state = State::Current;
+        self.shelves[class.index()].current = Some(SliceRef::new(head));
+        Some(head)
+    }
+
+    /// Takes back what other threads have freed.
+    pub fn hear<O: Os>(&mut self, standing: &Standing, heap: &Heap<O>, shared: &Shared) {
+        let mut next = SliceRef::from_word(remote::take_list(&standing.pending));
+        while let Some(slab) = next {
+            let head = slab.slice();
+            // SAFETY: it is on the list, so it was a slab.
+            let record = unsafe { shared.view.record(head) };
+            next = SliceRef::from_word(record.link.load(Ordering::Relaxed));
+            match shared.view.entry(head) {
+                Entry::Slab(owner, class) if owner == self.owner && record.to_head() == 0 => {
+                    // SAFETY: the slab is this thread's.
+                    if let Err(object) = unsafe { record.hear() } {
+                        let at = object as usize * class.shape().size as usize;
+                        die(Fault::Twice, shared.view.address(head) + at);
+                    }
+                    self.after_free(heap, shared, head, class);
+                }
+                _ => heap.settle(shared, head),
+            }
+        }
+    }
+
+    // Putting back.
+
+    /// Frees an object of this thread's whose bin is full: half of the bin goes back to its slabs.
+    ///
+    /// # Safety
+    /// It is an object of that class of a slab of this thread's, and has been handed out.
+    pub unsafe fn spill<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        at: *mut u8,
+    ) {
+        let bin = self.bins[class.index()];
+        // SAFETY: both are in the bin's places.
+        let held = unsafe { bin.top.offset_from(bin.floor) } as usize;
+        let gone = held.div_ceil(2);
+        for place in 0..gone {
+            // SAFETY: the places below `held` have pointers.
+            let object = unsafe { *bin.floor.add(place) };
+            self.put_back(heap, shared, object as usize);
+        }
+        // SAFETY: (1) the rest moves down within the bin; (2) at least one place is free then.
+        unsafe {
+            ptr::copy(bin.floor.add(gone), bin.floor, held - gone);
+            let top = bin.floor.add(held - gone);
+            top.write(at);
+            self.bins[class.index()].top = top.add(1);
+        }
+    }
+
+    /// Puts an object of this thread's back into its slab.
+    fn put_back<O: Os>(&mut self, heap: &Heap<O>, shared: &Shared, at: usize) {
+        let Some(slice) = shared.view.slice(at) else { die(Fault::Foreign, at) };
+        let Entry::Slab(_, class) = shared.view.entry(slice) else { die(Fault::Foreign, at) };
+        // SAFETY: the slice is part of a slab of this thread's.
+        let head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
+        let (object, within) = class.shape().locate(at - shared.view.address(head));
+        if within != 0 || object >= class.shape().objects {
+            die(Fault::Interior, at);
+        }
+        // SAFETY: as above.
+        if unsafe { shared.view.record(head).slab() }.give(object).is_err() {
+            die(Fault::Twice, at);
+        }
+        self.after_free(heap, shared, head, class);
+    }
+
+    /// Puts a slab where it belongs after objects came back to it.
+    fn after_free<O: Os>(&mut self, heap: &Heap<O>, shared: &Shared, head: u32, class: Class) {
+        // SAFETY: the slab is this thread's.
+        let slab = unsafe { shared.view.record(head).slab() };
+        if slab.state == State::Full && slab.free_objects() > 0 {
+            self.link(shared, head, class);
+        }
+        if slab.state == State::Partial
+            && slab.is_empty()
+            && (self.retired || self.has_other_room(shared, head, class))
+        {
+            self.unlink(shared, head, class);
+            heap.with(|central| central.end_slab(head, class));
+        }
+    }
+
+    /// Whether a class has free objects elsewhere than in a slab.
+    fn has_other_room(&self, shared: &Shared, head: u32, class: Class) -> bool {
+        let shelf = &self.shelves[class.index()];
+        let current = shelf.current.is_some_and(|current| {
+            // SAFETY: the slab is this thread's.
+            unsafe { shared.view.record(current.slice()).slab() }.free_objects() > 0
+        });
+        // SAFETY: as above.
+        let next = || unsafe { shared.view.record(head).slab() }.next;
+        current || shelf.partial != Some(SliceRef::new(head)) || next().is_some()
+    }
+
+    /// Puts a slab onto its class's list.
+    fn link(&mut self, shared: &Shared, head: u32, class: Class) {
+        let shelf = &mut self.shelves[class.index()];
+        // SAFETY: the slabs of the list are this thread's, and two different ones.
+        unsafe {
+            let slab = shared.view.record(head).slab();
+            slab.state = State::Partial;
+            (slab.previous, slab.next) = (None, shelf.partial);
+            if let Some(first) = shelf.partial {
+                shared.view.record(first.slice()).slab().previous = Some(SliceRef::new(head));
+            }
+        }
+        shelf.partial = Some(SliceRef::new(head));
+    }
+
+    /// Takes a slab off its class's list.
+    fn unlink(&mut self, shared: &Shared, head: u32, class: Class) {
+        // SAFETY: the slabs of the list are this thread's, and all different.
+        unsafe {
+            let slab = shared.view.record(head).slab();
+            let (previous, next) = (slab.previous.take(), slab.next.take());
+            if let Some(next) = next {
+                shared.view.record(next.slice()).slab().previous = previous;
+            }
+            match previous {
+                Some(previous) => shared.view.record(previous.slice()).slab().next = next,
+                None => self.shelves[class.index()].partial = next,
+            }
+        }
+    }
+
+    /// Before the thread leaves: everything kept goes back to its slabs, and the slabs that are
+    /// empty to the filler.
+    pub fn empty<O: Os>(&mut self, standing: &Standing, heap: &Heap<O>, shared: &Shared) {
+        self.retired = true;
+        self.hear(standing, heap, shared);
+        for class in (0..CLASSES as u8).map(Class) {
+            let index = class.index();
+            self.shelves[index].batch = BATCH_MIN;
+            // One may have been kept empty.
+            let mut next = self.shelves[index].partial;
+            while let Some(partial) = next {
+                // SAFETY: the slab is this thread's.
+                next = unsafe { shared.view.record(partial.slice()).slab() }.next;
+                self.after_free(heap, shared, partial.slice(), class);
+            }
+            if let Some(current) = self.shelves[index].current.take() {
+                // SAFETY: the slab is this thread's.
+                unsafe { shared.view.record(current.slice()).slab() }.state = State::Full;
+                self.after_free(heap, shared, current.slice(), class);
+            }
+            while self.bins[index].top > self.bins[index].floor {
+                // SAFETY: the bin is not empty.
+                let object = unsafe {
+                    self.bins[index].top = self.bins[index].top.sub(1);
+                    *self.bins[index].top
+                };
+                self.put_back(heap, shared, object as usize);
+            }
+        }
+    }
+}
+
+/// Everybody's part of a thread's heap.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Standing {
+    /// The first of its slabs that others have freed into; see [`remote`].
+    pub pending: AtomicU32,
+    /// Who has it.
+    holder: AtomicU32,
+    /// The next retired heap, by owner.
+    pub next: AtomicU32,
+}
+
+/// A thread has the heap.
+const ACTIVE: u32 = 0;
+/// Nobody has it.
+const RETIRED: u32 = 1;
+/// Nobody has it, and somebody is looking after it.
+const VISITED: u32 = 2;
+
+impl Standing {
+    const fn new() -> Self {
+        Self {
+            pending: AtomicU32::new(remote::NONE),
+            holder: AtomicU32::new(ACTIVE),
+            next: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether there is something to hear.
+    pub fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::SeqCst) != remote::NONE
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.holder.load(Ordering::SeqCst) == RETIRED
+    }
+
+    /// The thread leaves it.
+    pub fn retire(&self) {
+        self.holder.store(RETIRED, Ordering::SeqCst);
+    }
+
+    /// A thread takes it, if nobody has it.
+    pub fn adopt(&self) -> bool {
+        self.exchange(RETIRED, ACTIVE)
+    }
+
+    /// Takes it to look after it, if nobody has it.
+    pub fn visit(&self) -> bool {
+        self.exchange(RETIRED, VISITED)
+    }
+
+    /// Ends a visit.
+    pub fn leave(&self) {
+        self.holder.store(RETIRED, Ordering::SeqCst);
+    }
+
+    fn exchange(&self, from: u32, to: u32) -> bool {
+        self.holder.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}

@@ -1,0 +1,37 @@
+//! The heap: objects of any size in one span of address space, small ones low and huge ones high.
+//!
+//! The parts, each seeing only those before it:
+//!
+//! 1. `classes`: sizes of objects, and how slabs are cut into them.
+//! 2. `supply`: whole blocks, from a [pool](crate::pool) where a [placement](crate::placement) says.
+//! 3. `filler`: runs of slices of 32 KiB out of blocks, the fullest first.
+//! 4. `record`, `tables`: what is known of each slab and slice, out of band.
+//! 5. `remote`: objects freed by threads that do not own their slab.
+//! 6. `core`, `local`: what threads share, and what each has for itself.
+//! 7. `thread`, `tls`, `global`: the doors.
+//!
+//! An allocation is one of three things: an **object** of a slab (up to 256 KiB), a **run** of
+//! slices (up to 1 MiB), or a **huge extent** of whole blocks. Slabs and runs stand in pinned blocks
+//! at the low end of the span, huge extents at the high end.
+
+mod classes;
+mod config;
+mod core;
+mod fatal;
+mod filler;
+mod global;
+mod local;
+mod lock;
+mod record;
+mod remote;
+mod stats;
+mod supply;
+mod tables;
+mod thread;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use global::{Bookend, raw};
+pub use stats::Stats;

@@ -1,0 +1,354 @@
+//! What is known of a slab, out of band: which of its objects are free.
+//!
+//! ```text
+//!   0        16                  272            320                 576
+//!   +--------+-------------------+--------------+-------------------+
+//!   | header | free: 2,048 bits  | flag, link.. | remote: as many   |
+//!   +--------+-------------------+--------------+-------------------+
+//!   \________ the owner's ________/\_________ everybody's ____________/
+//! ```
+//!
+//! A slice has one; a slab of several slices uses that of its first, and the others say how far
+//! back it is. The records of a block are nine pages. 576 is nine cache lines, an odd number, so
+//! that headers do not fall on each other in a cache.
+//!
+//! An object's bit is set in `free` while it lies in its slab: neither handed out nor kept in a
+//! thread's bin, nor freed from elsewhere and not yet heard of.
+#![allow(unsafe_code)] // gives the owner its part
+
+use core::cell::UnsafeCell;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::classes::{Class, OBJECTS_MAX};
+use super::remote::{self, Freed};
+use crate::os::Zeroed;
+
+const WORDS: usize = OBJECTS_MAX / 64;
+
+/// A slice's record.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Record {
+    slab: UnsafeCell<Slab>,
+    /// Whether the slab is on its owner's list of those freed into from elsewhere.
+    pub flag: AtomicU32,
+    pub link: AtomicU32,
+    /// How many slices back the slab's first one is.
+    to_head: AtomicU8,
+    pub remote: RemoteBits,
+}
+
+/// One bit an object, on lines of their own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct RemoteBits(pub [AtomicU64; WORDS]);
+
+const _: () = assert!(size_of::<Record>() == 576 && size_of::<Record>() / 64 % 2 == 1);
+
+// SAFETY: the owner's part is used by one thread at a time (see `slab`), the rest is atomic.
+unsafe impl Sync for Record {}
+// SAFETY: all bytes zero is a value: zeros, and the first state.
+unsafe impl Zeroed for Record {}
+
+impl Record {
+    /// The owner's part.
+    ///
+    /// # Safety
+    /// The caller owns the slab, and refers to its owner's part in no other way meanwhile.
+    #[expect(clippy::mut_from_ref)]
+    #[inline]
+    pub unsafe fn slab(&self) -> &mut Slab {
+        // SAFETY: the caller's.
+        unsafe { &mut *self.slab.get() }
+    }
+
+    /// How many slices back the slab's first one is.
+    #[inline]
+    pub fn to_head(&self) -> u8 {
+        self.to_head.load(Ordering::Relaxed)
+    }
+
+    pub fn set_to_head(&self, slices: u8) {
+        self.to_head.store(slices, Ordering::Relaxed);
+    }
+
+    /// Lowers the flag of a slab that has been taken off a list it did not belong on. Whether there
+    /// is something to hear all the same.
+    pub fn quieten(&self) -> bool {
+        remote::hear(&self.flag);
+        self.remote.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Raises the flag; whether it was down, so that the caller must tell the owner.
+    pub fn raise(&self) -> bool {
+        remote::raise(&self.flag)
+    }
+
+    /// Frees an object of a slab that the caller does not own.
+    #[inline]
+    pub fn free_remotely(&self, object: u32) -> Freed {
+        remote::free(&self.remote.0[object as usize / 64], 1 << (object % 64), &self.flag)
+    }
+
+    /// Takes what other threads have freed and puts it into the owner's part, and says how many
+    /// objects that were. On an error the object named was free already.
+    ///
+    /// # Safety
+    /// As [`Record::slab`].
+    pub unsafe fn hear(&self) -> Result<u32, u32> {
+        remote::hear(&self.flag);
+        // SAFETY: the caller's.
+        let slab = unsafe { self.slab() };
+        let mut heard = 0;
+        for (at, word) in self.remote.0[..slab.words()].iter().enumerate() {
+            let bits = remote::take(word);
+            if bits != 0 {
+                slab.give_word(at, bits)?;
+                heard += bits.count_ones();
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Whether an object lies in its slab or has been freed from elsewhere, as far as this thread
+    /// can tell.
+    ///
+    /// # Safety
+    /// As [`Record::slab`].
+    #[cfg(test)]
+    pub unsafe fn is_free(&self, object: u32) -> bool {
+        let (word, bit) = (object as usize / 64, 1u64 << (object % 64));
+        // SAFETY: the caller's.
+        let free = unsafe { self.slab() }.free[word];
+        (free | self.remote.0[word].load(Ordering::Relaxed)) & bit != 0
+    }
+}
+
+/// What the owner of a slab knows of it.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Slab {
+    class: u8,
+    pub state: State,
+    /// No bit is set in `free` below this word.
+    lowest: u8,
+    /// Bits set in `free`.
+    free_objects: u32,
+    /// Neighbours in the owner's list of slabs of this class with room.
+    pub next: Option<SliceRef>,
+    pub previous: Option<SliceRef>,
+    free: [u64; WORDS],
+}
+
+/// A slice by its number plus one, so that 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SliceRef(NonZeroU32);
+
+impl SliceRef {
+    pub const fn new(slice: u32) -> Self {
+        Self(NonZeroU32::new(slice + 1).expect("a slice's number is below the largest"))
+    }
+
+    pub const fn slice(self) -> u32 {
+        self.0.get() - 1
+    }
+
+    /// As a word of a list; see [`remote`].
+    pub const fn word(self) -> u32 {
+        self.0.get()
+    }
+
+    pub const fn from_word(word: u32) -> Option<Self> {
+        match NonZeroU32::new(word) {
+            Some(word) => Some(Self(word)),
+            None => None,
+        }
+    }
+}
+
+/// Where a slab stands with its owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum State {
+    /// No slab, or one that nobody owns.
+    None = 0,
+    /// The one that its owner takes objects from.
+    Current,
+    /// With free objects, on its owner's list.
+    Partial,
+    /// Without free objects, on no list.
+    Full,
+}
+
+/// An object that is free already was freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Twice;
+
+impl Slab {
+    /// Makes it the record of a new slab, all objects free.
+    pub fn begin(&mut self, class: Class) {
+        let objects = class.shape().objects as usize;
+        self.class = class.0;
+        self.state = State::None;
+        self.lowest = 0;
+        self.free_objects = objects as u32;
+        self.free[..objects / 64].fill(u64::MAX);
+        if !objects.is_multiple_of(64) {
+            self.free[objects / 64] = (1 << (objects % 64)) - 1;
+        }
+    }
+
+    /// Says that the slab is no more: every object was free.
+    pub fn end(&mut self) {
+        let words = self.words();
+        self.free[..words].fill(0);
+        self.free_objects = 0;
+        self.state = State::None;
+    }
+
+    pub fn class(&self) -> Class {
+        Class(self.class)
+    }
+
+    pub fn free_objects(&self) -> u32 {
+        self.free_objects
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.free_objects == self.class().shape().objects
+    }
+
+    /// Takes up to `most` objects, lowest first, and calls `taken` with the number of each.
+    #[inline]
+    pub fn take(&mut self, most: u32, mut taken: impl FnMut(u32)) -> u32 {
+        let wanted = most.min(self.free_objects);
+        let (mut left, mut at) = (wanted, usize::from(self.lowest));
+        while left > 0 {
+            let mut word = self.free[at];
+            while word != 0 && left > 0 {
+                taken(at as u32 * 64 + word.trailing_zeros());
+                word &= word - 1;
+                left -= 1;
+            }
+            self.free[at] = word;
+            if word == 0 && left > 0 {
+                at += 1;
+            }
+        }
+        self.lowest = at as u8;
+        self.free_objects -= wanted;
+        wanted
+    }
+
+    /// Puts an object back.
+    #[inline]
+    pub fn give(&mut self, object: u32) -> Result<(), Twice> {
+        let (word, bit) = (object as usize / 64, 1u64 << (object % 64));
+        if self.free[word] & bit != 0 {
+            return Err(Twice);
+        }
+        self.free[word] |= bit;
+        self.free_objects += 1;
+        self.lowest = self.lowest.min(word as u8);
+        Ok(())
+    }
+
+    fn words(&self) -> usize {
+        self.class().shape().objects.div_ceil(64) as usize
+    }
+
+    /// Puts the objects of a word back; on an error, names one that was there.
+    fn give_word(&mut self, at: usize, bits: u64) -> Result<(), u32> {
+        let twice = self.free[at] & bits;
+        if twice != 0 {
+            return Err(at as u32 * 64 + twice.trailing_zeros());
+        }
+        self.free[at] |= bits;
+        self.free_objects += bits.count_ones();
+        self.lowest = self.lowest.min(at as u8);
+        Ok(())
+    }
+
+    /// Checks the counters against the bits.
+    #[cfg(test)]
+    pub fn validate(&self) -> Result<(), &'static str> {
+        let set: u32 = self.free.iter().map(|word| word.count_ones()).sum();
+        if set != self.free_objects {
+            return Err("a slab's count of free objects is not that of its bits");
+        }
+        if self.free[..usize::from(self.lowest)].iter().any(|&word| word != 0) {
+            return Err("a free object stands where a slab does not look");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::{Array, Linux};
+
+    fn slab(class: Class) -> Array<Record, Linux> {
+        let records = Array::<Record, _>::new(Linux, 1).unwrap();
+        // SAFETY: this test is the owner; so below.
+        unsafe { records[0].slab() }.begin(class);
+        records
+    }
+
+    #[test]
+    fn objects_are_taken_lowest_first_and_put_back_once() {
+        let class = Class::of(16);
+        let records = slab(class);
+        // SAFETY: as above.
+        let slab = unsafe { records[0].slab() };
+        assert!(slab.is_empty());
+        let mut taken = Vec::new();
+        assert_eq!(slab.take(100, |object| taken.push(object)), 100);
+        assert_eq!(taken, (0..100).collect::<Vec<_>>());
+        slab.validate().unwrap();
+        assert_eq!(slab.give(3), Ok(()));
+        assert_eq!(slab.give(3), Err(Twice));
+        let mut again = Vec::new();
+        slab.take(2, |object| again.push(object));
+        assert_eq!(again, [3, 100]);
+        assert_eq!(slab.free_objects(), class.shape().objects - 101);
+        slab.validate().unwrap();
+    }
+
+    #[test]
+    fn a_slab_gives_all_its_objects_and_no_more() {
+        for class in (0..super::super::classes::CLASSES as u8).map(Class) {
+            let records = slab(class);
+            // SAFETY: as above.
+            let slab = unsafe { records[0].slab() };
+            let objects = class.shape().objects;
+            let mut count = 0;
+            assert_eq!(slab.take(u32::MAX, |_| count += 1), objects);
+            assert_eq!((count, slab.take(1, |_| ())), (objects, 0));
+            (0..objects).for_each(|object| slab.give(object).unwrap());
+            assert!(slab.is_empty());
+            slab.validate().unwrap();
+            slab.end();
+            slab.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_others_freed_comes_back_and_a_double_free_is_named() {
+        let records = slab(Class::of(64));
+        let record = &records[0];
+        // SAFETY: as above; so below.
+        unsafe { record.slab() }.take(10, |_| ());
+        assert_eq!(record.free_remotely(2), Freed::Tell);
+        assert_eq!(record.free_remotely(5), Freed::Told);
+        assert_eq!(record.free_remotely(5), Freed::Twice);
+        // SAFETY: as above.
+        unsafe {
+            assert!(record.is_free(5) && !record.is_free(6));
+            assert_eq!(record.hear(), Ok(2));
+            assert_eq!(record.free_remotely(5), Freed::Tell);
+            assert_eq!(record.hear(), Err(5));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Objects freed by threads that do not own their slab.
+//!
+//! # The idea
+//! A slab has a bitmap of objects that others have freed. Freeing one is one `fetch_or`: it never
+//! waits, touches no memory of the object, and an object whose bit is set already is being freed
+//! twice. The first to set a bit since the owner last looked (told by a flag) also puts the slab
+//! onto the owner's list of slabs to look at.
+//!
+//! # Nothing is forgotten
+//! A freeing thread sets a bit, then reads the flag; the owner clears the flag, then reads the
+//! bits. All four are sequentially consistent, so if the freeing thread saw the flag still set, the
+//! owner's reading of the bits comes later and sees the bit; if it saw it clear, it sets it and
+//! puts the slab onto the list again. Hence, whenever no call is under way, a slab with a bit set
+//! is on its owner's list.
+//!
+//! # Nothing is taken twice
+//! The list is emptied as a whole by one `swap`, so there is no ABA. A slab is on at most one list
+//! at a time: only the thread whose swap raised the flag puts it there, and only the owner, who has
+//! taken it off, lowers the flag. The owner reads the link before it lowers the flag.
+//!
+//! The functions are generic over what an atomic word is, so that a model checker runs this very
+//! code on its own.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// An atomic word, as far as this module needs one.
+pub(super) trait Atomic<T> {
+    fn load(&self, order: Ordering) -> T;
+    fn store(&self, value: T, order: Ordering);
+    fn swap(&self, value: T, order: Ordering) -> T;
+    fn fetch_or(&self, value: T, order: Ordering) -> T;
+    fn compare_exchange(&self, now: T, new: T, order: Ordering) -> Result<T, T>;
+}
+
+macro_rules! atomic {
+    ($atomic:ty, $value:ty) => {
+        impl Atomic<$value> for $atomic {
+            #[inline]
+            fn load(&self, order: Ordering) -> $value {
+                <$atomic>::load(self, order)
+            }
+            #[inline]
+            fn store(&self, value: $value, order: Ordering) {
+                <$atomic>::store(self, value, order);
+            }
+            #[inline]
+            fn swap(&self, value: $value, order: Ordering) -> $value {
+                <$atomic>::swap(self, value, order)
+            }
+            #[inline]
+            fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                <$atomic>::fetch_or(self, value, order)
+            }
+            #[inline]
+            fn compare_exchange(
+                &self,
+                now: $value,
+                new: $value,
+                order: Ordering,
+            ) -> Result<$value, $value> {
+                <$atomic>::compare_exchange(self, now, new, order, Ordering::Relaxed)
+            }
+        }
+    };
+}
+atomic!(AtomicU32, u32);
+atomic!(AtomicU64, u64);
+
+/// Not on a list.
+const QUIET: u32 = 0;
+/// On its owner's list, or about to be.
+const LISTED: u32 = 1;
+
+/// What a free from elsewhere found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Freed {
+    /// The owner will hear of it.
+    Told,
+    /// The slab must be put onto its owner's list, by this thread.
+    Tell,
+    /// It was free already.
+    Twice,
+}
+
+/// Marks an object as freed by a thread that is not the owner.
+#[inline]
+pub(super) fn free<W: Atomic<u64>, F: Atomic<u32>>(word: &W, bit: u64, flag: &F) -> Freed {
+    if word.fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+        return Freed::Twice;
+    }
+    if raise(flag) { Freed::Tell } else { Freed::Told }
+}
+
+/// Raises a slab's flag; whether it was down, so that the caller must put the slab onto a list.
+#[inline]
+pub(super) fn raise<F: Atomic<u32>>(flag: &F) -> bool {
+    flag.load(Ordering::SeqCst) == QUIET && flag.swap(LISTED, Ordering::SeqCst) == QUIET
+}
+
+/// Lowers a slab's flag, before its bits are read. The slab has been taken off the list.
+#[inline]
+pub(super) fn hear<F: Atomic<u32>>(flag: &F) {
+    flag.swap(QUIET, Ordering::SeqCst);
+}
+
+/// Takes the bits of a word.
+#[inline]
+pub(super) fn take<W: Atomic<u64>>(word: &W) -> u64 {
+    if word.load(Ordering::SeqCst) == 0 { 0 } else { word.swap(0, Ordering::SeqCst) }
+}
+
+/// No slab.
+pub(super) const NONE: u32 = 0;
+
+/// Puts a slab onto a list; `slab` is not [`NONE`], `link` is its link.
+#[inline]
+pub(super) fn push<A: Atomic<u32>>(head: &A, slab: u32, link: &A) {
+    let mut first = head.load(Ordering::SeqCst);
+    loop {
+        link.store(first, Ordering::Relaxed);
+        match head.compare_exchange(first, slab, Ordering::SeqCst) {
+            Ok(_) => return,
+            Err(now) => first = now,
+        }
+    }
+}
+
+/// Takes the whole list: its first slab, or [`NONE`]; the links lead to the others.
+#[inline]
+pub(super) fn take_list<A: Atomic<u32>>(head: &A) -> u32 {
+    if head.load(Ordering::SeqCst) == NONE { NONE } else { head.swap(NONE, Ordering::SeqCst) }
+}

@@ -1,0 +1,44 @@
+//! What a heap did and holds.
+
+/// Counts of whole blocks.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Supplied {
+    /// Blocks opened, released, and kept because the system refused to take them.
+    pub opened: u64,
+    pub released: u64,
+    pub kept: u64,
+    /// Blocks that were to be hugetlb pages and are not.
+    pub hugetlb_refused: u64,
+    /// Requests for which there was no memory.
+    pub refused: u64,
+}
+
+/// A heap at one moment, in bytes unless said otherwise.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Address space reserved for objects.
+    pub reserved: u64,
+    /// Blocks with memory behind them, used or not.
+    pub committed: u64,
+    /// Of these, on hugetlb pages.
+    pub hugetlb: u64,
+    /// In slabs, including objects that are free in them.
+    pub slabs: u64,
+    /// Objects of slabs that are handed out, or kept by a thread for its next requests.
+    pub objects: u64,
+    /// In runs of slices: allocations of more than 256 KiB up to 1 MiB.
+    pub runs: u64,
+    /// In whole blocks: longer allocations.
+    pub huge: u64,
+    /// Blocks given back to the system so far.
+    pub released_blocks: u64,
+    /// Blocks that the system refused to take back.
+    pub kept_blocks: u64,
+    /// Blocks that were to be hugetlb pages and are not.
+    pub hugetlb_refused_blocks: u64,
+    /// Requests for which there was no memory.
+    pub failures: u64,
+    /// Threads that have a heap of their own at present.
+    pub threads: u64,
+}

@@ -1,0 +1,351 @@
+//! Whole blocks: where they are, what stands behind them, and when they go back to the system.
+//!
+//! A placement says where, a pool brings the memory. What is freed stays present for a while,
+//! because it is often wanted again at once; after the delay it is given back whole. A block that
+//! is present but free may hold anything; one that is absent will be zero.
+//!
+//! Base pages come first, so that a small heap stays small; from a certain size on, blocks are
+//! advised to become huge pages as they are opened, each on its own account, never the whole span.
+#![allow(unsafe_code)] // gives free blocks back
+
+use super::config::{Config, Hugetlb};
+use super::stats::Supplied;
+use crate::os::{Array, Errno, Os};
+use crate::placement::{Class, Placement};
+use crate::pool::{Pool, PoolBuilder, PoolError, Populate, Rung, Use};
+use crate::units::{BLOCK_BYTES, BlockId, BlockRange, Blocks, Bytes};
+
+/// How many frees of ranges wait for their delay at once; the oldest goes early when one more comes.
+const QUEUE: usize = 256;
+/// Blocks given back in one go: whoever does it has asked for something else.
+const AT_ONCE: u32 = 64;
+
+/// A range that was freed, and when.
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    start: BlockId,
+    len: Blocks,
+    since_ms: u32,
+}
+
+/// The blocks of a heap.
+#[derive(Debug)]
+pub(super) struct Supply<O: Os> {
+    pool: Pool<O>,
+    placement: Placement<O>,
+    /// When each free block was freed, in milliseconds.
+    freed_ms: Array<u32, O>,
+    /// Length of the huge extent that begins at a block.
+    extents: Array<u32, O>,
+    queue: [Idle; QUEUE],
+    first: usize,
+    queued: usize,
+    present: u32,
+    hugetlb: u32,
+    config: Config,
+    pub counts: Supplied,
+}
+
+/// Why there is no heap.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum NoSupply {
+    Pool(PoolError),
+    Table(Errno),
+}
+
+impl<O: Os> Supply<O> {
+    /// Reserves a span of `capacity`.
+    pub fn new(os: O, capacity: Bytes, config: Config) -> Result<Self, NoSupply> {
+        let (huge, ordinary) = match config.hugetlb {
+            Hugetlb::Never => (Use::Forbidden, Use::Allowed),
+            Hugetlb::Allow => (Use::Allowed, Use::Allowed),
+            Hugetlb::Require => (Use::Required, Use::Forbidden),
+        };
+        let pool = PoolBuilder::with_os(os.clone())
+            .capacity(capacity)
+            .rung(Rung::Base, ordinary)
+            .rung(Rung::Transparent, ordinary)
+            .rung(Rung::Huge, huge)
+            .populate(Populate::OnTouch)
+            .build()
+            .map_err(NoSupply::Pool)?;
+        let blocks = pool.capacity();
+        let placement = Placement::with_os(os.clone(), blocks)
+            .map_err(|unmapped| NoSupply::Table(unmapped.cause))?;
+        Ok(Self {
+            freed_ms: Array::new(os.clone(), blocks.as_usize()).map_err(NoSupply::Table)?,
+            extents: Array::new(os, blocks.as_usize()).map_err(NoSupply::Table)?,
+            pool,
+            placement,
+            queue: [Idle { start: BlockId::new(0), len: Blocks::ZERO, since_ms: 0 }; QUEUE],
+            first: 0,
+            queued: 0,
+            present: 0,
+            hugetlb: 0,
+            config,
+            counts: Supplied::default(),
+        })
+    }
+
+    pub fn pool(&self) -> &Pool<O> {
+        &self.pool
+    }
+
+    /// Blocks with memory behind them.
+    pub fn present(&self) -> Blocks {
+        Blocks::new(self.present)
+    }
+
+    /// Blocks of hugetlb pages among them.
+    pub fn hugetlb(&self) -> Blocks {
+        Blocks::new(self.hugetlb)
+    }
+
+    pub fn placement(&self) -> &Placement<O> {
+        &self.placement
+    }
+
+    /// Takes blocks of a class of which the first `used` bytes will be used; whether all of it is
+    /// zero.
+    pub fn take(
+        &mut self,
+        class: Class,
+        blocks: Blocks,
+        used: Bytes,
+    ) -> Option<(BlockRange, bool)> {
+        let range = self.placement.allocate_now(class, blocks)?;
+        match self.open(range, used) {
+            Ok(zero) => Some((range, zero)),
+            Err(_) => {
+                self.counts.refused += 1;
+                // The extent was made just now; should freeing fail, it is lost and nothing else.
+                let _ = self.placement.free(range);
+                None
+            }
+        }
+    }
+
+    /// Blocks whose first is a multiple of `align` blocks (a power of two).
+    pub fn take_aligned(
+        &mut self,
+        blocks: Blocks,
+        align: u32,
+        used: Bytes,
+    ) -> Option<(BlockRange, bool)> {
+        let base = self.pool.base().as_ptr() as usize / BLOCK_BYTES;
+        let padded = Blocks::new(blocks.get().checked_add(align - 1)?);
+        let padded = self.placement.allocate_now(Class::Huge, padded)?;
+        let skip = (base + padded.start().as_usize()).wrapping_neg() % align as usize;
+        let range = BlockRange::new(BlockId::new(padded.start().get() + skip as u32), blocks);
+        let before = BlockRange::new(padded.start(), Blocks::new(skip as u32));
+        let after = Blocks::new(padded.end().get() - range.end().get());
+        for extra in [before, BlockRange::new(range.end(), after)] {
+            if !extra.is_empty() {
+                let _ = self.placement.trim(extra);
+            }
+        }
+        match self.open(range, used) {
+            Ok(zero) => Some((range, zero)),
+            Err(_) => {
+                self.counts.refused += 1;
+                let _ = self.placement.free(range);
+                None
+            }
+        }
+    }
+
+    /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
+    fn open(&mut self, range: BlockRange, used: Bytes) -> Result<bool, PoolError> {
+        let absent = range.iter().filter(|&block| !self.pool.is_present(block)).count() as u32;
+        if absent == 0 {
+            return Ok(false);
+        }
+        let rung = self.rung(absent);
+        // A last block that is used in part only would be touched whole as a huge page.
+        let tail = used.as_usize() % BLOCK_BYTES;
+        let thin = rung == Rung::Transparent && tail != 0 && tail < BLOCK_BYTES / 4 * 3;
+        let whole = if thin { range.len() - Blocks::ONE } else { range.len() };
+        if whole != Blocks::ZERO {
+            self.pool.open(BlockRange::new(range.start(), whole), rung)?;
+        }
+        if thin {
+            let last = BlockRange::new(BlockId::new(range.end().get() - 1), Blocks::ONE);
+            self.pool.open(last, Rung::Base)?;
+        }
+        self.present += absent;
+        if rung == Rung::Huge {
+            let got = range.iter().filter(|&b| self.pool.rung(b) == Some(Rung::Huge)).count();
+            self.hugetlb += got as u32;
+            self.counts.hugetlb_refused += u64::from(range.len().get() - got as u32);
+        }
+        self.counts.opened += u64::from(absent);
+        Ok(absent == range.len().get())
+    }
+
+    /// The rung for that many more blocks.
+    fn rung(&self, more: u32) -> Rung {
+        let limited = self.hugetlb.saturating_add(more) > self.config.hugetlb_limit.get();
+        if self.config.hugetlb != Hugetlb::Never && !limited {
+            Rung::Huge
+        } else if self.present.saturating_add(more) > self.config.base_blocks.get() {
+            Rung::Transparent
+        } else {
+            Rung::Base
+        }
+    }
+
+    /// Frees blocks; their memory stays for a while.
+    pub fn give(&mut self, range: BlockRange, now_ms: u32) {
+        let freed = self.placement.free(range);
+        debug_assert!(freed.is_ok(), "a heap frees its own extents: {freed:?}");
+        self.idle(range, now_ms);
+    }
+
+    /// Frees the end of an extent.
+    pub fn trim(&mut self, part: BlockRange, now_ms: u32) {
+        let freed = self.placement.trim(part);
+        debug_assert!(freed.is_ok(), "a heap trims its own extents: {freed:?}");
+        self.idle(part, now_ms);
+    }
+
+    /// Lengthens an extent by free blocks after it; whether those are zero. `None` where they are
+    /// not free or have no memory.
+    pub fn grow(&mut self, extent: BlockRange, by: Blocks, used: Bytes) -> Option<bool> {
+        self.placement.grow(extent, by).ok()?;
+        let added = BlockRange::new(extent.end(), by);
+        match self.open(added, used) {
+            Ok(zero) => Some(zero),
+            Err(_) => {
+                let _ = self.placement.trim(added);
+                None
+            }
+        }
+    }
+
+    /// Moves the pages of an extent to the beginning of another; whether that was possible.
+    pub fn move_pages(&mut self, from: BlockRange, to: BlockRange) -> bool {
+        // SAFETY: both are the heap's, under its lock; what is in `to` nobody has seen.
+        unsafe { self.pool.move_pages(from, to.start()) }.is_ok()
+    }
+
+    /// Length of the huge extent that begins at a block.
+    pub fn extent(&self, head: BlockId) -> BlockRange {
+        BlockRange::new(head, Blocks::new(self.extents[head.as_usize()]))
+    }
+
+    pub fn set_extent(&mut self, range: BlockRange) {
+        self.extents[range.start().as_usize()] = range.len().get();
+    }
+
+    fn idle(&mut self, range: BlockRange, now_ms: u32) {
+        for block in range.iter() {
+            self.freed_ms[block.as_usize()] = now_ms;
+        }
+        if self.queued == QUEUE {
+            let oldest = self.pop();
+            self.release(oldest, now_ms, 0);
+        }
+        let at = (self.first + self.queued) % QUEUE;
+        self.queue[at] = Idle { start: range.start(), len: range.len(), since_ms: now_ms };
+        self.queued += 1;
+    }
+
+    fn pop(&mut self) -> BlockRange {
+        let idle = self.queue[self.first];
+        self.first = (self.first + 1) % QUEUE;
+        self.queued -= 1;
+        BlockRange::new(idle.start, idle.len)
+    }
+
+    /// Gives back what has been free for longer than the delay, a bounded part at a time.
+    #[inline]
+    pub fn release_idle(&mut self, now_ms: u32) {
+        if self.queued > 0 && self.is_due(now_ms) {
+            self.release_due(now_ms);
+        }
+    }
+
+    fn is_due(&self, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(self.queue[self.first].since_ms) >= self.config.delay_ms
+    }
+
+    #[cold]
+    fn release_due(&mut self, now_ms: u32) {
+        let mut left = AT_ONCE;
+        while left > 0 && self.queued > 0 && self.is_due(now_ms) {
+            let idle = self.queue[self.first];
+            let now = idle.len.get().min(left);
+            let (range, rest) =
+                (BlockRange::new(idle.start, Blocks::new(now)), idle.len.get() - now);
+            if rest == 0 {
+                self.pop();
+            } else {
+                let front = &mut self.queue[self.first];
+                (front.start, front.len) = (range.end(), Blocks::new(rest));
+            }
+            self.release(range, now_ms, self.config.delay_ms);
+            left -= now;
+        }
+    }
+
+    /// Gives back everything that is free; whether that was anything.
+    pub fn release_all(&mut self) -> bool {
+        let before = self.present;
+        while self.queued > 0 {
+            let range = self.pop();
+            self.release(range, 0, 0);
+        }
+        self.present < before
+    }
+
+    /// Gives back the blocks of a range that are free, and have been for `delay_ms`.
+    fn release(&mut self, range: BlockRange, now_ms: u32, delay_ms: u32) {
+        let mut at = range.start();
+        while at < range.end() {
+            let mut end = at;
+            while end < range.end() && self.is_idle(end, now_ms, delay_ms) {
+                end = BlockId::new(end.get() + 1);
+            }
+            if end > at {
+                self.release_run(BlockRange::new(at, Blocks::new(end.get() - at.get())));
+            }
+            at = BlockId::new(end.get() + 1);
+        }
+    }
+
+    fn is_idle(&self, block: BlockId, now_ms: u32, delay_ms: u32) -> bool {
+        self.pool.is_present(block)
+            && now_ms.wrapping_sub(self.freed_ms[block.as_usize()]) >= delay_ms
+            && self.placement.class_of(block).is_none()
+    }
+
+    fn release_run(&mut self, run: BlockRange) {
+        let huge = run.iter().filter(|&b| self.pool.rung(b) == Some(Rung::Huge)).count() as u32;
+        // SAFETY: the blocks are free: nothing of the heap stands in them, and whoever wants them
+        // waits for the lock that this runs under.
+        match unsafe { self.pool.release(run) } {
+            Ok(()) => {
+                self.present -= run.len().get();
+                self.hugetlb -= huge;
+                self.counts.released += u64::from(run.len().get());
+            }
+            // A filter on system calls, perhaps: the blocks stay, and hold what they held.
+            Err(_) => self.counts.kept += u64::from(run.len().get()),
+        }
+    }
+
+    /// Checks the placement and the counters.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        self.placement.validate().map_err(|_| "the placement contradicts itself")?;
+        let present = self.pool.blocks().iter().filter(|&block| self.pool.is_present(block));
+        if present.count() as u32 != self.present {
+            return Err("the count of present blocks is not that of the pool");
+        }
+        let held = self.placement.iter_extents(BlockId::new(0));
+        let absent = held.flat_map(|extent| extent.range.iter());
+        if absent.into_iter().any(|block| !self.pool.is_present(block)) {
+            return Err("an extent has a block without memory");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! What a thread can do with a heap.
+#![allow(unsafe_code)] // hands out memory
+
+use core::ptr::{self, NonNull};
+
+#[cfg(test)]
+use super::classes::{ALIGN_MIN, SLAB_OBJECT_MAX};
+use super::classes::{Class, SLICE_BYTES};
+use super::core::{Heap, Shared};
+use super::fatal::{Fault, die};
+use super::local::{Local, Own, Standing};
+use super::tables::Entry;
+use crate::os::Os;
+
+/// Longer requests are refused: pointers into an allocation must have differences.
+const SIZE_MAX: usize = isize::MAX as usize;
+
+/// A thread's heap, attached.
+pub(super) struct Thread<'heap, O: Os> {
+    heap: &'heap Heap<O>,
+    shared: &'heap Shared,
+    local: NonNull<Local>,
+}
+
+impl<'heap, O: Os> Thread<'heap, O> {
+    /// # Safety
+    /// The heap has attached `local` for this thread, which has not left it.
+    pub unsafe fn new(heap: &'heap Heap<O>, shared: &'heap Shared, local: NonNull<Local>) -> Self {
+        Self { heap, shared, local }
+    }
+
+    fn own(&self) -> *mut Own {
+        // SAFETY: the heap is mapped.
+        unsafe { &raw mut (*self.local.as_ptr()).own }
+    }
+
+    fn standing(&self) -> &Standing {
+        // SAFETY: as above, and this part is for everybody.
+        unsafe { &(*self.local.as_ptr()).standing }
+    }
+
+    /// `size` bytes, aligned to 16; null where there is no memory.
+    #[cfg(test)]
+    pub fn allocate(&self, size: usize) -> *mut u8 {
+        if size > SLAB_OBJECT_MAX {
+            return allocate_long(self.heap, size, ALIGN_MIN).0;
+        }
+        let class = Class::of(size);
+        // SAFETY: the heap is this thread's.
+        match unsafe { Own::take(self.own(), class) } {
+            Some(at) => at.as_ptr(),
+            None => self.refill(class),
+        }
+    }
+
+    /// An object of a class whose bin is empty.
+    pub fn refill(&self, class: Class) -> *mut u8 {
+        // SAFETY: the heap is this thread's, and nothing of it is referred to at present.
+        let own = unsafe { &mut *self.own() };
+        let object = own.refill(self.standing(), self.heap, self.shared, class);
+        object.map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    /// # Safety
+    /// `at` is an allocation of this heap, or null.
+    #[cfg(test)]
+    pub unsafe fn free(&self, at: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe {
+            if !Own::keep(self.own(), at) {
+                self.free_slowly(at);
+            }
+        }
+    }
+
+    /// Frees what could not be kept in a bin.
+    ///
+    /// # Safety
+    /// `at` is an allocation of this heap, or null.
+    pub unsafe fn free_slowly(&self, at: *mut u8) {
+        let address = at as usize;
+        if let Some(slice) = self.shared.view.slice(address)
+            && let Entry::Slab(_, class) = self.shared.view.entry(slice)
+            // SAFETY: the heap is this thread's.
+            && unsafe { (*self.own()).is_own(self.shared.view.entry(slice)) }
+        {
+            // SAFETY: the bin was full; the rest is the caller's.
+            unsafe { (*self.own()).spill(self.heap, self.shared, class, at) }
+        } else {
+            // SAFETY: the caller's.
+            unsafe { free_elsewhere(self.heap, at) }
+        }
+    }
+}
+
+/// Frees what is not of the calling thread's slabs; it need not have a heap.
+///
+/// # Safety
+/// `at` is an allocation of this heap, or null.
+pub(super) unsafe fn free_elsewhere<O: Os>(heap: &Heap<O>, at: *mut u8) {
+    if at.is_null() {
+        return;
+    }
+    let address = at as usize;
+    let Some(shared) = heap.shared() else { die(Fault::Foreign, address) };
+    let Some(slice) = shared.view.slice(address) else { die(Fault::Foreign, address) };
+    match shared.view.entry(slice) {
+        Entry::Slab(owner, class) => heap.free_remotely(shared, slice, owner, class, address),
+        Entry::Run(_) | Entry::Huge if address == shared.view.address(slice) => {
+            if heap.with(|central| central.free(slice)) != Some(true) {
+                die(Fault::Twice, address);
+            }
+        }
+        Entry::Run(_) | Entry::Huge => die(Fault::Interior, address),
+        Entry::Nothing => die(Fault::Foreign, address),
+    }
+}
+
+/// An allocation longer than an object of a slab, or aligned to more than a slice; whether it is
+/// zero.
+pub(super) fn allocate_long<O: Os>(heap: &Heap<O>, size: usize, align: usize) -> (*mut u8, bool) {
+    if size > SIZE_MAX - align {
+        return (ptr::null_mut(), false);
+    }
+    match heap.with(|central| central.allocate(size, align)).flatten() {
+        Some((at, zero)) => (at.as_ptr(), zero),
+        None => (ptr::null_mut(), false),
+    }
+}
+
+/// Bytes that may be used of an allocation.
+///
+/// # Safety
+/// `at` is an allocation of this heap.
+pub(super) unsafe fn usable<O: Os>(heap: &Heap<O>, at: *const u8) -> usize {
+    let address = at as usize;
+    let Some(shared) = heap.shared() else { return 0 };
+    let Some(slice) = shared.view.slice(address) else { return 0 };
+    match shared.view.entry(slice) {
+        Entry::Slab(_, class) => class.size(),
+        Entry::Run(slices) => slices as usize * SLICE_BYTES,
+        Entry::Huge => heap.with(|central| central.usable(slice)).unwrap_or(0),
+        Entry::Nothing => 0,
+    }
+}
+
+/// Whether an allocation of `usable` bytes may stay where it is for a request of `size`: what is
+/// wasted is at most half.
+pub(super) const fn fits(size: usize, usable: usize) -> bool {
+    size <= usable && size >= usable / 2
+}
+
+/// Makes a long allocation longer or shorter without copying; null where that cannot be done.
+///
+/// # Safety
+/// `at` is an allocation of this heap, of which nothing is used through other pointers meanwhile.
+pub(super) unsafe fn resize_long<O: Os>(heap: &Heap<O>, at: *mut u8, size: usize) -> *mut u8 {
+    let resized = heap.shared().and_then(|shared| {
+        let slice = shared.view.slice(at as usize)?;
+        heap.with(|central| central.resize(slice, size))?
+    });
+    resized.map_or(ptr::null_mut(), NonNull::as_ptr)
+}

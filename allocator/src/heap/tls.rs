@@ -1,0 +1,137 @@
+//! Where a thread finds its heap.
+//!
+//! A thread-local of stable Rust in a shared object costs a call (`__tls_get_addr`) each time. So
+//! the pointer stands in a symbol of `.tdata` of our own, which is read in two instructions by the
+//! initial-exec model: its offset from the thread pointer, then the word. The dynamic linker puts it
+//! into the static TLS block, which a preloaded library and everything linked at start gets; one
+//! loaded later needs 8 bytes of the surplus that the C library keeps for this.
+//!
+//! At first the pointer is that of the [empty heap](super::local::EMPTY), so that the fast paths
+//! need not ask whether there is one.
+//!
+//! How a thread's end is noticed: a key of pthread_key_create(3) with the heap as its value. Its
+//! destructor runs after those of `thread_local!` and C++. What still allocates later (destructors
+//! of other keys) gets a heap anew, and the key set again, whose destructor the C library calls in
+//! its next round.
+#![allow(unsafe_code)] // reads a thread-local by hand
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::global::HEAP;
+use super::local::{EMPTY, Local};
+
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .tdata.bookend_local,\"awT\",@progbits",
+    ".globl bookend_local",
+    ".hidden bookend_local",
+    ".type bookend_local, @object",
+    ".p2align 3",
+    "bookend_local:",
+    ".quad {empty}",
+    ".size bookend_local, 8",
+    ".popsection",
+    empty = sym EMPTY,
+);
+
+/// The thread's heap, or the empty one.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn get() -> *mut Local {
+    let local: *mut Local;
+    // SAFETY: reads the word that the symbol stands for, in this thread's block.
+    unsafe {
+        core::arch::asm!(
+            "mov {local}, qword ptr [rip + bookend_local@GOTTPOFF]",
+            "mov {local}, qword ptr fs:[{local}]",
+            local = out(reg) local,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    local
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set(local: *mut Local) {
+    // SAFETY: as above; nobody else writes this thread's.
+    unsafe {
+        core::arch::asm!(
+            "mov {offset}, qword ptr [rip + bookend_local@GOTTPOFF]",
+            "mov qword ptr fs:[{offset}], {local}",
+            offset = out(reg) _,
+            local = in(reg) local,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+std::thread_local! {
+    static LOCAL: core::cell::Cell<*mut Local> =
+        const { core::cell::Cell::new(&raw const EMPTY as *mut Local) };
+}
+
+/// The thread's heap, or the empty one.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) fn get() -> *mut Local {
+    LOCAL.get()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn set(local: *mut Local) {
+    LOCAL.set(local);
+}
+
+/// The thread's heap; gives it one where it has none.
+#[inline]
+pub(super) fn attached() -> Option<NonNull<Local>> {
+    let local = get();
+    if ptr::eq(local, &EMPTY) { attach() } else { NonNull::new(local) }
+}
+
+#[cold]
+fn attach() -> Option<NonNull<Local>> {
+    let local = HEAP.attach()?;
+    // First, because telling the C library may allocate.
+    set(local.as_ptr());
+    if let Some(key) = key() {
+        // SAFETY: the key exists. Without it the heap stays with a thread that is no more.
+        let _ = unsafe { libc::pthread_setspecific(key, local.as_ptr().cast()) };
+    }
+    Some(local)
+}
+
+/// The key, plus one; 0: not made yet.
+static KEY: AtomicU32 = AtomicU32::new(0);
+
+fn key() -> Option<libc::pthread_key_t> {
+    let made = KEY.load(Ordering::Acquire);
+    if made != 0 {
+        return Some(made - 1);
+    }
+    let mut key = 0;
+    // SAFETY: the call writes one key.
+    if unsafe { libc::pthread_key_create(&mut key, Some(leave)) } != 0 {
+        return None;
+    }
+    match KEY.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(theirs) => {
+            // SAFETY: made above, and nobody else knows it.
+            unsafe { libc::pthread_key_delete(key) };
+            Some(theirs - 1)
+        }
+    }
+}
+
+/// The thread ends.
+unsafe extern "C" fn leave(local: *mut libc::c_void) {
+    set((&raw const EMPTY).cast_mut());
+    if let Some(local) = NonNull::new(local.cast::<Local>()) {
+        // SAFETY: the key's value is the heap that was attached for this thread, which has just
+        // forgotten it.
+        unsafe { HEAP.retire(local) };
+    }
+}
