@@ -4,6 +4,8 @@
 //! eight classes a doubling, so that rounding up wastes at most a ninth. A slab is a run of slices
 //! cut into objects of one class; it has as few slices as leave little of them unused.
 
+#![allow(unsafe_code)] // a lookup without a check
+
 use crate::units::{BLOCK_BYTES, BLOCK_SHIFT};
 
 /// Binary logarithm of [`SLICE_BYTES`].
@@ -48,6 +50,16 @@ impl Class {
     #[inline(always)]
     pub const fn of(size: usize) -> Self {
         if size <= TABLE_MAX { Self(TABLE[size.div_ceil(ALIGN_MIN)]) } else { Self::computed(size) }
+    }
+
+    /// As [`Class::of`], where the class is looked up.
+    #[inline(always)]
+    pub fn of_small(size: usize) -> Option<Self> {
+        if size > TABLE_MAX {
+            return None;
+        }
+        // SAFETY: the table has an entry for each sixteenth of `TABLE_MAX`, and for zero.
+        Some(Self(unsafe { *TABLE.get_unchecked(size.div_ceil(ALIGN_MIN)) }))
     }
 
     const fn computed(size: usize) -> Self {

@@ -14,7 +14,7 @@ use super::classes::{Class, SLICE_BYTES, SLICE_RUN_MAX, SLICES};
 use super::config::Config;
 use super::fatal::{Fault, die};
 use super::filler::{Filler, Slices};
-use super::local::{self, Local};
+use super::local::{self, Local, Standing};
 use super::lock::Lock;
 use super::record::{SliceRef, State};
 use super::remote::{self, Freed};
@@ -31,6 +31,9 @@ const SPAN_MIN: Bytes = Bytes::mib(16);
 const SPAN_MAX: Bytes = Bytes::gib(32 << 10);
 /// How many times the machine's memory: programs reserve what they never touch.
 const SPAN_TIMES: u64 = 16;
+
+/// How many of the heaps that no thread has keep what is in their bins for the next one.
+const WARM: u32 = 4;
 
 const NEW: u32 = 0;
 const READY: u32 = 1;
@@ -70,6 +73,8 @@ pub(super) struct Central<O: Os> {
     owners: u32,
     /// The first of the threads' heaps that wait for another thread; 0: none.
     retired: u32,
+    /// How many of those have kept what is in their bins.
+    warm: u32,
     active: u32,
     /// A wholly free block that the filler keeps, so that one slab coming and going does not take
     /// and give back a block each time.
@@ -215,7 +220,9 @@ impl<O: Os> Heap<O> {
         let local =
             self.with(|central| central.adopt(&shared).or_else(|| central.create(&shared)))??;
         // SAFETY: it is this thread's from now on.
-        unsafe { (*local.as_ptr()).own.begin() };
+        if unsafe { (*local.as_ptr()).own.begin() } {
+            self.with(|central| central.warm -= 1);
+        }
         Some(local)
     }
 
@@ -228,17 +235,43 @@ impl<O: Os> Heap<O> {
         let local_ptr = local.as_ptr();
         // SAFETY: the thread has it to itself until it is retired.
         let (own, standing) = unsafe { (&mut (*local_ptr).own, &(*local_ptr).standing) };
-        own.empty(standing, self, shared);
+        own.hear(standing, self, shared);
         let owner = own.owner();
+        let warm = self.with(|central| central.keep_warm()).unwrap_or(false);
+        if warm {
+            own.rest();
+        } else {
+            own.empty(standing, self, shared);
+        }
         standing.retire();
         if standing.has_pending() {
             self.visit(shared, local);
         }
-        self.with(|central| {
-            central.active -= 1;
-            standing.next.store(central.retired, Ordering::Relaxed);
-            central.retired = owner.0;
-        });
+        self.with(|central| central.add_retired(owner, standing));
+    }
+
+    /// Gives back all that is free, also what heaps without a thread have kept; whether that was
+    /// anything.
+    pub fn trim(&self) -> bool {
+        let Some(shared) = self.shared() else { return false };
+        let mut next = self.with(|central| central.retired).unwrap_or(0);
+        while let Some(local) = Self::local(shared, Owner(next)) {
+            // SAFETY: threads' heaps are never unmapped.
+            let standing = unsafe { &(*local.as_ptr()).standing };
+            next = standing.next.load(Ordering::Relaxed);
+            if standing.visit() {
+                // SAFETY: whoever visits a heap has it to itself.
+                let own = unsafe { &mut (*local.as_ptr()).own };
+                if own.empty(standing, self, shared) {
+                    self.with(|central| central.warm -= 1);
+                }
+                standing.leave();
+                if standing.has_pending() {
+                    self.visit(shared, local);
+                }
+            }
+        }
+        self.with(|central| central.trim()).unwrap_or(false)
     }
 }
 
@@ -267,6 +300,7 @@ impl<O: Os> Central<O> {
             supply,
             owners: 0,
             retired: 0,
+            warm: 0,
             active: 0,
             spare: None,
             slab_slices: 0,
@@ -294,6 +328,19 @@ impl<O: Os> Central<O> {
         self.retired = standing.next.load(Ordering::Relaxed);
         self.active += 1;
         Some(local)
+    }
+
+    /// Whether one more heap without a thread may keep what is in its bins.
+    fn keep_warm(&mut self) -> bool {
+        let may = self.warm < WARM;
+        self.warm += u32::from(may);
+        may
+    }
+
+    fn add_retired(&mut self, owner: Owner, standing: &Standing) {
+        self.active -= 1;
+        standing.next.store(self.retired, Ordering::Relaxed);
+        self.retired = owner.0;
     }
 
     fn create(&mut self, shared: &Shared) -> Option<NonNull<Local>> {
@@ -543,8 +590,8 @@ impl<O: Os> Central<O> {
         Some(self.supply.pool().address(to.start()))
     }
 
-    /// Gives back all that is free; whether that was anything.
-    pub fn trim(&mut self) -> bool {
+    /// Gives back blocks that are free; whether there were any.
+    fn trim(&mut self) -> bool {
         if let Some(spare) = self.spare.take()
             && self.filler.is_empty(spare)
         {
@@ -575,6 +622,7 @@ impl<O: Os> Central<O> {
             kept_blocks: counts.kept,
             hugetlb_refused_blocks: counts.hugetlb_refused,
             failures: self.failures,
+            heaps: u64::from(self.owners),
             threads: u64::from(self.active),
         }
     }

@@ -13,7 +13,8 @@
 //! object coming and going would take and give back a slab each time.
 //!
 //! A heap has a thread, or it is *retired* and waits for one: what is freed into its slabs
-//! meanwhile is looked after by whoever frees it.
+//! meanwhile is looked after by whoever frees it. A few retired heaps keep what is in their bins,
+//! because programs that end threads begin others; the rest are emptied.
 #![allow(unsafe_code)] // memory of its own, and objects
 
 use core::ptr::{self, NonNull};
@@ -24,7 +25,7 @@ use super::core::{Heap, Shared};
 use super::fatal::{Fault, die};
 use super::record::{SliceRef, State};
 use super::remote;
-use super::tables::{Entry, Owner};
+use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner};
 use crate::os::Os;
 
 /// A thread's heap, as it stands in memory.
@@ -73,10 +74,13 @@ pub(super) struct Own {
     shelves: [Shelf; CLASSES],
     /// No thread has it, so no empty slab is worth keeping.
     retired: bool,
+    /// No thread has it, and what was in its bins still is.
+    warm: bool,
 }
 
 /// A tag that no word of a slice has.
-const NOBODY: u32 = 0xffff_ff00;
+const NOBODY: u32 = 0xffff_f000;
+const _: () = assert!(size_of::<Bin>() == BIN_BYTES && Owner(OWNERS_MAX).tag() < NOBODY);
 /// The first batch.
 const BATCH_MIN: u32 = 4;
 
@@ -107,6 +111,7 @@ pub(super) static EMPTY: Local = Local {
         bins: [Bin { top: ptr::null_mut(), floor: ptr::null_mut(), end: ptr::null_mut() }; CLASSES],
         shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
         retired: true,
+        warm: false,
     },
     standing: Standing::new(),
 };
@@ -149,18 +154,35 @@ impl Own {
         self.owner
     }
 
-    /// A thread has taken it.
-    pub fn begin(&mut self) {
+    /// A thread has taken it; whether it was warm.
+    pub fn begin(&mut self) -> bool {
         self.retired = false;
+        core::mem::take(&mut self.warm)
+    }
+
+    /// The thread leaves it as it is.
+    pub fn rest(&mut self) {
+        self.retired = true;
+        self.warm = true;
     }
 
     /// Whether frees of a slice that is so go through this thread's bins.
     pub fn is_own(&self, entry: Entry) -> bool {
-        (entry.word() ^ self.tag) < CLASSES as u32
+        ((entry.word() ^ self.tag) as usize) < CLASSES * BIN_BYTES
     }
 
     // The fast paths. They take a pointer because the empty heap, which is never written, must not
     // be referred to as if it could be.
+
+    /// The bin that stands `offset` bytes into the bins.
+    ///
+    /// # Safety
+    /// `own` is a heap, and there is a bin.
+    #[inline(always)]
+    unsafe fn bin(own: *mut Self, offset: usize) -> *mut Bin {
+        // SAFETY: the caller's.
+        unsafe { own.byte_add(core::mem::offset_of!(Self, bins) + offset).cast() }
+    }
 
     /// An object of a class, if one is at hand.
     ///
@@ -171,7 +193,7 @@ impl Own {
         // SAFETY: (1) there are as many bins as classes; (2) where the bin is not empty the heap is
         // this thread's to write, and the pointer below `top` is an object's.
         unsafe {
-            let bin = (&raw mut (*own).bins).cast::<Bin>().add(class.index());
+            let bin = Self::bin(own, class.bin());
             let top = (*bin).top;
             if top == (*bin).floor {
                 return None;
@@ -189,19 +211,20 @@ impl Own {
     /// has been handed out.
     #[inline(always)]
     pub unsafe fn keep(own: *mut Self, at: *mut u8) -> bool {
-        // SAFETY: (1) a slice of the span has a word; (2) the class is below `CLASSES` only where
-        // the heap is this thread's to write; (3) a bin that is not full has a place at `top`.
+        // SAFETY: (1) a slice of the span has a word; (2) it has the heap's tag only where that is
+        // this thread's to write; (3) then what is left of
+        // the word is where a bin stands; (4) a bin that is not full has a place at `top`.
         unsafe {
             let slice = (at as usize).wrapping_sub((*own).base) >> SLICE_SHIFT;
             if slice >= (*own).slices {
                 return false;
             }
             let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
-            let class = (word ^ (*own).tag) as usize;
-            if class >= CLASSES {
+            let offset = (word ^ (*own).tag) as usize;
+            if offset >= CLASSES * BIN_BYTES {
                 return false;
             }
-            let bin = (&raw mut (*own).bins).cast::<Bin>().add(class);
+            let bin = Self::bin(own, offset);
             let top = (*bin).top;
             if top == (*bin).end {
                 return false;
@@ -226,6 +249,7 @@ impl Own {
         let (shape, shelf) = (class.shape(), &mut self.shelves[class.index()]);
         let base = shared.view.address(head) as *mut u8;
         let bin = &mut self.bins[class.index()];
+        debug_assert!(bin.top == bin.floor, "only an empty bin is refilled");
         // SAFETY: the slab is this thread's.
         let slab = unsafe { shared.view.record(head).slab() };
         let count = shelf.batch.min(slab.free_objects()).min(shape.kept);
@@ -405,9 +429,9 @@ impl Own {
         }
     }
 
-    /// Before the thread leaves: everything kept goes back to its slabs, and the slabs that are
-    /// empty to the filler.
-    pub fn empty<O: Os>(&mut self, standing: &Standing, heap: &Heap<O>, shared: &Shared) {
+    /// For a heap that the thread leaves, or has left: everything kept goes back to its slabs, and
+    /// the slabs that are empty to the filler. Whether it was warm.
+    pub fn empty<O: Os>(&mut self, standing: &Standing, heap: &Heap<O>, shared: &Shared) -> bool {
         self.retired = true;
         self.hear(standing, heap, shared);
         for class in (0..CLASSES as u8).map(Class) {
@@ -434,6 +458,7 @@ impl Own {
                 self.put_back(heap, shared, object as usize);
             }
         }
+        core::mem::take(&mut self.warm)
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Stats {
     pub hugetlb_refused_blocks: u64,
     /// Requests for which there was no memory.
     pub failures: u64,
+    /// Heaps of threads, those that wait for another thread included.
+    pub heaps: u64,
     /// Threads that have a heap of their own at present.
     pub threads: u64,
 }

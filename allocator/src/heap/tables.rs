@@ -5,14 +5,17 @@
 //! pointer into the span is told from an object, and a record is not mapped at all.
 //!
 //! ```text
-//!   31                                8 7             0
+//!   31                               12 11            0
 //!  +-----------------------------------+---------------+
-//!  |  owner: a thread's heap, 1..2^18  |     class     |   a slice of a slab
+//!  |  owner: a thread's heap, 1..2^18  |      bin      |   a slice of a slab
 //!  |  0xfe               |  slices                     |   the first slice of a run of slices
 //!  |  0xfd                                             |   the first slice of a huge extent
 //!  |  0                                                |   anything else
 //!  +---------------------------------------------------+
 //! ```
+//!
+//! A slab's class is given by where its bin stands in a thread's heap, in bytes: the way from an
+//! object to its bin is what a program waits for that frees and allocates by turns.
 #![allow(unsafe_code)] // tables in mappings of their own
 
 use core::ptr::NonNull;
@@ -47,10 +50,23 @@ const HUGE: u32 = 0xfd00_0000;
 const KIND: u32 = 0xff00_0000;
 const _: () = assert!(Owner(OWNERS_MAX).tag() < HUGE);
 
+/// Bytes of a bin.
+pub(super) const BIN_BYTES: usize = 24;
+const OWNER_SHIFT: u32 = 12;
+const BIN: u32 = (1 << OWNER_SHIFT) - 1;
+const _: () = assert!(super::classes::CLASSES * BIN_BYTES <= 1 << OWNER_SHIFT);
+
 impl Owner {
-    /// The word of a slice of this owner, but for the class.
+    /// The word of a slice of this owner, but for the bin.
     pub const fn tag(self) -> u32 {
-        self.0 << 8
+        self.0 << OWNER_SHIFT
+    }
+}
+
+impl Class {
+    /// Where the bin of this class stands among the bins, in bytes.
+    pub const fn bin(self) -> usize {
+        self.index() * BIN_BYTES
     }
 }
 
@@ -58,7 +74,7 @@ impl Entry {
     pub const fn word(self) -> u32 {
         match self {
             Self::Nothing => 0,
-            Self::Slab(owner, class) => owner.tag() | class.0 as u32,
+            Self::Slab(owner, class) => owner.tag() | class.bin() as u32,
             Self::Run(slices) => RUN | slices,
             Self::Huge => HUGE,
         }
@@ -70,7 +86,10 @@ impl Entry {
             RUN => Self::Run(word & !KIND),
             HUGE => Self::Huge,
             _ if word == 0 => Self::Nothing,
-            _ => Self::Slab(Owner(word >> 8), Class(word as u8)),
+            _ => {
+                let class = (word & BIN) / BIN_BYTES as u32;
+                Self::Slab(Owner(word >> OWNER_SHIFT), Class(class as u8))
+            }
         }
     }
 }

@@ -97,6 +97,8 @@ fn validate<O: Os>(heap: &Heap<O>) {
 /// Nothing is in use any more.
 fn assert_empty<O: Os>(heap: &Heap<O>) {
     validate(heap);
+    heap.trim();
+    validate(heap);
     let stats = heap.with(|central| central.stats()).unwrap();
     assert_eq!((stats.slabs, stats.runs, stats.huge, stats.threads), (0, 0, 0, 0), "{stats:?}");
 }
@@ -238,7 +240,7 @@ fn freed_memory_goes_back_when_it_is_trimmed() {
         large.into_iter().for_each(|stamped| stamped.free(thread));
         let committed = |heap: &Heap<Linux>| heap.with(|c| c.stats().committed).unwrap();
         assert!(committed(&heap) >= 128 << 20, "it stays for a while");
-        assert!(heap.with(|central| central.trim()).unwrap());
+        assert!(heap.trim());
         assert!(committed(&heap) <= 4 << 20, "{}", committed(&heap));
     });
 }
@@ -294,4 +296,40 @@ proptest! {
         }
         assert_empty(&heap);
     }
+}
+
+#[test]
+fn threads_of_the_process_that_come_and_go_use_the_same_objects() {
+    let work = || {
+        let live: Vec<_> = (0..100).map(|n| super::raw::allocate(16 + 8 * n)).collect();
+        // SAFETY: allocated above, and not used any more.
+        live.into_iter().for_each(|at| unsafe { super::raw::free(at) });
+    };
+    let slabs = |threads: usize| {
+        (0..threads).for_each(|_| std::thread::spawn(work).join().unwrap());
+        super::raw::stats().slabs
+    };
+    let (before, after) = (slabs(100), slabs(2_000));
+    assert!(after <= before + (1 << 20), "{before} bytes of slabs became {after}");
+}
+
+#[test]
+fn threads_that_come_and_go_leave_nothing_behind() {
+    let heap = heap();
+    let work = |thread: &Thread<'_, Linux>| {
+        let live: Vec<_> = (0..100).map(|n| Stamped::new(thread, 16 + 8 * n, 1)).collect();
+        live.into_iter().for_each(|stamped| stamped.free(thread));
+    };
+    let mut slabs = Vec::new();
+    for round in 0..600 {
+        std::thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(|| attached(&heap, work))));
+        });
+        if round % 200 == 199 {
+            validate(&heap);
+            slabs.push(heap.with(|central| central.stats().slabs).unwrap());
+        }
+    }
+    assert_eq!(slabs[1], slabs[2], "{slabs:?}");
+    assert_empty(&heap);
 }

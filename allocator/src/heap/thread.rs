@@ -53,11 +53,14 @@ impl<'heap, O: Os> Thread<'heap, O> {
         }
     }
 
-    /// An object of a class whose bin is empty.
+    /// An object of a class whose bin is empty, or was that of a heap that this thread had not.
     pub fn refill(&self, class: Class) -> *mut u8 {
         // SAFETY: the heap is this thread's, and nothing of it is referred to at present.
-        let own = unsafe { &mut *self.own() };
-        let object = own.refill(self.standing(), self.heap, self.shared, class);
+        let object = unsafe { Own::take(self.own(), class) }.or_else(|| {
+            // SAFETY: as above.
+            let own = unsafe { &mut *self.own() };
+            own.refill(self.standing(), self.heap, self.shared, class)
+        });
         object.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
