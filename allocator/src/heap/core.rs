@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::classes::{Class, SLICE_BYTES, SLICE_RUN_MAX, SLICES};
+use super::classes::{CLASSES, Class, SLICE_BYTES, SLICE_RUN_MAX, SLICES};
 use super::config::Config;
 use super::fatal::{Fault, die};
 use super::filler::{Filler, Slices};
@@ -80,6 +80,8 @@ pub(super) struct Central<O: Os> {
     /// and give back a block each time.
     spare: Option<BlockId>,
     pub slab_slices: u64,
+    /// Slabs of each class.
+    slabs: [u32; CLASSES],
     pub run_slices: u64,
     pub huge_blocks: u64,
     failures: u64,
@@ -304,6 +306,7 @@ impl<O: Os> Central<O> {
             active: 0,
             spare: None,
             slab_slices: 0,
+            slabs: [0; CLASSES],
             run_slices: 0,
             huge_blocks: 0,
             failures: 0,
@@ -398,6 +401,7 @@ impl<O: Os> Central<O> {
             return None;
         };
         self.slab_slices += u64::from(run.count);
+        self.slabs[class.index()] += 1;
         let head = run.slice();
         let view = self.tables.view();
         // SAFETY: (1) the block's tables are there; (2) the slices are nobody's but this slab's,
@@ -428,6 +432,7 @@ impl<O: Os> Central<O> {
             }
         }
         self.slab_slices -= u64::from(run.count);
+        self.slabs[class.index()] -= 1;
         self.give_slices(run);
     }
 
@@ -608,6 +613,28 @@ impl<O: Os> Central<O> {
         self.owners
     }
 
+    /// Classes that have slabs: bytes of an object, and bytes of the slabs.
+    pub fn slabs_by_size(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let slabs = self.slabs.iter().enumerate().filter(|slabs| *slabs.1 > 0);
+        slabs.map(|(index, &count)| {
+            let shape = Class(index as u8).shape();
+            (shape.size as usize, count as usize * shape.slices as usize * SLICE_BYTES)
+        })
+    }
+
+    /// How much of the blocks with memory behind them the kernel has mapped by huge pages.
+    pub fn huge_mapped(&self) -> Bytes {
+        let pool = self.supply.pool();
+        let placement = self.supply.placement();
+        let extents = placement.iter_extents(BlockId::new(0));
+        let huge = extents.map(|extent| {
+            let range = extent.range;
+            let mapped = self.os.huge_mapped(pool.address(range.start()), range.len().bytes());
+            mapped.unwrap_or(Bytes::ZERO).get()
+        });
+        Bytes::new(huge.sum())
+    }
+
     pub fn stats(&self) -> Stats {
         let counts = self.supply.counts;
         Stats {
@@ -615,7 +642,6 @@ impl<O: Os> Central<O> {
             committed: self.supply.present().bytes().get(),
             hugetlb: self.supply.hugetlb().bytes().get(),
             slabs: self.slab_slices * SLICE_BYTES as u64,
-            objects: 0,
             runs: self.run_slices * SLICE_BYTES as u64,
             huge: self.huge_blocks * BLOCK_BYTES as u64,
             released_blocks: counts.released,

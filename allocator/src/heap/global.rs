@@ -329,6 +329,11 @@ pub mod raw {
         HEAP.with(|central| central.validate()).unwrap_or(Ok(()))
     }
 
+    /// Prints what the heap holds and did to standard error: a table, or one JSON object.
+    pub fn print_stats(json: bool) {
+        super::super::report::print(json);
+    }
+
     /// What the heap holds and did.
     pub fn stats() -> Stats {
         HEAP.with(|central| central.stats()).unwrap_or_default()

@@ -8,7 +8,7 @@
 //! 4. `record`, `tables`: what is known of each slab and slice, out of band.
 //! 5. `remote`: objects freed by threads that do not own their slab.
 //! 6. `core`, `local`: what threads share, and what each has for itself.
-//! 7. `thread`, `tls`, `global`: the doors.
+//! 7. `thread`, `tls`, `global`: the doors; `report`: what is printed at the end.
 //!
 //! An allocation is one of three things: an **object** of a slab (up to 256 KiB), a **run** of
 //! slices (up to 1 MiB), or a **huge extent** of whole blocks. Slabs and runs stand in pinned blocks
@@ -24,6 +24,7 @@ mod local;
 mod lock;
 mod record;
 mod remote;
+mod report;
 mod stats;
 mod supply;
 mod tables;

@@ -25,8 +25,6 @@ pub struct Stats {
     pub hugetlb: u64,
     /// In slabs, including objects that are free in them.
     pub slabs: u64,
-    /// Objects of slabs that are handed out, or kept by a thread for its next requests.
-    pub objects: u64,
     /// In runs of slices: allocations of more than 256 KiB up to 1 MiB.
     pub runs: u64,
     /// In whole blocks: longer allocations.

@@ -18,8 +18,10 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::global::HEAP;
+use super::config::Report;
+use super::global::{HEAP, raw};
 use super::local::{EMPTY, Local};
+use super::report;
 
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
@@ -96,11 +98,40 @@ fn attach() -> Option<NonNull<Local>> {
     let local = HEAP.attach()?;
     // First, because telling the C library may allocate.
     set(local.as_ptr());
+    begin_process();
     if let Some(key) = key() {
         // SAFETY: the key exists. Without it the heap stays with a thread that is no more.
         let _ = unsafe { libc::pthread_setspecific(key, local.as_ptr().cast()) };
     }
     Some(local)
+}
+
+/// Once in a process, by the first thread that has a heap: the C library is told what to do at a
+/// fork, and at the end.
+fn begin_process() {
+    static BEGUN: AtomicU32 = AtomicU32::new(0);
+    if BEGUN.swap(1, Ordering::AcqRel) != 0 {
+        return;
+    }
+    extern "C" fn before() {
+        raw::before_fork();
+    }
+    extern "C" fn in_parent() {
+        raw::after_fork_in_parent();
+    }
+    extern "C" fn in_child() {
+        raw::after_fork_in_child();
+    }
+    // Handlers of this kind run in reverse order before a fork: ours, the first, runs last, when
+    // nobody else's allocates any more.
+    // SAFETY: the functions live as long as this object, which is never unloaded: threads have it
+    // in their static block.
+    let failed = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    debug_assert_eq!(failed, 0);
+    if HEAP.shared().is_some_and(|shared| shared.config.report != Report::None) {
+        // SAFETY: as above.
+        let _ = unsafe { libc::atexit(report::at_exit) };
+    }
 }
 
 /// The key, plus one; 0: not made yet.
