@@ -5,13 +5,15 @@
 //! When there is no memory, the program's new-handler is called until there is, as the standard
 //! says; without one `std::bad_alloc` is thrown. Both are functions of the C++ library, which is
 //! looked for only then: this object does not depend on it. A program without it has no `new`.
+//!
+//! The forms that do not throw give null at once: a handler may throw, and only C++ can catch that.
 
 use core::ffi::CStr;
 use core::mem;
 
 use allocator::heap::raw;
 
-use super::allocate;
+use super::{allocate, or_enomem};
 
 /// A function of the program's C++ library.
 fn symbol(name: &CStr) -> Option<*mut libc::c_void> {
@@ -68,24 +70,6 @@ fn new_slowly(size: usize, align: usize) -> *mut u8 {
     }
 }
 
-/// As [`new_slowly`], where nothing is to be thrown: a handler that throws gives null.
-#[cold]
-#[inline(never)]
-fn new_nothrow(size: usize, align: usize) -> *mut u8 {
-    let new = || new_slowly_or_null(size, align);
-    // A foreign exception is caught as a panic is, and forgotten.
-    std::panic::catch_unwind(new).unwrap_or(core::ptr::null_mut())
-}
-
-fn new_slowly_or_null(size: usize, align: usize) -> *mut u8 {
-    loop {
-        let at = raw::allocate_aligned(size, align);
-        if !at.is_null() || !call_handler() {
-            return at;
-        }
-    }
-}
-
 macro_rules! new {
     ($($throwing:ident $nothrow:ident $aligned:ident $aligned_nothrow:ident;)*) => {$(
         #[unsafe(no_mangle)]
@@ -97,8 +81,7 @@ macro_rules! new {
         }
         #[unsafe(no_mangle)]
         extern "C" fn $nothrow(size: usize, _: *const u8) -> *mut u8 {
-            let at = allocate(size);
-            if at.is_null() { new_nothrow(size, 1) } else { at }
+            allocate(size)
         }
         #[unsafe(no_mangle)]
         extern "C-unwind" fn $aligned(size: usize, align: usize) -> *mut u8 {
@@ -106,7 +89,7 @@ macro_rules! new {
         }
         #[unsafe(no_mangle)]
         extern "C" fn $aligned_nothrow(size: usize, align: usize, _: *const u8) -> *mut u8 {
-            new_nothrow(size, align)
+            or_enomem(raw::allocate_aligned(size, align))
         }
     )*};
 }

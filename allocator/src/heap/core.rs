@@ -646,6 +646,7 @@ impl<O: Os> Central<O> {
             huge: self.huge_blocks * BLOCK_BYTES as u64,
             released_blocks: counts.released,
             kept_blocks: counts.kept,
+            misplaced_blocks: counts.misplaced,
             hugetlb_refused_blocks: counts.hugetlb_refused,
             failures: self.failures,
             heaps: u64::from(self.owners),
@@ -657,15 +658,13 @@ impl<O: Os> Central<O> {
     pub fn validate(&self) -> Result<(), &'static str> {
         self.supply.validate()?;
         self.filler.validate()?;
-        let pinned = self.supply.placement().blocks(Place::Pinned);
-        if pinned != self.filler.blocks() {
-            return Err("the filler's blocks are not the pinned ones");
+        let placement = self.supply.placement();
+        let (pinned, huge) = (placement.blocks(Place::Pinned), placement.blocks(Place::Huge));
+        let held = u64::from(self.filler.blocks().get());
+        if u64::from((pinned + huge).get()) != held + self.huge_blocks {
+            return Err("the blocks in use are not the filler's and those of huge extents");
         }
-        if u64::from(self.supply.placement().blocks(Place::Huge).get()) != self.huge_blocks {
-            return Err("the count of huge blocks is not the placement's");
-        }
-        let used =
-            u64::from(pinned.get()) * u64::from(SLICES) - u64::from(self.filler.free_slices());
+        let used = held * u64::from(SLICES) - u64::from(self.filler.free_slices());
         if used != self.slab_slices + self.run_slices {
             return Err("the slices in use are not those of slabs and runs");
         }

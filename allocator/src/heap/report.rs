@@ -41,7 +41,7 @@ fn line(text: core::fmt::Arguments<'_>) {
 }
 
 /// The counts, each with its name and whether it is of bytes.
-fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 12] {
+fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 13] {
     [
         ("reserved", stats.reserved, true),
         ("committed", stats.committed, true),
@@ -53,6 +53,7 @@ fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 12] 
         ("hugetlb_refused_blocks", stats.hugetlb_refused_blocks, false),
         ("released_blocks", stats.released_blocks, false),
         ("kept_blocks", stats.kept_blocks, false),
+        ("misplaced_blocks", stats.misplaced_blocks, false),
         ("failures", stats.failures, false),
         ("heaps", stats.heaps, false),
     ]

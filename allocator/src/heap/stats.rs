@@ -11,6 +11,8 @@ pub(super) struct Supplied {
     pub hugetlb_refused: u64,
     /// Requests for which there was no memory.
     pub refused: u64,
+    /// Blocks placed at the end where they do not belong, because the other was full.
+    pub misplaced: u64,
 }
 
 /// A heap at one moment, in bytes unless said otherwise.
@@ -35,6 +37,8 @@ pub struct Stats {
     pub kept_blocks: u64,
     /// Blocks that were to be hugetlb pages and are not.
     pub hugetlb_refused_blocks: u64,
+    /// Blocks that had to be placed among those of the other end, so far.
+    pub misplaced_blocks: u64,
     /// Requests for which there was no memory.
     pub failures: u64,
     /// Heaps of threads, those that wait for another thread included.

@@ -113,7 +113,7 @@ impl<O: Os> Supply<O> {
         blocks: Blocks,
         used: Bytes,
     ) -> Option<(BlockRange, bool)> {
-        let range = self.placement.allocate_now(class, blocks)?;
+        let range = self.place(class, blocks)?;
         match self.open(range, used) {
             Ok(zero) => Some((range, zero)),
             Err(_) => {
@@ -125,6 +125,18 @@ impl<O: Os> Supply<O> {
         }
     }
 
+    /// A place for blocks of a class; at the other end, where its own has no room left. A program
+    /// that has filled its span is better served by a block out of order than by none.
+    fn place(&mut self, class: Class, blocks: Blocks) -> Option<BlockRange> {
+        let other = if class == Class::Huge { Class::Pinned } else { Class::Huge };
+        let first = self.placement.allocate_now(class, blocks);
+        first.or_else(|| {
+            let second = self.placement.allocate_now(other, blocks)?;
+            self.counts.misplaced += u64::from(blocks.get());
+            Some(second)
+        })
+    }
+
     /// Blocks whose first is a multiple of `align` blocks (a power of two).
     pub fn take_aligned(
         &mut self,
@@ -134,7 +146,7 @@ impl<O: Os> Supply<O> {
     ) -> Option<(BlockRange, bool)> {
         let base = self.pool.base().as_ptr() as usize / BLOCK_BYTES;
         let padded = Blocks::new(blocks.get().checked_add(align - 1)?);
-        let padded = self.placement.allocate_now(Class::Huge, padded)?;
+        let padded = self.place(Class::Huge, padded)?;
         let skip = (base + padded.start().as_usize()).wrapping_neg() % align as usize;
         let range = BlockRange::new(BlockId::new(padded.start().get() + skip as u32), blocks);
         let before = BlockRange::new(padded.start(), Blocks::new(skip as u32));

@@ -1,0 +1,220 @@
+//! libbookend.so under programs of C and C++, and under some that everybody has.
+//!
+//! Each program runs once without the library where the contract is everybody's: a test that
+//! glibc fails is wrong itself.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use bookend_tests::skip::{Skip, or_say};
+
+/// The shared object, built as users build it.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = Command::new(cargo)
+            .args(["build", "--release", "--locked", "--package", "bookend-preload"])
+            .args(["--message-format=json"])
+            .output()
+            .expect("cargo runs");
+        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+        let messages = String::from_utf8(build.stdout).unwrap();
+        let artifact = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+            .find_map(|file| {
+                file.as_str().filter(|f| f.ends_with("libbookend.so")).map(PathBuf::from)
+            });
+        artifact.expect("cargo names the shared object")
+    })
+}
+
+/// Compiles a program from the sources beside this file.
+fn compile(source: &str) -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preload");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.replace('.', "_"));
+    let compiler = if source.ends_with(".cc") { "c++" } else { "cc" };
+    // To a name of its own and then renamed: several tests may compile the same one at a time.
+    let new = target.with_extension(format!("{:?}", std::thread::current().id()));
+    let compiled = Command::new(compiler)
+        .args(["-O1", "-g", "-w", "-fno-builtin", "-pthread", "-o"])
+        .arg(&new)
+        .arg(sources.join(source))
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler}: {error}"));
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    std::fs::rename(&new, &target).unwrap();
+    target
+}
+
+fn run(program: &mut Command, preload: bool) -> Output {
+    if preload {
+        program.env("LD_PRELOAD", library());
+    }
+    program.output().unwrap_or_else(|error| panic!("{program:?}: {error}"))
+}
+
+fn assert_success(program: &mut Command, preload: bool) -> Output {
+    let output = run(program, preload);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program:?}: {}: {error}", output.status);
+    output
+}
+
+/// Runs a program plain, then preloaded, then preloaded with every check on.
+fn holds(source: &str, arguments: &[&str]) {
+    let program = compile(source);
+    assert_success(Command::new(&program).args(arguments), false);
+    assert_success(Command::new(&program).args(arguments), true);
+    assert_success(Command::new(&program).args(arguments).env("BOOKEND_SECURE", "1"), true);
+}
+
+#[test]
+fn the_family_does_what_c_and_posix_say() {
+    holds("contract.c", &[]);
+}
+
+#[test]
+fn new_and_delete_do_what_cpp_says() {
+    holds("operators.cc", &[]);
+}
+
+#[test]
+fn threads_come_and_go() {
+    holds("threads.c", &["come-and-go"]);
+}
+
+#[test]
+fn a_program_of_many_threads_forks() {
+    holds("threads.c", &["forks"]);
+}
+
+#[test]
+fn destructors_of_thread_locals_may_allocate() {
+    holds("threads.c", &["destructors"]);
+}
+
+#[test]
+fn signals_do_no_harm() {
+    holds("threads.c", &["signals"]);
+}
+
+#[test]
+fn what_one_thread_allocates_another_frees() {
+    holds("threads.c", &["hand-over"]);
+}
+
+#[test]
+fn a_limited_address_space_is_an_ordinary_failure() {
+    let program = compile("scarce.c");
+    for kib in [400_000, 2_000_000] {
+        let script = format!("ulimit -v {kib} && exec {} limit", program.display());
+        for preload in [false, true] {
+            assert_success(Command::new("sh").args(["-c", &script]), preload);
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_refuses_madvise_does_no_harm() {
+    let program = compile("scarce.c");
+    for preload in [false, true] {
+        let mut program = Command::new(&program);
+        // So that blocks are given back, or refused, while the program runs.
+        assert_success(program.arg("filter").env("BOOKEND_RETURN_DELAY", "10"), preload);
+    }
+}
+
+#[test]
+fn misuse_ends_the_program_with_the_address() {
+    let program = compile("misuse.c");
+    let kinds = ["foreign", "twice-run", "twice-huge", "interior-run", "interior-huge", "interior"];
+    for kind in kinds {
+        assert_aborts(Command::new(&program).arg(kind), kind);
+    }
+    for kind in ["twice", "interior", "foreign"] {
+        assert_aborts(Command::new(&program).arg(kind).env("BOOKEND_SECURE", "1"), kind);
+    }
+}
+
+fn assert_aborts(program: &mut Command, kind: &str) {
+    let output = run(program, true);
+    let (said, address) = (
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+        String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    );
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{kind}: {}: {said}", output.status);
+    assert!(said.starts_with("bookend: ") && said.contains(&address), "{kind} {address}: {said}");
+}
+
+#[test]
+fn only_the_allocators_symbols_are_exported_and_thread_locals_are_static() {
+    let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(library()).output();
+    let Some(nm) = or_say(nm.map_err(|error| Skip(format!("nm: {error}")))) else { return };
+    let symbols = String::from_utf8(nm.stdout).unwrap();
+    let names: Vec<_> = symbols.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    for name in ["malloc", "free", "posix_memalign", "_Znwm", "_ZdlPvm", "bookend_stats"] {
+        assert!(names.contains(&name), "{name} is missing");
+    }
+    let ours = |name: &&str| name.starts_with("_Z") || name.starts_with("bookend_");
+    let rust =
+        names.iter().find(|name| name.contains("rust") || (ours(name) && name.contains("17h")));
+    assert_eq!(rust, None, "Rust's own symbols stay inside");
+    let readelf = Command::new("readelf").arg("-d").arg(library()).output().unwrap();
+    let dynamic = String::from_utf8(readelf.stdout).unwrap();
+    assert!(dynamic.contains("libbookend.so.0") && dynamic.contains("STATIC_TLS"), "{dynamic}");
+}
+
+#[test]
+fn statistics_are_printed_at_the_end() {
+    let script = "x = [bytes(100) for _ in range(100000)]";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).env("BOOKEND_STATS", "json").env("PYTHONMALLOC", "malloc");
+    let output = assert_success(&mut python, true);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = text.lines().last().unwrap_or_default();
+    let stats: serde_json::Value =
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert!(stats["committed"].as_u64().unwrap() > 10 << 20, "{stats}");
+    assert!(stats["slabs"].as_u64() <= stats["committed"].as_u64(), "{stats}");
+}
+
+/// Programs that everybody has give the same answer with another allocator under them.
+#[test]
+fn real_programs_answer_the_same() {
+    let repository: OsString = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").into();
+    let python = "import json,threading,subprocess,re,hashlib\n\
+        def work(n, out): out[n] = hashlib.sha256(json.dumps([{'k': i * n} for i in range(20000)])\
+        .encode()).hexdigest()\n\
+        out = {}\n\
+        threads = [threading.Thread(target=work, args=(n, out)) for n in range(4)]\n\
+        [t.start() for t in threads]; [t.join() for t in threads]\n\
+        print(sorted(out.items()), subprocess.run(['echo', 'child'], capture_output=True).stdout)";
+    let programs: [&[&str]; 6] = [
+        &["ls", "-R", "/usr/include"],
+        &["python3", "-c", python],
+        &["bash", "-c", "for i in $(seq 2000); do a[i]=$i$i; done; echo ${#a[@]} ${a[@]:5:3}"],
+        &["perl", "-e", "%h = map { $_ => $_ x 50 } 1..200000; print scalar(keys %h), $h{777}"],
+        &["sh", "-c", "seq 1000000 | sort -R --random-source=/dev/zero | sort -n | tail -3"],
+        &["git", "log", "--stat", "-n", "20"],
+    ];
+    for program in programs {
+        let command = || {
+            let mut command = Command::new(program[0]);
+            command.args(&program[1..]).current_dir(&repository);
+            command
+        };
+        let found = command().output().map_err(|error| Skip(format!("{}: {error}", program[0])));
+        if or_say(found).is_none() {
+            continue;
+        }
+        let plain = assert_success(&mut command(), false);
+        let preloaded = assert_success(&mut command(), true);
+        assert!(plain.stdout == preloaded.stdout, "{program:?} answers otherwise");
+    }
+}
