@@ -338,14 +338,6 @@ fn ratios<A: Allocator>(name: &str, steps: usize) {
 }
 
 fn main() {
-    if let Ok(call) = std::env::var("CALL") {
-        let (size, state) = call.split_once(',').unwrap();
-        let size = SIZES.iter().find(|s| s.0 == size).unwrap().1;
-        let state = *STATES.iter().find(|s| format!("{s:?}") == state).unwrap();
-        let mut course = Course::<Placement>::new(size, state, 20_000);
-        course.run(20_000);
-        return;
-    }
     let mut criterion = Criterion::default().configure_from_args();
     figures::<Placement>(&mut criterion, "bookend", TRACE);
     criterion.final_summary();

@@ -65,6 +65,22 @@ impl<T: Zeroed, O: Os> Array<T, O> {
     }
 }
 
+impl<T: Zeroed, O: Os> Array<T, O> {
+    /// Says that an element will be read soon, so that what lies between need not wait for it. Of an
+    /// index beyond the end nothing comes.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if index < self.len {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: the element is mapped; and a prefetch has no effect but on caches.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.first.as_ptr().add(index).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = index;
+    }
+}
+
 impl<T: Zeroed, O: Os> Deref for Array<T, O> {
     type Target = [T];
     fn deref(&self) -> &[T] {

@@ -34,6 +34,12 @@ impl<const LANES: usize, O: Os> Bitmaps<LANES, O> {
         Ok(Self { words: Array::new(os, groups * LANES)?, starts, height })
     }
 
+    /// Says that the positions from `64 * group` on will be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, group: u32) {
+        self.words.prefetch(group as usize * LANES);
+    }
+
     /// The 64 positions from `64 * group` on in one lane.
     pub fn word(&self, lane: usize, group: u32) -> u64 {
         self.words[group as usize * LANES + lane]

@@ -41,6 +41,15 @@ impl<O: Os> MaxTree<O> {
         Ok(Self { values: Array::new(os, total)?, starts, height })
     }
 
+    /// Says that a leaf, and what stands above it, will be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, leaf: u32) {
+        self.values.prefetch(leaf as usize);
+        if self.height > 1 {
+            self.values.prefetch(self.starts[1] + (leaf as usize >> SHIFT));
+        }
+    }
+
     /// The value of a leaf.
     pub fn get(&self, leaf: u32) -> u32 {
         self.values[leaf as usize]

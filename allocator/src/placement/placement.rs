@@ -194,6 +194,7 @@ impl<O: Os> Placement<O> {
     /// # Errors
     /// Where `extent` is not exactly an extent, or is being moved. Nothing is changed then.
     pub fn free(&mut self, extent: BlockRange) -> Result<(), Misuse> {
+        self.table.prefetch(extent.start().get());
         let run = self.exactly(extent)?;
         self.give(run, extent);
         Ok(())

@@ -66,6 +66,15 @@ impl<O: Os> Table<O> {
         self.fits.max()
     }
 
+    /// Says that the neighbourhood of a block is about to change: what is known of it comes into the
+    /// cache at once, and not one line after the other.
+    #[inline]
+    pub fn prefetch(&self, block: u32) {
+        let group = block >> word::SHIFT;
+        self.heads.prefetch(group);
+        self.fits.prefetch(group);
+    }
+
     // Runs.
 
     /// The run that begins at `head`.

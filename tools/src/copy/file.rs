@@ -9,11 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::attributes;
-use super::engine::{Done, Job, Kind, Progress, Stop, Sums};
+use super::engine::{Done, EngineName, Job, Kind, Progress, Stop, Sums};
 use super::engines;
 use super::error::FileError;
 use super::holes;
-use super::plan::{Facts, SideFacts, Skipped, Step, plan};
+use super::plan::{self, Facts, Plan, SideFacts, Skipped, Step};
 use super::probe;
 use super::progress::{Monitor, Phase};
 use super::quote::quote;
@@ -194,9 +194,15 @@ impl<'a> Copier<'a> {
         sums: Option<&Sums>,
     ) -> Result<(Step, Done, Vec<Skipped>), FileError> {
         let data = data_ranges(source)?;
-        let facts = self.facts(source, target, &data);
-        let plan = plan(&facts, &self.settings.wishes);
+        let mut facts = self.facts(source, target, &data);
+        let mut plan = plan::plan(&facts, &self.settings.wishes);
         let mut skipped = plan.skipped.clone();
+        // Sharing blocks comes first whatever is in memory, and is done sooner than looking there.
+        let shares =
+            |plan: &Plan| plan.steps.first().is_some_and(|s| s.engine == EngineName::Reflink);
+        if !shares(&plan) {
+            plan = self.plan_with_cache(source, &mut facts);
+        }
         let job = Job {
             source: source.side(),
             target: target.side(),
@@ -205,7 +211,9 @@ impl<'a> Copier<'a> {
             progress: &self.progress,
             sums,
         };
-        for (index, step) in plan.steps.iter().enumerate() {
+        let mut index = 0;
+        while let Some(step) = plan.steps.get(index).copied() {
+            index += 1;
             let Some(engine) = engines::by_name(step.engine) else {
                 let why = "not part of this build".to_owned();
                 skipped.push(Skipped { engine: step.engine, why });
@@ -213,8 +221,8 @@ impl<'a> Copier<'a> {
             };
             match engine.copy(&job) {
                 Ok(done) => {
-                    skipped.extend(plan.passed_over(index));
-                    return Ok((*step, done, skipped));
+                    skipped.extend(plan.passed_over(index - 1));
+                    return Ok((step, done, skipped));
                 }
                 Err(Stop::Unsupported(why)) => {
                     skipped.push(Skipped { engine: step.engine, why });
@@ -222,6 +230,9 @@ impl<'a> Copier<'a> {
                     self.progress.reset();
                     if let Some(sums) = sums {
                         sums.clear();
+                    }
+                    if step.engine == EngineName::Reflink {
+                        plan = self.plan_with_cache(source, &mut facts);
                     }
                 }
                 Err(Stop::Failed(error)) => {
@@ -239,18 +250,23 @@ impl<'a> Copier<'a> {
             kind,
             file_system: probe::file_system(file).ok().filter(|_| kind == Kind::Regular),
         };
-        // A forced engine is not chosen by what is in memory.
-        let cached = match (self.settings.wishes.engine, source.len) {
-            (None, Some(len)) => probe::cached_fraction(&source.file, len),
-            _ => None,
-        };
         Facts {
             source: side(&source.file, source.kind),
             target: side(&target.file, target.kind),
             len: source.len,
             data_bytes: data.iter().map(|range| range.end - range.start).sum(),
-            cached,
+            cached: None,
         }
+    }
+
+    /// The plan, once it is known how much of the source is in memory. The order of what shares
+    /// blocks and what copies does not depend on that.
+    fn plan_with_cache(&self, source: &Source, facts: &mut Facts) -> Plan {
+        // A forced engine is not chosen by what is in memory.
+        if let (None, Some(len)) = (self.settings.wishes.engine, source.len) {
+            facts.cached = probe::cached_fraction(&source.file, len);
+        }
+        plan::plan(facts, &self.settings.wishes)
     }
 
     /// Mode, owner, times and extended attributes; returns what was lost.
