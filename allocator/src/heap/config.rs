@@ -1,4 +1,5 @@
 //! How a heap is set up, and where a process says so.
+#![allow(unsafe_code)] // asks the C library for the program's name
 
 use std::ffi::CStr;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub hugetlb: Hugetlb,
     /// How many blocks of them at most.
     pub hugetlb_limit: Blocks,
+    /// Whether this program is one of those that may take them.
+    pub hugetlb_for_us: bool,
     /// Up to this size a heap stands on base pages, so that a small program stays small.
     pub base_blocks: Blocks,
     /// How long a free block keeps its memory, in milliseconds.
@@ -49,6 +52,7 @@ impl Config {
     pub const DEFAULT: Self = Self {
         hugetlb: Hugetlb::Never,
         hugetlb_limit: Blocks::new(u32::MAX),
+        hugetlb_for_us: true,
         base_blocks: Blocks::new(8),
         delay_ms: 500,
         secure: false,
@@ -70,8 +74,29 @@ pub(super) struct Variable {
     read: fn(&mut Config, &[u8]) -> bool,
 }
 
+/// Whether a name is in a list with commas.
+fn is_listed(name: &[u8], list: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|pattern| match pattern.split_last() {
+        Some((b'*', start)) => name.starts_with(start),
+        _ => name == pattern,
+    })
+}
+
+/// The program's name, without its directory.
+fn program_name() -> &'static CStr {
+    // SAFETY: the C library sets it before anything else runs, to a string that ends.
+    unsafe {
+        let name = program_invocation_short_name;
+        if name.is_null() { c"" } else { CStr::from_ptr(name) }
+    }
+}
+
+unsafe extern "C" {
+    static program_invocation_short_name: *const core::ffi::c_char;
+}
+
 /// Every variable. `BOOKEND_HELP=1` prints this table.
-pub(super) const VARIABLES: [Variable; 6] = [
+pub(super) const VARIABLES: [Variable; 7] = [
     Variable {
         name: c"BOOKEND_HUGETLB",
         values: "never|allow|require",
@@ -90,6 +115,14 @@ pub(super) const VARIABLES: [Variable; 6] = [
         read: |config, value| {
             let blocks = size(value).and_then(Blocks::holding);
             blocks.is_some_and(|blocks| set(&mut config.hugetlb_limit, blocks))
+        },
+    },
+    Variable {
+        name: c"BOOKEND_HUGETLB_PROGRAMS",
+        values: "NAME[,NAME...]",
+        effect: "only these programs take them, by the names that ps shows; a * at the end stands for the rest",
+        read: |config, value| {
+            set(&mut config.hugetlb_for_us, is_listed(program_name().to_bytes(), value))
         },
     },
     Variable {
@@ -153,6 +186,9 @@ impl Config {
                 refuse(variable, value);
             }
         }
+        if !config.hugetlb_for_us {
+            config.hugetlb = Hugetlb::Never;
+        }
         config
     }
 }
@@ -206,6 +242,22 @@ mod tests {
         assert_eq!(config.hugetlb_limit, Blocks::new(1536));
         assert_eq!(config.base_blocks, Blocks::ZERO);
         assert_eq!((config.delay_ms, config.secure, config.report), (20, true, Report::Json));
+    }
+
+    #[test]
+    fn only_the_programs_named_take_hugetlb_pages() {
+        let us = program_name().to_str().unwrap();
+        assert!(!us.is_empty() && !us.contains('/'), "{us}");
+        assert!(is_listed(b"redis-server", b"sort,redis*") && is_listed(b"sort", b"sort,redis*"));
+        assert!(!is_listed(b"sorter", b"sort,redis*") && !is_listed(b"", b"sort"));
+        let (config, _) = read(&[
+            (c"BOOKEND_HUGETLB", c"require"),
+            (c"BOOKEND_HUGETLB_PROGRAMS", c"somebody,else"),
+        ]);
+        assert_eq!(config.hugetlb, Hugetlb::Never);
+        let (config, _) =
+            read(&[(c"BOOKEND_HUGETLB", c"require"), (c"BOOKEND_HUGETLB_PROGRAMS", c"*")]);
+        assert_eq!(config.hugetlb, Hugetlb::Require);
     }
 
     #[test]

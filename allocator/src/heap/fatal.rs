@@ -69,8 +69,13 @@ impl Line {
 
     /// To standard error, in one call.
     pub fn write(&self) {
-        // SAFETY: the bytes are ours. Nothing can be done where standard error is closed.
-        let _ = unsafe { libc::write(2, self.bytes.as_ptr().cast(), self.len) };
+        self.write_to(2);
+    }
+
+    /// To a descriptor.
+    pub fn write_to(&self, descriptor: libc::c_int) {
+        // SAFETY: the bytes are ours. Nothing can be done where the descriptor is closed.
+        let _ = unsafe { libc::write(descriptor, self.bytes.as_ptr().cast(), self.len) };
     }
 }
 

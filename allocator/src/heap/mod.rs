@@ -32,6 +32,8 @@ mod thread;
 mod tls;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod tests;
 
 pub use global::{Bookend, raw};

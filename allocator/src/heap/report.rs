@@ -2,8 +2,10 @@
 //! `BOOKEND_STATS` says so.
 //!
 //! Line by line from the stack, so that printing takes nothing from the heap that it reports on.
+#![allow(unsafe_code)] // keeps a descriptor, and asks to be called
 
 use core::fmt::Write;
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use super::config::Report;
 use super::fatal::Line;
@@ -11,8 +13,21 @@ use super::global::HEAP;
 use super::stats::Stats;
 use crate::units::Bytes;
 
+/// Where to print at the end: standard error as it was at the beginning, because some programs close
+/// it when they end. 0: not kept.
+static KEPT: AtomicI32 = AtomicI32::new(0);
+
+/// Has [`at_exit`] called when the program ends.
+pub(super) fn promise() {
+    // SAFETY: duplicates a descriptor, to one that programs do not use and children do not get.
+    let kept = unsafe { libc::fcntl(2, libc::F_DUPFD_CLOEXEC, 200) };
+    KEPT.store(kept.max(0), Ordering::Relaxed);
+    // SAFETY: the function lives as long as this object, which is never unloaded.
+    let _ = unsafe { libc::atexit(at_exit) };
+}
+
 /// For atexit(3).
-pub(super) extern "C" fn at_exit() {
+extern "C" fn at_exit() {
     let Some(shared) = HEAP.shared() else { return };
     print(shared.config.report == Report::Json);
 }
@@ -37,7 +52,10 @@ pub(super) fn print(json: bool) {
 fn line(text: core::fmt::Arguments<'_>) {
     let mut line = Line::new();
     let _ = line.write_fmt(text);
-    line.write();
+    match KEPT.load(Ordering::Relaxed) {
+        0 => line.write(),
+        kept => line.write_to(kept),
+    }
 }
 
 /// The counts, each with its name and whether it is of bytes.

@@ -46,6 +46,13 @@ pub(super) struct Supply<O: Os> {
     pub counts: Supplied,
 }
 
+/// Blocks of a range with memory behind them, and those of hugetlb pages among them.
+#[derive(Clone, Copy, Default, Debug)]
+struct Behind {
+    present: u32,
+    hugetlb: u32,
+}
+
 /// Why there is no heap.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum NoSupply {
@@ -168,11 +175,22 @@ impl<O: Os> Supply<O> {
 
     /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
     fn open(&mut self, range: BlockRange, used: Bytes) -> Result<bool, PoolError> {
-        let absent = range.iter().filter(|&block| !self.pool.is_present(block)).count() as u32;
+        let before = self.behind(range);
+        let absent = range.len().get() - before.present;
         if absent == 0 {
             return Ok(false);
         }
-        let rung = self.rung(absent);
+        let Some(rung) = self.rung(absent) else {
+            let (block, cause) = (range.start(), Errno::NOMEM);
+            return Err(PoolError::NoMemory { block, rung: Rung::Huge, cause });
+        };
+        let result = self.open_absent(range, used, rung);
+        // Of two parts the second may have failed.
+        self.recount(range, before);
+        result.map(|()| before.present == 0)
+    }
+
+    fn open_absent(&mut self, range: BlockRange, used: Bytes, rung: Rung) -> Result<(), PoolError> {
         // A last block that is used in part only would be touched whole as a huge page.
         let tail = used.as_usize() % BLOCK_BYTES;
         let thin = rung == Rung::Transparent && tail != 0 && tail < BLOCK_BYTES / 4 * 3;
@@ -184,25 +202,42 @@ impl<O: Os> Supply<O> {
             let last = BlockRange::new(BlockId::new(range.end().get() - 1), Blocks::ONE);
             self.pool.open(last, Rung::Base)?;
         }
-        self.present += absent;
         if rung == Rung::Huge {
-            let got = range.iter().filter(|&b| self.pool.rung(b) == Some(Rung::Huge)).count();
-            self.hugetlb += got as u32;
-            self.counts.hugetlb_refused += u64::from(range.len().get() - got as u32);
+            let refused = range.iter().filter(|&b| self.pool.rung(b) != Some(Rung::Huge));
+            self.counts.hugetlb_refused += refused.count() as u64;
         }
-        self.counts.opened += u64::from(absent);
-        Ok(absent == range.len().get())
+        Ok(())
     }
 
-    /// The rung for that many more blocks.
-    fn rung(&self, more: u32) -> Rung {
+    /// What stands behind a range.
+    fn behind(&self, range: BlockRange) -> Behind {
+        let rungs = range.iter().filter_map(|block| self.pool.rung(block));
+        rungs.fold(Behind::default(), |Behind { present, hugetlb }, rung| Behind {
+            present: present + 1,
+            hugetlb: hugetlb + u32::from(rung.is_hugetlb()),
+        })
+    }
+
+    /// Counts what an operation has changed behind a range.
+    fn recount(&mut self, range: BlockRange, before: Behind) {
+        let after = self.behind(range);
+        self.present = self.present + after.present - before.present;
+        self.hugetlb = self.hugetlb + after.hugetlb - before.hugetlb;
+        self.counts.opened += u64::from(after.present.saturating_sub(before.present));
+        self.counts.released += u64::from(before.present.saturating_sub(after.present));
+    }
+
+    /// The rung for that many more blocks; `None` where only hugetlb pages will do, and no more of
+    /// them are to be taken.
+    fn rung(&self, more: u32) -> Option<Rung> {
         let limited = self.hugetlb.saturating_add(more) > self.config.hugetlb_limit.get();
-        if self.config.hugetlb != Hugetlb::Never && !limited {
-            Rung::Huge
-        } else if self.present.saturating_add(more) > self.config.base_blocks.get() {
-            Rung::Transparent
-        } else {
-            Rung::Base
+        match self.config.hugetlb {
+            Hugetlb::Require => (!limited).then_some(Rung::Huge),
+            Hugetlb::Allow if !limited => Some(Rung::Huge),
+            _ if self.present.saturating_add(more) > self.config.base_blocks.get() => {
+                Some(Rung::Transparent)
+            }
+            _ => Some(Rung::Base),
         }
     }
 
@@ -332,17 +367,14 @@ impl<O: Os> Supply<O> {
     }
 
     fn release_run(&mut self, run: BlockRange) {
-        let huge = run.iter().filter(|&b| self.pool.rung(b) == Some(Rung::Huge)).count() as u32;
+        let before = self.behind(run);
         // SAFETY: the blocks are free: nothing of the heap stands in them, and whoever wants them
         // waits for the lock that this runs under.
-        match unsafe { self.pool.release(run) } {
-            Ok(()) => {
-                self.present -= run.len().get();
-                self.hugetlb -= huge;
-                self.counts.released += u64::from(run.len().get());
-            }
+        let released = unsafe { self.pool.release(run) };
+        self.recount(run, before);
+        if released.is_err() {
             // A filter on system calls, perhaps: the blocks stay, and hold what they held.
-            Err(_) => self.counts.kept += u64::from(run.len().get()),
+            self.counts.kept += u64::from(self.behind(run).present);
         }
     }
 

@@ -129,8 +129,7 @@ fn begin_process() {
     let failed = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
     debug_assert_eq!(failed, 0);
     if HEAP.shared().is_some_and(|shared| shared.config.report != Report::None) {
-        // SAFETY: as above.
-        let _ = unsafe { libc::atexit(report::at_exit) };
+        report::promise();
     }
 }
 
