@@ -146,7 +146,7 @@ pub(super) const VARIABLES: [Variable; 7] = [
     Variable {
         name: c"BOOKEND_SECURE",
         values: "0|1",
-        effect: "look every free up at once, guard large objects, and hand freed objects out late",
+        effect: "find double frees at once, and hand freed objects out late",
         read: |config, value| match value {
             b"0" => set(&mut config.secure, false),
             b"1" => set(&mut config.secure, true),
