@@ -72,6 +72,12 @@ impl Class {
         Self((LINEAR + (doubling as usize - 7) * STEPS + step) as u8)
     }
 
+    /// Whether an empty slab is worth keeping for the next object: of these classes it is not, as
+    /// they are so large that what is done with an object takes longer than making a slab.
+    pub const fn is_large(self) -> bool {
+        self.size() > SLICE_BYTES
+    }
+
     /// Bytes of its objects.
     pub const fn size(self) -> usize {
         let class = self.0 as usize;
@@ -136,8 +142,8 @@ impl Shape {
         let kept = KEPT_BYTES / size;
         let kept = if kept > KEPT_MAX {
             KEPT_MAX
-        } else if kept < KEPT_MIN {
-            KEPT_MIN
+        } else if kept == 0 {
+            1
         } else {
             kept
         };
@@ -153,10 +159,9 @@ impl Shape {
 
 const _: () = assert!(SLAB_SLICES_MAX as usize * SLICE_BYTES <= 1 << 19);
 
-/// A thread keeps about this much of a class, within these counts of objects.
+/// A thread keeps about this much of a class, at least one object and at most so many.
 const KEPT_BYTES: usize = 32 << 10;
 const KEPT_MAX: usize = 128;
-const KEPT_MIN: usize = 2;
 
 /// The fewest slices of which at most a 32nd stays unused, with at least 8 objects up to a
 /// slice and with one above.

@@ -10,7 +10,8 @@
 //! # Slabs
 //! Of each class one slab is *current*; others with free objects are on the class's list; full ones
 //! are on none. An empty slab goes back to the filler, unless it is the last with room: a single
-//! object coming and going would take and give back a slab each time.
+//! object coming and going would take and give back a slab each time. (Of objects longer than a
+//! slice none is kept.)
 //!
 //! A heap has a thread, or it is *retired* and waits for one: what is freed into its slabs
 //! meanwhile is looked after by whoever frees it. A few retired heaps keep what is in their bins,
@@ -379,7 +380,7 @@ impl Own {
         }
         if slab.state == State::Partial
             && slab.is_empty()
-            && (self.retired || self.has_other_room(shared, head, class))
+            && (self.retired || class.is_large() || self.has_other_room(shared, head, class))
         {
             self.unlink(shared, head, class);
             heap.with(|central| central.end_slab(head, class));
