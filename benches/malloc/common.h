@@ -38,7 +38,7 @@ struct pattern {
 };
 
 extern const struct pattern order_patterns[], thread_patterns[], sharing_patterns[],
-    size_patterns[], server_patterns[], heap_patterns[];
+    size_patterns[], server_patterns[], heap_patterns[], pair_patterns[];
 
 static inline _Noreturn void die(int status, const char *what) {
     fprintf(stderr, "%s\n", what);

@@ -11,7 +11,8 @@
 #include <time.h>
 
 static const struct pattern *const groups[] = {
-    order_patterns, size_patterns, thread_patterns, sharing_patterns, server_patterns, heap_patterns,
+    order_patterns,  size_patterns, thread_patterns, sharing_patterns,
+    server_patterns, heap_patterns, pair_patterns,
 };
 enum { GROUPS = sizeof groups / sizeof *groups };
 

@@ -4,9 +4,6 @@
  * lifo          recursion and parsers: what was made last goes first
  * fifo          queues and logs: what was made first goes first
  * random-order  a large table torn down through a hash: neighbours in time die far apart
- * pairs         malloc and free of one size, one object at a time: what callgrind counts
- * pairs-batch   the same, 64 objects at a time, freed in the order in which they were made, while
- *               100 stay; *-empty are the same loops around functions that do nothing
  */
 #include "common.h"
 
@@ -92,64 +89,8 @@ static uint64_t random_order(const struct options *options) {
     return batches(options, end_at_random);
 }
 
-static void *take_nothing(size_t size) {
-    (void)size;
-    return NULL;
-}
-
-static void give_nothing(void *at) {
-    (void)at;
-}
-
-typedef void *take_fn(size_t size);
-typedef void give_fn(void *at);
-
-/* No stamps: the instructions between the calls are to be few and always the same. */
-static uint64_t call_pairs(const struct options *options, take_fn *volatile take,
-                           give_fn *volatile give) {
-    for (uint64_t i = 0; i < options->count; i++)
-        give(take(options->size));
-    return options->count;
-}
-
-enum { STAY = 100, TOGETHER = 64 };
-
-/* Some stay, as in a real program, so that nothing becomes empty between two calls. */
-static uint64_t call_batches(const struct options *options, take_fn *volatile take,
-                             give_fn *volatile give) {
-    void *stay[STAY], *together[TOGETHER];
-    for (int i = 0; i < STAY; i++)
-        stay[i] = take(options->size);
-    for (uint64_t round = 0; round < options->count / TOGETHER; round++) {
-        for (int i = 0; i < TOGETHER; i++)
-            together[i] = take(options->size);
-        for (int i = 0; i < TOGETHER; i++)
-            give(together[i]);
-    }
-    for (int i = 0; i < STAY; i++)
-        give(stay[i]);
-    return options->count;
-}
-
-static uint64_t pairs(const struct options *options) {
-    return call_pairs(options, malloc, free);
-}
-
-static uint64_t pairs_empty(const struct options *options) {
-    return call_pairs(options, take_nothing, give_nothing);
-}
-
-static uint64_t pairs_batch(const struct options *options) {
-    return call_batches(options, malloc, free);
-}
-
-static uint64_t pairs_batch_empty(const struct options *options) {
-    return call_batches(options, take_nothing, give_nothing);
-}
-
 const struct pattern order_patterns[] = {
     {"churn-tiny", churn_tiny}, {"churn-small", churn_small}, {"churn-medium", churn_medium},
     {"lifo", lifo},             {"fifo", fifo},               {"random-order", random_order},
-    {"pairs", pairs},           {"pairs-empty", pairs_empty},
-    {"pairs-batch", pairs_batch}, {"pairs-batch-empty", pairs_batch_empty}, {NULL, NULL},
+    {NULL, NULL},
 };

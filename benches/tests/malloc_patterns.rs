@@ -82,7 +82,6 @@ fn what_is_not_there_is_said() {
 #[test]
 fn instructions_are_counted_exactly() {
     let Some(()) = compiler() else { return };
-    let Some(()) = or_say(require_program("valgrind", "valgrind")) else { return };
     let dir = scratch().dir("malloc");
     let figures = ["first", "second"].map(|name| {
         let json = dir.path().join(name);
