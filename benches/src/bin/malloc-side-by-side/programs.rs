@@ -49,9 +49,12 @@ pub fn build(scratch: &Path) -> Result<(Vec<Pattern>, Vec<String>), String> {
 /// The program of the patterns in C, compiled.
 pub fn patterns_in_c(scratch: &Path) -> Result<PathBuf, String> {
     let mut command = Command::new("cc");
-    // The compiler knows malloc and free, and would remove pairs of them.
-    command.args(["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin"]);
-    command.args(["-D_GNU_SOURCE", "-pthread"]).args(sources("c")?);
+    command.args(["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]);
+    // The compiler knows these, and would remove pairs of them.
+    for name in ["malloc", "calloc", "realloc", "aligned_alloc", "posix_memalign", "free"] {
+        command.arg(format!("-fno-builtin-{name}"));
+    }
+    command.arg("-pthread").args(sources("c")?);
     compiled(command, scratch, "malloc-patterns")
 }
 
