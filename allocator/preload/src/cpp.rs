@@ -6,20 +6,28 @@
 //! says; without one `std::bad_alloc` is thrown. Both are functions of the C++ library, which is
 //! looked for only then: this object does not depend on it. A program without it has no `new`.
 //!
-//! The forms that do not throw give null at once: a handler may throw, and only C++ can catch that.
+//! The forms of `new` that do not throw are left to the C++ library: they call the throwing ones here
+//! and catch what these throw, which only C++ can.
 
 use core::ffi::CStr;
 use core::mem;
 
 use allocator::heap::raw;
 
-use super::{allocate, or_enomem};
-
 /// A function of the program's C++ library.
 fn symbol(name: &CStr) -> Option<*mut libc::c_void> {
-    // SAFETY: the name is a string that ends.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    (!found.is_null()).then_some(found)
+    let here = |library| {
+        // SAFETY: the name is a string that ends, and the handle is one.
+        let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+        (!found.is_null()).then_some(found)
+    };
+    // A program of another language may have it for one of its libraries only.
+    here(libc::RTLD_DEFAULT).or_else(|| {
+        let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
+        // SAFETY: as above; nothing is loaded that is not.
+        let library = unsafe { libc::dlopen(c"libstdc++.so.6".as_ptr(), flags) };
+        if library.is_null() { None } else { here(library) }
+    })
 }
 
 /// Calls the new-handler; whether there is one.
@@ -71,31 +79,23 @@ fn new_slowly(size: usize, align: usize) -> *mut u8 {
 }
 
 macro_rules! new {
-    ($($throwing:ident $nothrow:ident $aligned:ident $aligned_nothrow:ident;)*) => {$(
+    ($($plain:ident $aligned:ident;)*) => {$(
         #[unsafe(no_mangle)]
-        extern "C-unwind" fn $throwing(size: usize) -> *mut u8 {
+        extern "C-unwind" fn $plain(size: usize) -> *mut u8 {
             match raw::allocate_at_hand(size) {
                 Some(at) => at.as_ptr(),
                 None => new_slowly(size, 1),
             }
         }
         #[unsafe(no_mangle)]
-        extern "C" fn $nothrow(size: usize, _: *const u8) -> *mut u8 {
-            allocate(size)
-        }
-        #[unsafe(no_mangle)]
         extern "C-unwind" fn $aligned(size: usize, align: usize) -> *mut u8 {
             new_slowly(size, align)
-        }
-        #[unsafe(no_mangle)]
-        extern "C" fn $aligned_nothrow(size: usize, align: usize, _: *const u8) -> *mut u8 {
-            or_enomem(raw::allocate_aligned(size, align))
         }
     )*};
 }
 new! {
-    _Znwm _ZnwmRKSt9nothrow_t _ZnwmSt11align_val_t _ZnwmSt11align_val_tRKSt9nothrow_t;
-    _Znam _ZnamRKSt9nothrow_t _ZnamSt11align_val_t _ZnamSt11align_val_tRKSt9nothrow_t;
+    _Znwm _ZnwmSt11align_val_t;
+    _Znam _ZnamSt11align_val_t;
 }
 
 macro_rules! delete {

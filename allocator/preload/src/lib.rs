@@ -31,10 +31,11 @@ fn set_errno(number: libc::c_int) {
     unsafe { *libc::__errno_location() = number }
 }
 
-/// An allocation that needs more than a few instructions.
+/// An allocation that needs more than a few instructions. Of C's kind, which does not unwind, so
+/// that `malloc` can end in a jump to it.
 #[cold]
 #[inline(never)]
-fn allocate_slowly(size: usize) -> *mut u8 {
+extern "C" fn allocate_slowly(size: usize) -> *mut u8 {
     or_enomem(raw::allocate_slowly(size))
 }
 

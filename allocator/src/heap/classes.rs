@@ -52,16 +52,6 @@ impl Class {
         if size <= TABLE_MAX { Self(TABLE[size.div_ceil(ALIGN_MIN)]) } else { Self::computed(size) }
     }
 
-    /// As [`Class::of`], where the class is looked up.
-    #[inline(always)]
-    pub fn of_small(size: usize) -> Option<Self> {
-        if size > TABLE_MAX {
-            return None;
-        }
-        // SAFETY: the table has an entry for each sixteenth of `TABLE_MAX`, and for zero.
-        Some(Self(unsafe { *TABLE.get_unchecked(size.div_ceil(ALIGN_MIN)) }))
-    }
-
     const fn computed(size: usize) -> Self {
         if size <= LINEAR * ALIGN_MIN {
             return Self(size.saturating_sub(1).div_euclid(ALIGN_MIN) as u8);
@@ -142,7 +132,7 @@ impl Shape {
         let kept = KEPT_BYTES / size;
         let kept = if kept > KEPT_MAX {
             KEPT_MAX
-        } else if kept == 0 {
+        } else if size > SLICE_BYTES {
             1
         } else {
             kept
@@ -160,7 +150,7 @@ impl Shape {
 const _: () = assert!(SLAB_SLICES_MAX as usize * SLICE_BYTES <= 1 << 19);
 
 /// A thread keeps about this much of a class, at least one object and at most so many.
-const KEPT_BYTES: usize = 32 << 10;
+const KEPT_BYTES: usize = 64 << 10;
 const KEPT_MAX: usize = 128;
 
 /// The fewest slices of which at most a 32nd stays unused, with at least 8 objects up to a
@@ -189,7 +179,7 @@ static SHAPES: [Shape; CLASSES] = {
 };
 
 /// Sizes up to this are looked up.
-const TABLE_MAX: usize = 1024;
+pub(super) const TABLE_MAX: usize = 1024;
 static TABLE: [u8; TABLE_MAX / ALIGN_MIN + 1] = {
     let mut table = [0; TABLE_MAX / ALIGN_MIN + 1];
     let mut at = 0;

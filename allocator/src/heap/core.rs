@@ -180,7 +180,7 @@ impl<O: Os> Heap<O> {
         // record is that of a slab.
         let (standing, record) = unsafe { (&local.as_ref().standing, shared.view.record(head)) };
         remote::push(&standing.pending, SliceRef::new(head).word(), &record.link);
-        if standing.is_retired() {
+        if standing.holder.is_retired() {
             self.visit(shared, local);
         }
     }
@@ -190,15 +190,11 @@ impl<O: Os> Heap<O> {
     fn visit(&self, shared: &Shared, local: NonNull<Local>) {
         // SAFETY: as above.
         let standing = unsafe { &(*local.as_ptr()).standing };
-        while standing.visit() {
+        standing.holder.look_after(&standing.pending, || {
             // SAFETY: whoever visits a heap has it to itself.
             let own = unsafe { &mut (*local.as_ptr()).own };
             own.hear(standing, self, shared);
-            standing.leave();
-            if !standing.has_pending() {
-                return;
-            }
-        }
+        });
     }
 
     /// A slab was on the list of somebody who does not own it: it was given back and perhaps made
@@ -245,10 +241,8 @@ impl<O: Os> Heap<O> {
         } else {
             own.empty(standing, self, shared);
         }
-        standing.retire();
-        if standing.has_pending() {
-            self.visit(shared, local);
-        }
+        standing.holder.retire();
+        self.visit(shared, local);
         self.with(|central| central.add_retired(owner, standing));
     }
 
@@ -261,16 +255,14 @@ impl<O: Os> Heap<O> {
             // SAFETY: threads' heaps are never unmapped.
             let standing = unsafe { &(*local.as_ptr()).standing };
             next = standing.next.load(Ordering::Relaxed);
-            if standing.visit() {
+            if standing.holder.visit() {
                 // SAFETY: whoever visits a heap has it to itself.
                 let own = unsafe { &mut (*local.as_ptr()).own };
                 if own.empty(standing, self, shared) {
                     self.with(|central| central.warm -= 1);
                 }
-                standing.leave();
-                if standing.has_pending() {
-                    self.visit(shared, local);
-                }
+                standing.holder.leave();
+                self.visit(shared, local);
             }
         }
         self.with(|central| central.trim()).unwrap_or(false)
@@ -325,7 +317,7 @@ impl<O: Os> Central<O> {
         // SAFETY: threads' heaps are never unmapped.
         let standing = unsafe { &(*local.as_ptr()).standing };
         // Somebody may be visiting it; then it waits for the next thread.
-        if !standing.adopt() {
+        if !standing.holder.adopt() {
             return None;
         }
         self.retired = standing.next.load(Ordering::Relaxed);

@@ -138,14 +138,13 @@ pub mod raw {
     /// thread has an object at hand. For shims that want to call something of their own otherwise.
     #[inline(always)]
     pub fn allocate_at_hand(size: usize) -> Option<NonNull<u8>> {
-        let class = Class::of_small(size)?;
         // SAFETY: the heap is this thread's, or the empty one.
-        unsafe { Own::take(&raw mut (*tls::get()).own, class) }
+        unsafe { Own::take_small(&raw mut (*tls::get()).own, size) }
     }
 
     /// As [`allocate`], when nothing is at hand.
     #[inline(never)]
-    pub fn allocate_slowly(size: usize) -> *mut u8 {
+    pub extern "C" fn allocate_slowly(size: usize) -> *mut u8 {
         if size > SLAB_OBJECT_MAX {
             return allocate_long(size, ALIGN_MIN).0;
         }
@@ -228,7 +227,7 @@ pub mod raw {
 
     #[cold]
     #[inline(never)]
-    unsafe fn free_slowly(at: *mut u8) {
+    unsafe extern "C" fn free_slowly(at: *mut u8) {
         let local = tls::get();
         // A thread without a heap gets none to free with.
         let thread = HEAP.shared().zip(NonNull::new(local));

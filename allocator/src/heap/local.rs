@@ -21,9 +21,10 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::classes::{CLASSES, Class, SLICE_SHIFT};
+use super::classes::{ALIGN_MIN, CLASSES, Class, SLICE_BYTES, SLICE_SHIFT, TABLE_MAX};
 use super::core::{Heap, Shared};
 use super::fatal::{Fault, die};
+use super::holder::Holder;
 use super::record::{SliceRef, State};
 use super::remote;
 use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner};
@@ -66,12 +67,15 @@ struct Shelf {
 pub(super) struct Own {
     /// The word of this thread's slices but for the class; one that no slice has where there is no
     /// heap, and where every free is to be checked.
-    tag: u32,
-    owner: Owner,
+    tag: u64,
     base: usize,
     slices: usize,
     entries: *const AtomicU32,
     bins: [Bin; CLASSES],
+    /// Where the bin of a size of so many sixteenths stands, in bytes: here, because one address is
+    /// found sooner than two.
+    small: [u16; SMALL],
+    owner: Owner,
     shelves: [Shelf; CLASSES],
     /// No thread has it, so no empty slab is worth keeping.
     retired: bool,
@@ -79,9 +83,21 @@ pub(super) struct Own {
     warm: bool,
 }
 
+/// Sizes that are looked up.
+const SMALL: usize = TABLE_MAX / ALIGN_MIN + 1;
+const SMALL_BINS: [u16; SMALL] = {
+    let mut bins = [0; SMALL];
+    let mut at = 0;
+    while at < SMALL {
+        bins[at] = Class::of(at * ALIGN_MIN).bin() as u16;
+        at += 1;
+    }
+    bins
+};
+
 /// A tag that no word of a slice has.
-const NOBODY: u32 = 0xffff_f000;
-const _: () = assert!(size_of::<Bin>() == BIN_BYTES && Owner(OWNERS_MAX).tag() < NOBODY);
+const NOBODY: u64 = 0xffff_f000;
+const _: () = assert!(size_of::<Bin>() == BIN_BYTES && (Owner(OWNERS_MAX).tag() as u64) < NOBODY);
 /// The first batch.
 const BATCH_MIN: u32 = 4;
 
@@ -105,12 +121,13 @@ pub(super) const BYTES: usize = size_of::<Local>() + PLACES.1 * size_of::<*mut u
 pub(super) static EMPTY: Local = Local {
     own: Own {
         tag: NOBODY,
-        owner: Owner(0),
         base: 0,
         slices: 0,
         entries: ptr::null(),
         bins: [Bin { top: ptr::null_mut(), floor: ptr::null_mut(), end: ptr::null_mut() }; CLASSES],
         shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
+        small: SMALL_BINS,
+        owner: Owner(0),
         retired: true,
         warm: false,
     },
@@ -131,7 +148,8 @@ impl Local {
         // SAFETY: (1) it is the caller's to write, and long enough; (2) zeros are a value of every
         // field, so it may be referred to.
         let (own, pointers) = unsafe { (&mut (*local.as_ptr()).own, local.add(1).cast()) };
-        own.tag = if shared.config.secure { NOBODY } else { owner.tag() };
+        own.tag = if shared.config.secure { NOBODY } else { owner.tag().into() };
+        own.small = SMALL_BINS;
         own.owner = owner;
         own.base = shared.view.base;
         own.slices = shared.view.slices;
@@ -169,7 +187,7 @@ impl Own {
 
     /// Whether frees of a slice that is so go through this thread's bins.
     pub fn is_own(&self, entry: Entry) -> bool {
-        ((entry.word() ^ self.tag) as usize) < CLASSES * BIN_BYTES
+        (u64::from(entry.word()) ^ self.tag) < (CLASSES * BIN_BYTES) as u64
     }
 
     // The fast paths. They take a pointer because the empty heap, which is never written, must not
@@ -191,16 +209,41 @@ impl Own {
     /// `own` is this thread's, or the empty heap's.
     #[inline(always)]
     pub unsafe fn take(own: *mut Self, class: Class) -> Option<NonNull<u8>> {
-        // SAFETY: (1) there are as many bins as classes; (2) where the bin is not empty the heap is
-        // this thread's to write, and the pointer below `top` is an object's.
+        // SAFETY: there are as many bins as classes; the rest is the caller's.
+        unsafe { Self::take_from(Self::bin(own, class.bin())) }
+    }
+
+    /// # Safety
+    /// The bin is this thread's, or the empty heap's.
+    #[inline(always)]
+    unsafe fn take_from(bin: *mut Bin) -> Option<NonNull<u8>> {
+        // SAFETY: where the bin is not empty the heap is this thread's to write, and the pointer
+        // below `top` is an object's.
         unsafe {
-            let bin = Self::bin(own, class.bin());
             let top = (*bin).top;
             if top == (*bin).floor {
                 return None;
             }
             (*bin).top = top.sub(1);
             Some(NonNull::new_unchecked(*top.sub(1)))
+        }
+    }
+
+    /// An object of at least `size` bytes, if that is a small size and one is at hand.
+    ///
+    /// # Safety
+    /// As [`Own::take`].
+    #[inline(always)]
+    pub unsafe fn take_small(own: *mut Self, size: usize) -> Option<NonNull<u8>> {
+        if size > TABLE_MAX {
+            return None;
+        }
+        // SAFETY: (1) the table has an entry for each sixteenth of `TABLE_MAX`, and for zero;
+        // (2) it says where a bin stands; the rest is the caller's.
+        unsafe {
+            let small = (&raw const (*own).small).cast::<u16>();
+            let offset = usize::from(*small.add(size.div_ceil(ALIGN_MIN)));
+            Self::take_from(Self::bin(own, offset))
         }
     }
 
@@ -221,7 +264,7 @@ impl Own {
                 return false;
             }
             let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
-            let offset = (word ^ (*own).tag) as usize;
+            let offset = (u64::from(word) ^ (*own).tag) as usize;
             if offset >= CLASSES * BIN_BYTES {
                 return false;
             }
@@ -340,11 +383,9 @@ impl Own {
         // SAFETY: both are in the bin's places.
         let held = unsafe { bin.top.offset_from(bin.floor) } as usize;
         let gone = held.div_ceil(2);
-        for place in 0..gone {
-            // SAFETY: the places below `held` have pointers.
-            let object = unsafe { *bin.floor.add(place) };
-            self.put_back(heap, shared, object as usize);
-        }
+        // SAFETY: the places below `held` have pointers.
+        let objects = unsafe { core::slice::from_raw_parts(bin.floor, gone) };
+        self.put_all_back(heap, shared, class, objects);
         // SAFETY: (1) the rest moves down within the bin; (2) at least one place is free then.
         unsafe {
             ptr::copy(bin.floor.add(gone), bin.floor, held - gone);
@@ -354,21 +395,38 @@ impl Own {
         }
     }
 
-    /// Puts an object of this thread's back into its slab.
-    fn put_back<O: Os>(&mut self, heap: &Heap<O>, shared: &Shared, at: usize) {
-        let Some(slice) = shared.view.slice(at) else { die(Fault::Foreign, at) };
-        let Entry::Slab(_, class) = shared.view.entry(slice) else { die(Fault::Foreign, at) };
-        // SAFETY: the slice is part of a slab of this thread's.
-        let head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
-        let (object, within) = class.shape().locate(at - shared.view.address(head));
-        if within != 0 || object >= class.shape().objects {
-            die(Fault::Interior, at);
+    /// Puts objects of a class back into their slabs. Often many of them are of the same one.
+    fn put_all_back<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        objects: &[*mut u8],
+    ) {
+        let (shape, bytes) = (class.shape(), class.shape().slices as usize * SLICE_BYTES);
+        let (mut head, mut base) = (0, usize::MAX);
+        for &object in objects {
+            let at = object as usize;
+            if at.wrapping_sub(base) >= bytes {
+                let Some(slice) = shared.view.slice(at) else { die(Fault::Foreign, at) };
+                // SAFETY: its word said that the slice is part of a slab of this thread's.
+                head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
+                base = shared.view.address(head);
+            }
+            let (number, within) = shape.locate(at - base);
+            if within != 0 || number >= shape.objects {
+                die(Fault::Interior, at);
+            }
+            // SAFETY: as above.
+            let slab = unsafe { shared.view.record(head).slab() };
+            if slab.give(number).is_err() {
+                die(Fault::Twice, at);
+            }
+            if slab.state != State::Current && (slab.state == State::Full || slab.is_empty()) {
+                self.after_free(heap, shared, head, class);
+                base = usize::MAX; // it may be no more
+            }
         }
-        // SAFETY: as above.
-        if unsafe { shared.view.record(head).slab() }.give(object).is_err() {
-            die(Fault::Twice, at);
-        }
-        self.after_free(heap, shared, head, class);
     }
 
     /// Puts a slab where it belongs after objects came back to it.
@@ -450,14 +508,13 @@ impl Own {
                 unsafe { shared.view.record(current.slice()).slab() }.state = State::Full;
                 self.after_free(heap, shared, current.slice(), class);
             }
-            while self.bins[index].top > self.bins[index].floor {
-                // SAFETY: the bin is not empty.
-                let object = unsafe {
-                    self.bins[index].top = self.bins[index].top.sub(1);
-                    *self.bins[index].top
-                };
-                self.put_back(heap, shared, object as usize);
-            }
+            let bin = self.bins[index];
+            self.bins[index].top = bin.floor;
+            // SAFETY: between `floor` and `top` there are pointers.
+            let objects = unsafe {
+                core::slice::from_raw_parts(bin.floor, bin.top.offset_from(bin.floor) as usize)
+            };
+            self.put_all_back(heap, shared, class, objects);
         }
         core::mem::take(&mut self.warm)
     }
@@ -469,58 +526,17 @@ impl Own {
 pub(super) struct Standing {
     /// The first of its slabs that others have freed into; see [`remote`].
     pub pending: AtomicU32,
-    /// Who has it.
-    holder: AtomicU32,
+    pub holder: Holder<AtomicU32>,
     /// The next retired heap, by owner.
     pub next: AtomicU32,
 }
-
-/// A thread has the heap.
-const ACTIVE: u32 = 0;
-/// Nobody has it.
-const RETIRED: u32 = 1;
-/// Nobody has it, and somebody is looking after it.
-const VISITED: u32 = 2;
 
 impl Standing {
     const fn new() -> Self {
         Self {
             pending: AtomicU32::new(remote::NONE),
-            holder: AtomicU32::new(ACTIVE),
+            holder: Holder::new(AtomicU32::new(0)),
             next: AtomicU32::new(0),
         }
-    }
-
-    /// Whether there is something to hear.
-    pub fn has_pending(&self) -> bool {
-        self.pending.load(Ordering::SeqCst) != remote::NONE
-    }
-
-    pub fn is_retired(&self) -> bool {
-        self.holder.load(Ordering::SeqCst) == RETIRED
-    }
-
-    /// The thread leaves it.
-    pub fn retire(&self) {
-        self.holder.store(RETIRED, Ordering::SeqCst);
-    }
-
-    /// A thread takes it, if nobody has it.
-    pub fn adopt(&self) -> bool {
-        self.exchange(RETIRED, ACTIVE)
-    }
-
-    /// Takes it to look after it, if nobody has it.
-    pub fn visit(&self) -> bool {
-        self.exchange(RETIRED, VISITED)
-    }
-
-    /// Ends a visit.
-    pub fn leave(&self) {
-        self.holder.store(RETIRED, Ordering::SeqCst);
-    }
-
-    fn exchange(&self, from: u32, to: u32) -> bool {
-        self.holder.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }

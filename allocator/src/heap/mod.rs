@@ -6,7 +6,7 @@
 //! 2. `supply`: whole blocks, from a [pool](crate::pool) where a [placement](crate::placement) says.
 //! 3. `filler`: runs of slices of 32 KiB out of blocks, the fullest first.
 //! 4. `record`, `tables`: what is known of each slab and slice, out of band.
-//! 5. `remote`: objects freed by threads that do not own their slab.
+//! 5. `remote`, `holder`: objects freed by threads that do not own their slab; who has a thread's heap.
 //! 6. `core`, `local`: what threads share, and what each has for itself.
 //! 7. `thread`, `tls`, `global`: the doors; `report`: what is printed at the end.
 //!
@@ -20,6 +20,7 @@ mod core;
 mod fatal;
 mod filler;
 mod global;
+mod holder;
 mod local;
 mod lock;
 mod record;
@@ -33,6 +34,8 @@ mod tls;
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
 

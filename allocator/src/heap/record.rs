@@ -77,7 +77,7 @@ impl Record {
     /// is something to hear all the same.
     pub fn quieten(&self) -> bool {
         remote::hear(&self.flag);
-        self.remote.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+        self.remote.0.iter().any(|word| remote::look(word) != 0)
     }
 
     /// Raises the flag; whether it was down, so that the caller must tell the owner.

@@ -46,6 +46,9 @@ int main() {
         thrown = true;
     }
     CHECK(thrown && handled == 3);
+    handled = 0;
+    std::set_new_handler(handler);
+    CHECK(::operator new(opaque(SIZE_MAX / 4), std::nothrow) == nullptr && handled == 3);
 
     // A handler that throws is the ordinary way to give up.
     std::set_new_handler([] { throw std::bad_alloc(); });
