@@ -36,13 +36,20 @@ fn library() -> &'static Path {
 
 /// Compiles a program from the sources beside this file.
 fn compile(source: &str) -> PathBuf {
+    compile_as(source, &source.replace('.', "_"), &[])
+}
+
+/// The same, under a name, with more options for the compiler.
+fn compile_as(source: &str, name: &str, options: &[&str]) -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preload");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.replace('.', "_"));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let compiler = if source.ends_with(".cc") { "c++" } else { "cc" };
     // To a name of its own and then renamed: several tests may compile the same one at a time.
     let new = target.with_extension(format!("{:?}", std::thread::current().id()));
     let compiled = Command::new(compiler)
-        .args(["-O1", "-g", "-w", "-fno-builtin", "-pthread", "-o"])
+        .args(["-O1", "-g", "-w", "-fno-builtin", "-pthread"])
+        .args(options)
+        .arg("-o")
         .arg(&new)
         .arg(sources.join(source))
         .output()
@@ -97,6 +104,21 @@ fn a_program_of_many_threads_forks() {
 #[test]
 fn destructors_of_thread_locals_may_allocate() {
     holds("threads.c", &["destructors"]);
+}
+
+#[test]
+fn constructors_libraries_and_exits_may_allocate() {
+    let library = compile_as("lifetimes.c", "lifetimes_so", &["-DLIBRARY", "-shared", "-fPIC"]);
+    let program = compile("lifetimes.c");
+    let run = |preload, secure| {
+        let mut command = Command::new(&program);
+        command.arg(&library).env("BOOKEND_SECURE", secure);
+        // The program says that it got to its last destructor.
+        assert_eq!(assert_success(&mut command, preload).stdout, b"ended\n");
+    };
+    run(false, "0");
+    run(true, "0");
+    run(true, "1");
 }
 
 #[test]
