@@ -36,6 +36,14 @@ macro_rules! atomic {
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
 
+/// Every interleaving with at most two preemptions. All of them were run once, and held: with three
+/// threads that takes minutes.
+fn model(run: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(run);
+}
+
 /// A slab by its number in lists.
 const SLAB: u32 = 1;
 
@@ -94,7 +102,7 @@ impl Heap {
 
 #[test]
 fn what_two_threads_free_is_heard_once_and_not_forgotten() {
-    loom::model(|| {
+    model(|| {
         let heap = Heap::new();
         let threads = [1, 2].map(|bit| {
             let heap = Arc::clone(&heap);
@@ -109,7 +117,7 @@ fn what_two_threads_free_is_heard_once_and_not_forgotten() {
 
 #[test]
 fn what_is_freed_while_a_thread_leaves_is_heard_by_one_of_the_two() {
-    loom::model(|| {
+    model(|| {
         let heap = Heap::new();
         let thread = {
             let heap = Arc::clone(&heap);
@@ -128,7 +136,7 @@ fn what_is_freed_while_a_thread_leaves_is_heard_by_one_of_the_two() {
 
 #[test]
 fn a_heap_is_adopted_or_visited_but_not_both_at_a_time() {
-    loom::model(|| {
+    model(|| {
         let heap = Heap::new();
         heap.holder.retire();
         let thread = {
@@ -150,11 +158,7 @@ fn a_heap_is_adopted_or_visited_but_not_both_at_a_time() {
 /// freeing the last object of its first life and its telling so.
 #[test]
 fn a_slab_that_changes_owners_is_told_to_the_owner_of_now() {
-    // With three threads every interleaving takes minutes (it was run once, and held): here those of
-    // at most two preemptions.
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(|| {
+    model(|| {
         // Both owners' lists, and whose the slab is: what the word of its slice says.
         let slab = Heap::new();
         let lists = Arc::new([AtomicU32::new(remote::NONE), AtomicU32::new(remote::NONE)]);
