@@ -14,6 +14,7 @@ use super::stats::Stats;
 use super::thread::{self, Thread};
 use super::tls;
 use crate::os::Linux;
+use crate::units::BLOCK_BYTES;
 
 /// The heap of the process.
 pub(super) static HEAP: Heap<Linux> = Heap::new();
@@ -228,6 +229,9 @@ pub mod raw {
     #[cold]
     #[inline(never)]
     unsafe extern "C" fn free_slowly(at: *mut u8) {
+        // A free leaves `errno` alone (POSIX.1-2024), whatever the system says on the way.
+        // SAFETY: the place is this thread's.
+        let errno = unsafe { *libc::__errno_location() };
         let local = tls::get();
         // A thread without a heap gets none to free with.
         let thread = HEAP.shared().zip(NonNull::new(local));
@@ -239,6 +243,8 @@ pub mod raw {
             // SAFETY: the caller's.
             None => unsafe { thread::free_elsewhere(&HEAP, at) },
         }
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = errno };
     }
 
     /// Frees an allocation of a size that the caller knows.
@@ -274,9 +280,11 @@ pub mod raw {
             if thread::fits(size, usable) {
                 return at;
             }
-            if usable > SLAB_OBJECT_MAX && size > SLAB_OBJECT_MAX && size <= isize::MAX as usize {
+            // What moves is aligned to a block then, which may be less than it was.
+            let long = usable > SLAB_OBJECT_MAX && size > SLAB_OBJECT_MAX;
+            if long && size <= isize::MAX as usize && align <= BLOCK_BYTES {
                 let resized = thread::resize_long(&HEAP, at, size);
-                if !resized.is_null() && resized as usize & (align - 1) == 0 {
+                if !resized.is_null() {
                     return resized;
                 }
             }

@@ -333,3 +333,28 @@ fn threads_that_come_and_go_leave_nothing_behind() {
     assert_eq!(slabs[1], slabs[2], "{slabs:?}");
     assert_empty(&heap);
 }
+
+#[test]
+fn what_is_aligned_to_more_than_a_block_stays_so_when_it_grows() {
+    use super::raw;
+    let align = 8 << 20;
+    let mut at = raw::allocate_aligned(3 << 20, align);
+    // What it would grow into is taken.
+    let mut blockers = Vec::new();
+    for size in [5 << 20, 9 << 20, 40 << 20, 2 << 20] {
+        blockers.push(raw::allocate(2 << 20));
+        // SAFETY: ours; looked at within both lengths.
+        unsafe {
+            at.write(size as u8 ^ 0x5a);
+            at = raw::reallocate_aligned(at, size, align);
+            assert_eq!((at as usize % align, at.read()), (0, size as u8 ^ 0x5a), "{size}");
+            at.add(size - 1).write(1);
+        }
+    }
+    // SAFETY: as above, and not used any more.
+    unsafe {
+        raw::free(at);
+        blockers.into_iter().for_each(|blocker| raw::free(blocker));
+    }
+    raw::validate().unwrap();
+}

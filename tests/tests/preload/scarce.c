@@ -53,7 +53,9 @@ int main(int argc, char **argv) {
         CHECK(p);
         for (size_t i = 0; i < ((size_t)(round % 7 + 1) << 20); i += 4096) CHECK(p[i] == 0);
         memset(p, 1, (size_t)(round % 7 + 1) << 20);
+        errno = 77;
         free(p);
+        CHECK(errno == 77);
         usleep(30000);
     }
     return 0;
