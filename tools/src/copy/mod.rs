@@ -5,8 +5,8 @@
 //! - **resolve** and **probe**, asking the system: [`resolve`], [`source`](mod@source), [`target`]
 //!   (with [`staging`] and [`attributes`]), [`probe`], [`holes`].
 //! - **plan**, a pure function of the facts: [`plan`].
-//! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`] (by [`reread`])
-//!   looks at what they did; [`file`](mod@file) takes one file through all of it.
+//! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
+//!   (by [`reread`]) looks at what they did; [`file`](mod@file) takes one file through all of it.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
 //! - [`run`] is the whole.
 
