@@ -52,9 +52,11 @@ impl Live {
         if at.is_null() {
             return None;
         }
+        // SAFETY: `at` was handed out just now.
         assert!(unsafe { raw::usable_size(at) } >= size);
         let live = Self { at: at as usize, size, stamp };
         for place in live.places() {
+            // SAFETY: the place is inside the allocation, which is ours alone.
             unsafe { at.add(place).write(stamp ^ place as u8) };
         }
         Some(live)
@@ -67,6 +69,7 @@ impl Live {
 
     fn check(&self, up_to: usize) {
         for place in self.places().filter(|&place| place < up_to) {
+            // SAFETY: as above; it has not been freed.
             let found = unsafe { (self.at as *const u8).add(place).read() };
             assert_eq!(found, self.stamp ^ place as u8, "{} bytes", self.size);
         }
@@ -74,6 +77,7 @@ impl Live {
 
     fn free(self) {
         self.check(self.size);
+        // SAFETY: it was handed out, has not been freed, and is given up here.
         unsafe { raw::free(self.at as *mut u8) };
     }
 }
@@ -95,12 +99,15 @@ fuzz_target!(|input: &[u8]| {
             Action::Zeroed => {
                 let new = raw::allocate_zeroed(size);
                 let step = (size / 4096).max(1);
-                assert!((0..size).step_by(step).all(|place| unsafe { new.add(place).read() } == 0));
+                // SAFETY: the places are inside the allocation.
+                let zero = |place| unsafe { new.add(place).read() } == 0;
+                assert!(!new.is_null() && (0..size).step_by(step).all(zero));
                 live.extend(Live::new(new, size, stamp));
             }
             Action::Resize if !live.is_empty() => {
                 let old = live.swap_remove(at);
                 old.check(old.size);
+                // SAFETY: it was handed out and has not been freed; the old address is forgotten.
                 let new = unsafe { raw::reallocate(old.at as *mut u8, size) };
                 assert!(!new.is_null());
                 let kept = Live { at: new as usize, ..old };

@@ -121,11 +121,16 @@ impl<O: Os> Supply<O> {
         used: Bytes,
     ) -> Option<(BlockRange, bool)> {
         let range = self.place(class, blocks)?;
+        self.opened(range, used)
+    }
+
+    /// An extent made just now, with memory behind it; without, it is free again.
+    fn opened(&mut self, range: BlockRange, used: Bytes) -> Option<(BlockRange, bool)> {
         match self.open(range, used) {
             Ok(zero) => Some((range, zero)),
             Err(_) => {
                 self.counts.refused += 1;
-                // The extent was made just now; should freeing fail, it is lost and nothing else.
+                // Should freeing fail, the extent is lost and nothing else.
                 let _ = self.placement.free(range);
                 None
             }
@@ -163,14 +168,7 @@ impl<O: Os> Supply<O> {
                 let _ = self.placement.trim(extra);
             }
         }
-        match self.open(range, used) {
-            Ok(zero) => Some((range, zero)),
-            Err(_) => {
-                self.counts.refused += 1;
-                let _ = self.placement.free(range);
-                None
-            }
-        }
+        self.opened(range, used)
     }
 
     /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
