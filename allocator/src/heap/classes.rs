@@ -112,6 +112,12 @@ pub(super) struct Shape {
     pub objects: u32,
     /// How many objects a thread keeps at most outside their slabs.
     pub kept: u32,
+    /// How many of other threads' it sets aside at most.
+    pub aside: u32,
+    /// Of how many such objects on it takes them for itself, rather than others from its own slabs.
+    /// Single short ones it does not: their neighbours on a cache line are others' and written by
+    /// them.
+    pub reused: u32,
     /// 2^44 / size, rounded up.
     reciprocal: u64,
 }
@@ -142,6 +148,14 @@ impl Shape {
             slices,
             objects: (slices as usize * SLICE_BYTES / size) as u32,
             kept: kept as u32,
+            aside: if size > ASIDE_SIZE_MAX {
+                0
+            } else if kept > ASIDE_MAX {
+                ASIDE_MAX as u32
+            } else {
+                kept as u32
+            },
+            reused: if size < SHARES_LINES { 8 } else { 1 },
             reciprocal: (1u64 << 44).div_ceil(size as u64),
         }
     }
@@ -152,6 +166,11 @@ const _: () = assert!(SLAB_SLICES_MAX as usize * SLICE_BYTES <= 1 << 19);
 /// A thread keeps about this much of a class, at least one object and at most so many.
 const KEPT_BYTES: usize = 64 << 10;
 const KEPT_MAX: usize = 128;
+/// Of other threads' objects so many, and none that are longer.
+const ASIDE_MAX: usize = 64;
+const ASIDE_SIZE_MAX: usize = 4 << 10;
+/// Objects shorter than two cache lines have most of them in common with others.
+const SHARES_LINES: usize = 128;
 
 /// The fewest slices of which at most a 32nd stays unused, with at least 8 objects up to a
 /// slice and with one above.

@@ -150,30 +150,37 @@ impl<O: Os> Heap<O> {
 
     // Objects freed by threads that do not own their slab.
 
-    /// Frees an object of a slab from a thread that does not own it (or acts as if it did not).
-    pub fn free_remotely(
-        &self,
-        shared: &Shared,
-        slice: u32,
-        owner: Owner,
-        class: Class,
-        at: usize,
-    ) {
-        // SAFETY: the slice's word said that it is part of a slab.
-        let head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
-        let (object, within) = class.shape().locate(at - shared.view.address(head));
-        if within != 0 || object >= class.shape().objects {
-            die(Fault::Interior, at);
+    /// Frees objects of one class from a thread that does not own their slabs (or acts as if it did
+    /// not). Neighbours that follow each other are freed together.
+    pub fn free_remotely(&self, shared: &Shared, class: Class, objects: &[*mut u8]) {
+        let mut words = objects.iter().map(|&at| Word::of(shared, class, at as usize));
+        let Some(mut same) = words.next() else { return };
+        for (word, &object) in words.zip(&objects[1..]) {
+            if (word.head, word.at) != (same.head, same.at) {
+                self.free_word(shared, class, same);
+                same = word;
+            } else if same.bits & word.bits != 0 {
+                die(Fault::Twice, object as usize);
+            } else {
+                same.bits |= word.bits;
+            }
         }
-        // SAFETY: as above.
-        match unsafe { shared.view.record(head) }.free_remotely(object) {
+        self.free_word(shared, class, same);
+    }
+
+    fn free_word(&self, shared: &Shared, class: Class, word: Word) {
+        // SAFETY: the word of a slice of it said that it is a slab.
+        match unsafe { shared.view.record(word.head) }.free_remotely(word.at, word.bits) {
             Freed::Told => {}
-            Freed::Tell => self.tell(shared, head, owner),
-            Freed::Twice => die(Fault::Twice, at),
+            Freed::Tell => self.tell(shared, word.head, word.owner),
+            Freed::Twice(bits) => {
+                let object = (word.at * 64 + bits.trailing_zeros()) as usize;
+                die(Fault::Twice, shared.view.address(word.head) + object * class.size());
+            }
         }
     }
 
-    /// Puts a slab, whose flag this thread has raised, onto its owner's list.
+    /// Puts a slab, whose first flag this thread has raised, onto its owner's list.
     fn tell(&self, shared: &Shared, head: u32, owner: Owner) {
         let Some(local) = Self::local(shared, owner) else { return };
         // SAFETY: threads' heaps are never unmapped, and this part of them is for everybody; the
@@ -203,7 +210,11 @@ impl<O: Os> Heap<O> {
     pub fn settle(&self, shared: &Shared, head: u32) {
         // SAFETY: it was a slab.
         let record = unsafe { shared.view.record(head) };
-        while record.quieten() && record.raise() {
+        loop {
+            let flags = record.quieten();
+            if flags == 0 || !record.raise(flags) {
+                return;
+            }
             if let Entry::Slab(owner, _) = shared.view.entry(head) {
                 return self.tell(shared, head, owner);
             }
@@ -233,6 +244,7 @@ impl<O: Os> Heap<O> {
         let local_ptr = local.as_ptr();
         // SAFETY: the thread has it to itself until it is retired.
         let (own, standing) = unsafe { (&mut (*local_ptr).own, &(*local_ptr).standing) };
+        own.send_all(self, shared);
         own.hear(standing, self, shared);
         let owner = own.owner();
         let warm = self.with(|central| central.keep_warm()).unwrap_or(false);
@@ -661,6 +673,36 @@ impl<O: Os> Central<O> {
             return Err("the slices in use are not those of slabs and runs");
         }
         Ok(())
+    }
+}
+
+/// Objects of a slab that share a word of its bitmaps.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// First slice of the slab.
+    head: u32,
+    owner: Owner,
+    /// Which of the words.
+    at: u32,
+    bits: u64,
+}
+
+impl Word {
+    /// That of an object in use. Ends the program if there is none.
+    fn of(shared: &Shared, class: Class, at: usize) -> Self {
+        let entry = shared.view.slice(at).map(|slice| shared.view.entry(slice));
+        let Some(Entry::Slab(owner, now)) = entry else { die(Fault::Foreign, at) };
+        // SAFETY: its slice's word said so.
+        let head = unsafe { shared.view.head(at) };
+        let (object, within) = class.shape().locate(at - shared.view.address(head));
+        // A slab of another class now: all that was in it has been freed since.
+        if now != class {
+            die(Fault::Twice, at);
+        }
+        if within != 0 || object >= class.shape().objects {
+            die(Fault::Interior, at);
+        }
+        Self { head, owner, at: object / 64, bits: 1 << (object % 64) }
     }
 }
 

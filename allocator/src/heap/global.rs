@@ -226,13 +226,16 @@ pub mod raw {
         }
     }
 
-    #[cold]
     #[inline(never)]
     unsafe extern "C" fn free_slowly(at: *mut u8) {
+        let local = tls::get();
+        // SAFETY: the heap is this thread's, or the empty one; the rest is the caller's.
+        if unsafe { Own::set_aside(&raw mut (*local).own, at) } {
+            return;
+        }
         // A free leaves `errno` alone (POSIX.1-2024), whatever the system says on the way.
         // SAFETY: the place is this thread's.
         let errno = unsafe { *libc::__errno_location() };
-        let local = tls::get();
         // A thread without a heap gets none to free with.
         let thread = HEAP.shared().zip(NonNull::new(local));
         match thread.filter(|_| !ptr::eq(local, &super::super::local::EMPTY)) {

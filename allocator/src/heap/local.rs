@@ -49,6 +49,47 @@ struct Bin {
     end: *mut *mut u8,
 }
 
+impl Bin {
+    const NONE: Self = Self { top: ptr::null_mut(), floor: ptr::null_mut(), end: ptr::null_mut() };
+
+    /// An empty one.
+    ///
+    /// # Safety
+    /// There are so many places.
+    unsafe fn new(floor: NonNull<*mut u8>, places: u32) -> Self {
+        let floor = floor.as_ptr();
+        // SAFETY: the caller's.
+        Self { top: floor, floor, end: unsafe { floor.add(places as usize) } }
+    }
+
+    /// What is in it.
+    ///
+    /// # Safety
+    /// It is a bin of this thread's heap, and nothing is added for as long as the objects are
+    /// looked at.
+    unsafe fn objects<'a>(self) -> &'a [*mut u8] {
+        // SAFETY: between `floor` and `top` there are pointers.
+        unsafe {
+            core::slice::from_raw_parts(self.floor, self.top.offset_from(self.floor) as usize)
+        }
+    }
+
+    /// Leaves out the `gone` that lay longest, at least one, and puts an object on top.
+    ///
+    /// # Safety
+    /// It is a bin of this thread's heap, and there are so many.
+    unsafe fn replace(&mut self, gone: usize, at: *mut u8) {
+        // SAFETY: (1) the rest moves down within the bin; (2) at least one place is free then.
+        unsafe {
+            let left = self.top.offset_from(self.floor) as usize - gone;
+            ptr::copy(self.floor.add(gone), self.floor, left);
+            let top = self.floor.add(left);
+            top.write(at);
+            self.top = top.add(1);
+        }
+    }
+}
+
 /// The slabs of a class.
 #[derive(Clone, Copy, Debug)]
 struct Shelf {
@@ -72,6 +113,8 @@ pub(super) struct Own {
     slices: usize,
     entries: *const AtomicU32,
     bins: [Bin; CLASSES],
+    /// Objects of other threads' slabs that this one has freed.
+    aside: [Bin; CLASSES],
     /// Where the bin of a size of so many sixteenths stands, in bytes: here, because one address is
     /// found sooner than two.
     small: [u16; SMALL],
@@ -101,13 +144,17 @@ const _: () = assert!(size_of::<Bin>() == BIN_BYTES && (Owner(OWNERS_MAX).tag() 
 /// The first batch.
 const BATCH_MIN: u32 = 4;
 
-/// Where the bins' pointers begin, after the `Local`, in pointers; and how many there are.
-const PLACES: ([usize; CLASSES], usize) = {
-    let mut places = [0; CLASSES];
+/// Where the pointers of each bin and of each class's objects set aside begin, after the `Local`, in
+/// pointers; and how many there are in all.
+const PLACES: ([[usize; CLASSES]; 2], usize) = {
+    let mut places = [[0; CLASSES]; 2];
     let (mut class, mut at) = (0, 0);
     while class < CLASSES {
-        places[class] = at;
-        at += Class(class as u8).shape_const().kept as usize;
+        let shape = Class(class as u8).shape_const();
+        places[0][class] = at;
+        at += shape.kept as usize;
+        places[1][class] = at;
+        at += shape.aside as usize;
         class += 1;
     }
     (places, at)
@@ -124,7 +171,8 @@ pub(super) static EMPTY: Local = Local {
         base: 0,
         slices: 0,
         entries: ptr::null(),
-        bins: [Bin { top: ptr::null_mut(), floor: ptr::null_mut(), end: ptr::null_mut() }; CLASSES],
+        bins: [Bin::NONE; CLASSES],
+        aside: [Bin::NONE; CLASSES],
         shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
         small: SMALL_BINS,
         owner: Owner(0),
@@ -154,12 +202,15 @@ impl Local {
         own.base = shared.view.base;
         own.slices = shared.view.slices;
         own.entries = shared.view.entries.as_ptr();
-        for (index, bin) in own.bins.iter_mut().enumerate() {
-            let kept = Class(index as u8).shape().kept as usize;
-            // SAFETY: the places of all bins lie after the heap.
-            let floor: *mut *mut u8 = unsafe { pointers.add(PLACES.0[index]) }.as_ptr();
-            // SAFETY: as above.
-            *bin = Bin { top: floor, floor, end: unsafe { floor.add(kept) } };
+        for index in 0..CLASSES {
+            let shape = Class(index as u8).shape();
+            // With frees checked at once nothing is set aside.
+            let aside = if shared.config.secure { 0 } else { shape.aside };
+            // SAFETY: the places of all bins lie after the heap, so many for each.
+            unsafe {
+                own.bins[index] = Bin::new(pointers.add(PLACES.0[0][index]), shape.kept);
+                own.aside[index] = Bin::new(pointers.add(PLACES.0[1][index]), aside);
+            }
         }
         for shelf in &mut own.shelves {
             shelf.batch = BATCH_MIN;
@@ -183,6 +234,12 @@ impl Own {
     pub fn rest(&mut self) {
         self.retired = true;
         self.warm = true;
+    }
+
+    /// Whether an address lies in a slab of this heap.
+    fn owns(&self, shared: &Shared, at: usize) -> bool {
+        let entry = shared.view.slice(at).map(|slice| shared.view.entry(slice));
+        matches!(entry, Some(Entry::Slab(owner, _)) if owner == self.owner)
     }
 
     /// Whether frees of a slice that is so go through this thread's bins.
@@ -279,6 +336,90 @@ impl Own {
         true
     }
 
+    /// Sets an object of another thread's slab aside; whether it could: it is one, and there is room.
+    ///
+    /// # Safety
+    /// As [`Own::keep`], for objects of other threads' slabs.
+    #[inline]
+    pub unsafe fn set_aside(own: *mut Self, at: *mut u8) -> bool {
+        // SAFETY: (1) a slice of the span has a word; (2) where it is that of a slab, the lower bits
+        // say where the bin stands among others; (3) the empty heap has no slices, so this one is
+        // the thread's to write; (4) where the bin is not full there is a place at `top`.
+        unsafe {
+            let slice = (at as usize).wrapping_sub((*own).base) >> SLICE_SHIFT;
+            if slice >= (*own).slices {
+                return false;
+            }
+            let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
+            if (u64::from(word) ^ (*own).tag) < (CLASSES * BIN_BYTES) as u64 {
+                return false;
+            }
+            let Some(offset) = Entry::bin_of(word) else { return false };
+            let bin: *mut Bin = (&raw mut (*own).aside).byte_add(offset).cast();
+            let top = (*bin).top;
+            if top == (*bin).end {
+                return false;
+            }
+            *top = at;
+            (*bin).top = top.add(1);
+        }
+        true
+    }
+
+    /// Whether other threads' objects of a class are set aside.
+    pub fn sets_aside(&self, class: Class) -> bool {
+        let aside = self.aside[class.index()];
+        aside.floor != aside.end
+    }
+
+    /// Frees an object of another thread's slab where as many are set aside as may be: half of them
+    /// go to their slabs.
+    ///
+    /// # Safety
+    /// It is an object of that class of another thread's slab, and has been handed out.
+    pub unsafe fn send<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        at: *mut u8,
+    ) {
+        // SAFETY: the bin is this thread's, and is not added to before the objects are gone.
+        let objects = unsafe { self.aside[class.index()].objects() };
+        let gone = objects.len().div_ceil(2);
+        heap.free_remotely(shared, class, &objects[..gone]);
+        // SAFETY: there were so many.
+        unsafe { self.aside[class.index()].replace(gone, at) }
+    }
+
+    /// Everything set aside goes to its slabs.
+    pub fn send_all<O: Os>(&mut self, heap: &Heap<O>, shared: &Shared) {
+        for class in (0..CLASSES as u8).map(Class) {
+            let aside = self.aside[class.index()];
+            // SAFETY: as above; and nothing is added before the next free.
+            heap.free_remotely(shared, class, unsafe { aside.objects() });
+            self.aside[class.index()].top = aside.floor;
+        }
+    }
+
+    /// Takes what is set aside of a class whose bin is empty for the bin, if that is enough.
+    fn take_aside(&mut self, class: Class) -> bool {
+        let aside = self.aside[class.index()];
+        // SAFETY: as above.
+        let objects = unsafe { aside.objects() };
+        if objects.len() < class.shape().reused as usize {
+            return false;
+        }
+        let bin = &mut self.bins[class.index()];
+        // SAFETY: the bin is empty, and has at least as many places.
+        unsafe {
+            ptr::copy_nonoverlapping(objects.as_ptr(), bin.floor, objects.len());
+            bin.top = bin.floor.add(objects.len());
+        }
+        self.aside[class.index()].top = aside.floor;
+        true
+    }
+
     // Refilling.
 
     /// An object of a class whose bin is empty; refills the bin.
@@ -289,6 +430,10 @@ impl Own {
         shared: &Shared,
         class: Class,
     ) -> Option<NonNull<u8>> {
+        if self.take_aside(class) {
+            // SAFETY: this is the thread's own.
+            return unsafe { Self::take(self, class) };
+        }
         let head = self.slab_with_room(standing, heap, shared, class)?;
         let (shape, shelf) = (class.shape(), &mut self.shelves[class.index()]);
         let base = shared.view.address(head) as *mut u8;
@@ -379,23 +524,16 @@ impl Own {
         class: Class,
         at: *mut u8,
     ) {
-        let bin = self.bins[class.index()];
-        // SAFETY: both are in the bin's places.
-        let held = unsafe { bin.top.offset_from(bin.floor) } as usize;
-        let gone = held.div_ceil(2);
-        // SAFETY: the places below `held` have pointers.
-        let objects = unsafe { core::slice::from_raw_parts(bin.floor, gone) };
-        self.put_all_back(heap, shared, class, objects);
-        // SAFETY: (1) the rest moves down within the bin; (2) at least one place is free then.
-        unsafe {
-            ptr::copy(bin.floor.add(gone), bin.floor, held - gone);
-            let top = bin.floor.add(held - gone);
-            top.write(at);
-            self.bins[class.index()].top = top.add(1);
-        }
+        // SAFETY: the bin is this thread's, and is not added to before the objects are gone.
+        let objects = unsafe { self.bins[class.index()].objects() };
+        let gone = objects.len().div_ceil(2);
+        self.put_all_back(heap, shared, class, &objects[..gone]);
+        // SAFETY: there were so many.
+        unsafe { self.bins[class.index()].replace(gone, at) }
     }
 
-    /// Puts objects of a class back into their slabs. Often many of them are of the same one.
+    /// Puts objects of a class back into their slabs: this thread's, often many of the same one, and
+    /// those of other threads from which it took what it had set aside.
     fn put_all_back<O: Os>(
         &mut self,
         heap: &Heap<O>,
@@ -405,19 +543,25 @@ impl Own {
     ) {
         let (shape, bytes) = (class.shape(), class.shape().slices as usize * SLICE_BYTES);
         let (mut head, mut base) = (0, usize::MAX);
-        for &object in objects {
+        let mut left = objects;
+        while let Some((&object, rest)) = left.split_first() {
             let at = object as usize;
             if at.wrapping_sub(base) >= bytes {
-                let Some(slice) = shared.view.slice(at) else { die(Fault::Foreign, at) };
-                // SAFETY: its word said that the slice is part of a slab of this thread's.
-                head = slice - u32::from(unsafe { shared.view.record(slice) }.to_head());
+                let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
+                if others > 0 {
+                    heap.free_remotely(shared, class, &left[..others]);
+                    left = &left[others..];
+                    continue;
+                }
+                // SAFETY: it lies in a slab of this thread's.
+                head = unsafe { shared.view.head(at) };
                 base = shared.view.address(head);
             }
             let (number, within) = shape.locate(at - base);
             if within != 0 || number >= shape.objects {
                 die(Fault::Interior, at);
             }
-            // SAFETY: as above.
+            // SAFETY: the slab is this thread's.
             let slab = unsafe { shared.view.record(head).slab() };
             if slab.give(number).is_err() {
                 die(Fault::Twice, at);
@@ -426,6 +570,7 @@ impl Own {
                 self.after_free(heap, shared, head, class);
                 base = usize::MAX; // it may be no more
             }
+            left = rest;
         }
     }
 
@@ -510,11 +655,8 @@ impl Own {
             }
             let bin = self.bins[index];
             self.bins[index].top = bin.floor;
-            // SAFETY: between `floor` and `top` there are pointers.
-            let objects = unsafe {
-                core::slice::from_raw_parts(bin.floor, bin.top.offset_from(bin.floor) as usize)
-            };
-            self.put_all_back(heap, shared, class, objects);
+            // SAFETY: the bin is this thread's, and nothing is added.
+            self.put_all_back(heap, shared, class, unsafe { bin.objects() });
         }
         core::mem::take(&mut self.warm)
     }

@@ -49,8 +49,9 @@ const SLAB: u32 = 1;
 
 /// A thread's heap with one slab.
 struct Heap {
+    /// One word of bits, whose flag is the first.
     bits: AtomicU64,
-    flag: AtomicU32,
+    flags: AtomicU32,
     link: AtomicU32,
     pending: AtomicU32,
     holder: Holder<AtomicU32>,
@@ -62,7 +63,7 @@ impl Heap {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             bits: AtomicU64::new(0),
-            flag: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
             link: AtomicU32::new(0),
             pending: AtomicU32::new(remote::NONE),
             holder: Holder::new(AtomicU32::new(0)),
@@ -72,8 +73,8 @@ impl Heap {
 
     /// As `core::Heap::free_remotely` and `tell`.
     fn free(&self, bit: u64) {
-        match remote::free(&self.bits, bit, &self.flag) {
-            Freed::Twice => panic!("freed once"),
+        match remote::free(&self.bits, bit, &self.flags, 1) {
+            Freed::Twice(_) => panic!("freed once"),
             Freed::Told => {}
             Freed::Tell => {
                 remote::push(&self.pending, SLAB, &self.link);
@@ -92,7 +93,7 @@ impl Heap {
         }
         assert_eq!(slab, SLAB);
         assert_eq!(self.link.load(Ordering::Relaxed), remote::NONE, "it is on the list once");
-        remote::hear(&self.flag);
+        assert_eq!(remote::hear(&self.flags), 1, "it is on the list because of its word");
         let bits = remote::take(&self.bits);
         let before = self.heard.load(Ordering::Relaxed);
         assert_eq!(before & bits, 0, "nothing is heard twice");
@@ -170,7 +171,7 @@ fn a_slab_that_changes_owners_is_told_to_the_owner_of_now() {
         let threads = [1, 4].map(|bit| {
             let (slab, lists, owner) = (slab.clone(), lists.clone(), owner.clone());
             thread::spawn(move || {
-                if remote::free(&slab.bits, bit, &slab.flag) == Freed::Tell {
+                if remote::free(&slab.bits, bit, &slab.flags, 1) == Freed::Tell {
                     tell(&slab, &lists, &owner);
                 }
             })
@@ -178,13 +179,13 @@ fn a_slab_that_changes_owners_is_told_to_the_owner_of_now() {
         // One has told, and the first owner hears of what the other has freed as well.
         let mut first = 0;
         if remote::take_list(&lists[0]) == SLAB {
-            remote::hear(&slab.flag);
+            remote::hear(&slab.flags);
             first = remote::take(&slab.bits);
         }
         if first == 5 {
             // All is free: the slab is the second's now, who has an object of it freed by us.
             owner.store(1, Ordering::SeqCst);
-            if remote::free(&slab.bits, 2, &slab.flag) == Freed::Tell {
+            if remote::free(&slab.bits, 2, &slab.flags, 1) == Freed::Tell {
                 tell(&slab, &lists, &owner);
             }
         }
@@ -192,16 +193,51 @@ fn a_slab_that_changes_owners_is_told_to_the_owner_of_now() {
         let now = owner.load(Ordering::SeqCst) as usize;
         // Whoever finds it on a list of one who does not own it passes it on.
         if now == 1 && remote::take_list(&lists[0]) == SLAB {
-            remote::hear(&slab.flag);
-            if remote::look(&slab.bits) != 0 && remote::raise(&slab.flag) {
+            remote::hear(&slab.flags);
+            if remote::look(&slab.bits) != 0 && remote::raise(&slab.flags, 1) {
                 tell(&slab, &lists, &owner);
             }
         }
         let mut heard = first;
         if remote::take_list(&lists[now]) == SLAB {
-            remote::hear(&slab.flag);
+            remote::hear(&slab.flags);
             heard |= remote::take(&slab.bits);
         }
         assert_eq!(heard, if now == 1 { 7 } else { 5 });
+    });
+}
+
+/// Two words of one slab: the flag of each is raised by whoever frees into it first.
+#[test]
+fn what_is_freed_into_two_words_is_heard_through_one_list() {
+    model(|| {
+        let words = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let (flags, link) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let pending = Arc::new(AtomicU32::new(remote::NONE));
+        let threads = [0, 1].map(|at| {
+            let (words, flags, link) = (words.clone(), flags.clone(), link.clone());
+            let pending = pending.clone();
+            thread::spawn(move || match remote::free(&words[at], 1, &*flags, 1 << at) {
+                Freed::Twice(_) => panic!("freed once"),
+                Freed::Told => {}
+                Freed::Tell => remote::push(&*pending, SLAB, &link),
+            })
+        });
+        let mut heard = [0, 0];
+        let mut hear = || {
+            if remote::take_list(&*pending) == remote::NONE {
+                return;
+            }
+            assert_eq!(link.load(Ordering::Relaxed), remote::NONE, "it is on the list once");
+            let flags = remote::hear(&*flags);
+            assert_ne!(flags, 0, "it is on the list because of a word");
+            (0..2).filter(|at| flags >> at & 1 == 1).for_each(|at| {
+                heard[at] += remote::take(&words[at]);
+            });
+        };
+        hear();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        hear();
+        assert_eq!(heard, [1, 1]);
     });
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   0        16                  272            320                 576
 //!   +--------+-------------------+--------------+-------------------+
-//!   | header | free: 2,048 bits  | flag, link.. | remote: as many   |
+//!   | header | free: 2,048 bits  | flags, link. | remote: as many   |
 //!   +--------+-------------------+--------------+-------------------+
 //!   \________ the owner's ________/\_________ everybody's ____________/
 //! ```
@@ -25,14 +25,16 @@ use super::remote::{self, Freed};
 use crate::os::Zeroed;
 
 const WORDS: usize = OBJECTS_MAX / 64;
+const _: () = assert!(WORDS <= u32::BITS as usize, "one flag a word");
 
 /// A slice's record.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Record {
     slab: UnsafeCell<Slab>,
-    /// Whether the slab is on its owner's list of those freed into from elsewhere.
-    pub flag: AtomicU32,
+    /// The words of `remote` that the owner has to look at; while there are any, the slab is on its
+    /// owner's list.
+    pub flags: AtomicU32,
     pub link: AtomicU32,
     /// How many slices back the slab's first one is.
     to_head: AtomicU8,
@@ -73,22 +75,22 @@ impl Record {
         self.to_head.store(slices, Ordering::Relaxed);
     }
 
-    /// Lowers the flag of a slab that has been taken off a list it did not belong on. Whether there
-    /// is something to hear all the same.
-    pub fn quieten(&self) -> bool {
-        remote::hear(&self.flag);
-        self.remote.0.iter().any(|word| remote::look(word) != 0)
+    /// Lowers the flags of a slab that has been taken off a list it did not belong on. Those of
+    /// words in which there is something to hear all the same.
+    pub fn quieten(&self) -> u32 {
+        let words = Flagged(remote::hear(&self.flags));
+        words.filter(|&at| remote::look(&self.remote.0[at]) != 0).fold(0, |up, at| up | 1 << at)
     }
 
-    /// Raises the flag; whether it was down, so that the caller must tell the owner.
-    pub fn raise(&self) -> bool {
-        remote::raise(&self.flag)
+    /// Raises flags; whether all were down, so that the caller must tell the owner.
+    pub fn raise(&self, flags: u32) -> bool {
+        remote::raise(&self.flags, flags)
     }
 
-    /// Frees an object of a slab that the caller does not own.
+    /// Frees objects of a slab that the caller does not own: those of one word.
     #[inline]
-    pub fn free_remotely(&self, object: u32) -> Freed {
-        remote::free(&self.remote.0[object as usize / 64], 1 << (object % 64), &self.flag)
+    pub fn free_remotely(&self, at: u32, bits: u64) -> Freed {
+        remote::free(&self.remote.0[at as usize], bits, &self.flags, 1 << at)
     }
 
     /// Takes what other threads have freed and puts it into the owner's part, and says how many
@@ -97,12 +99,12 @@ impl Record {
     /// # Safety
     /// As [`Record::slab`].
     pub unsafe fn hear(&self) -> Result<u32, u32> {
-        remote::hear(&self.flag);
+        let words = Flagged(remote::hear(&self.flags));
         // SAFETY: the caller's.
         let slab = unsafe { self.slab() };
         let mut heard = 0;
-        for (at, word) in self.remote.0[..slab.words()].iter().enumerate() {
-            let bits = remote::take(word);
+        for at in words {
+            let bits = remote::take(&self.remote.0[at]);
             if bits != 0 {
                 slab.give_word(at, bits)?;
                 heard += bits.count_ones();
@@ -122,6 +124,19 @@ impl Record {
         // SAFETY: the caller's.
         let free = unsafe { self.slab() }.free[word];
         (free | self.remote.0[word].load(Ordering::Relaxed)) & bit != 0
+    }
+}
+
+/// The words whose flags are up.
+struct Flagged(u32);
+
+impl Iterator for Flagged {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let at = self.0.trailing_zeros();
+        self.0 &= self.0.wrapping_sub(1);
+        (at < u32::BITS).then_some(at as usize)
     }
 }
 
@@ -340,14 +355,14 @@ mod tests {
         let record = &records[0];
         // SAFETY: as above; so below.
         unsafe { record.slab() }.take(10, |_| ());
-        assert_eq!(record.free_remotely(2), Freed::Tell);
-        assert_eq!(record.free_remotely(5), Freed::Told);
-        assert_eq!(record.free_remotely(5), Freed::Twice);
+        assert_eq!(record.free_remotely(0, 1 << 2), Freed::Tell);
+        assert_eq!(record.free_remotely(0, 1 << 5), Freed::Told);
+        assert_eq!(record.free_remotely(0, 3 << 5), Freed::Twice(1 << 5));
         // SAFETY: as above.
         unsafe {
-            assert!(record.is_free(5) && !record.is_free(6));
-            assert_eq!(record.hear(), Ok(2));
-            assert_eq!(record.free_remotely(5), Freed::Tell);
+            assert!(record.is_free(5) && !record.is_free(7));
+            assert_eq!(record.hear(), Ok(3));
+            assert_eq!(record.free_remotely(0, 1 << 5), Freed::Tell);
             assert_eq!(record.hear(), Err(5));
         }
     }

@@ -1,22 +1,24 @@
 //! Objects freed by threads that do not own their slab.
 //!
 //! # The idea
-//! A slab has a bitmap of objects that others have freed. Freeing one is one `fetch_or`: it never
-//! waits, touches no memory of the object, and an object whose bit is set already is being freed
-//! twice. The first to set a bit since the owner last looked (told by a flag) also puts the slab
-//! onto the owner's list of slabs to look at.
+//! A slab has a bitmap of objects that others have freed. Freeing some of one word is one `fetch_or`:
+//! it never waits, touches no memory of the objects, and an object whose bit is set already is being
+//! freed twice. The slab has a *flag* for each word that the owner has to look at. The first to raise
+//! one since the owner last looked also puts the slab onto the owner's list.
 //!
 //! # Nothing is forgotten
-//! A freeing thread sets a bit, then reads the flag; the owner clears the flag, then takes the
-//! bits by a `swap`. Of the two changes to the word of bits one comes first. If it is the freeing
-//! thread's, the owner takes its bit. If it is the owner's, the freeing thread's `fetch_or` reads
-//! what the `swap` wrote, and so sees the flag clear as well: it raises it and puts the slab onto the
-//! list. Hence, whenever no call is under way, a slab with a bit set is on its owner's list.
+//! A freeing thread sets bits of a word, then reads the word's flag; the owner takes all flags down
+//! by a `swap`, then takes the bits of each word that was flagged by a `swap` of that word. Suppose
+//! that the freeing thread finds its flag up. Then the owner takes it down later, and its `swap` of
+//! the word takes the bits, for had that come before the `fetch_or`, the freeing thread would have
+//! read what it wrote, and so seen the flag down. If it finds its flag down it raises it, and if
+//! all others were down as well it puts the slab onto the list. Hence, whenever no call is under way,
+//! a slab with a bit set is on its owner's list, with that word's flag up.
 //!
 //! # Nothing is taken twice
 //! The list is emptied as a whole by one `swap`, so there is no ABA. A slab is on at most one list
-//! at a time: only the thread whose swap raised the flag puts it there, and only the owner, who has
-//! taken it off, lowers the flag. The owner reads the link before it lowers the flag.
+//! at a time: only the thread that raised the first flag puts it there, and only the owner, who has
+//! taken it off, lowers them. The owner reads the link before it lowers the flags.
 //!
 //! The functions are generic over what an atomic word is, so that a model checker runs this very
 //! code on its own.
@@ -66,10 +68,8 @@ macro_rules! atomic {
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
 
-/// Not on a list.
+/// No flag is up: the slab is on no list.
 const QUIET: u32 = 0;
-/// On its owner's list, or about to be.
-const LISTED: u32 = 1;
 
 /// What a free from elsewhere found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,29 +78,37 @@ pub(super) enum Freed {
     Told,
     /// The slab must be put onto its owner's list, by this thread.
     Tell,
-    /// It was free already.
-    Twice,
+    /// The objects of these bits were free already.
+    Twice(u64),
 }
 
-/// Marks an object as freed by a thread that is not the owner.
+/// Marks objects of a word as freed by a thread that is not the owner; `flag` is the word's.
 #[inline]
-pub(super) fn free<W: Atomic<u64>, F: Atomic<u32>>(word: &W, bit: u64, flag: &F) -> Freed {
-    if word.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
-        return Freed::Twice;
+pub(super) fn free<W: Atomic<u64>, F: Atomic<u32>>(
+    word: &W,
+    bits: u64,
+    flags: &F,
+    flag: u32,
+) -> Freed {
+    let twice = word.fetch_or(bits, Ordering::AcqRel) & bits;
+    if twice != 0 {
+        return Freed::Twice(twice);
     }
-    if raise(flag) { Freed::Tell } else { Freed::Told }
+    if raise(flags, flag) { Freed::Tell } else { Freed::Told }
 }
 
-/// Raises a slab's flag; whether it was down, so that the caller must put the slab onto a list.
+/// Raises flags of a slab; whether all were down, so that the caller must put the slab onto a list.
 #[inline]
-pub(super) fn raise<F: Atomic<u32>>(flag: &F) -> bool {
-    flag.load(Ordering::Acquire) == QUIET && flag.swap(LISTED, Ordering::AcqRel) == QUIET
+pub(super) fn raise<F: Atomic<u32>>(flags: &F, raised: u32) -> bool {
+    flags.load(Ordering::Acquire) & raised != raised
+        && flags.fetch_or(raised, Ordering::AcqRel) == QUIET
 }
 
-/// Lowers a slab's flag, before its bits are read. The slab has been taken off the list.
+/// Lowers a slab's flags, before the words that they stand for are read, and says which were up.
+/// The slab has been taken off the list.
 #[inline]
-pub(super) fn hear<F: Atomic<u32>>(flag: &F) {
-    flag.swap(QUIET, Ordering::AcqRel);
+pub(super) fn hear<F: Atomic<u32>>(flags: &F) -> u32 {
+    flags.swap(QUIET, Ordering::AcqRel)
 }
 
 /// Takes the bits of a word. Always by a `swap`: the proof above needs it.

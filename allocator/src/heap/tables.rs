@@ -80,6 +80,12 @@ impl Entry {
         }
     }
 
+    /// Where the bin of the class of a slab's slice stands among others.
+    #[inline]
+    pub const fn bin_of(word: u32) -> Option<usize> {
+        if word == 0 || word >= HUGE { None } else { Some((word & BIN) as usize) }
+    }
+
     #[inline]
     pub const fn of(word: u32) -> Self {
         match word & KIND {
@@ -153,6 +159,17 @@ impl View {
         debug_assert!((slice as usize) < self.slices);
         // SAFETY: the record lies in the table, in a part that is mapped, and stays so.
         unsafe { self.records.add(slice as usize).as_ref() }
+    }
+
+    /// The first slice of the slab that an address lies in.
+    ///
+    /// # Safety
+    /// It lies in one: the word of its slice said so.
+    #[inline]
+    pub unsafe fn head(&self, address: usize) -> u32 {
+        let slice = (address.wrapping_sub(self.base) >> super::classes::SLICE_SHIFT) as u32;
+        // SAFETY: a slab's slices have records.
+        slice - u32::from(unsafe { self.record(slice) }.to_head())
     }
 }
 

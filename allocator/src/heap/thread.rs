@@ -81,17 +81,20 @@ impl<'heap, O: Os> Thread<'heap, O> {
     /// # Safety
     /// `at` is an allocation of this heap, or null.
     pub unsafe fn free_slowly(&self, at: *mut u8) {
-        let address = at as usize;
-        if let Some(slice) = self.shared.view.slice(address)
-            && let Entry::Slab(_, class) = self.shared.view.entry(slice)
-            // SAFETY: the heap is this thread's.
-            && unsafe { (*self.own()).is_own(self.shared.view.entry(slice)) }
-        {
+        let entry = self.shared.view.slice(at as usize).map(|slice| self.shared.view.entry(slice));
+        // SAFETY: the heap is this thread's, and nothing of it is referred to at present.
+        let own = unsafe { &mut *self.own() };
+        match entry {
             // SAFETY: the bin was full; the rest is the caller's.
-            unsafe { (*self.own()).spill(self.heap, self.shared, class, at) }
-        } else {
+            Some(entry @ Entry::Slab(_, class)) if own.is_own(entry) => unsafe {
+                own.spill(self.heap, self.shared, class, at);
+            },
             // SAFETY: the caller's.
-            unsafe { free_elsewhere(self.heap, at) }
+            Some(Entry::Slab(_, class)) if own.sets_aside(class) => unsafe {
+                own.send(self.heap, self.shared, class, at);
+            },
+            // SAFETY: the caller's.
+            _ => unsafe { free_elsewhere(self.heap, at) },
         }
     }
 }
@@ -108,7 +111,7 @@ pub(super) unsafe fn free_elsewhere<O: Os>(heap: &Heap<O>, at: *mut u8) {
     let Some(shared) = heap.shared() else { die(Fault::Foreign, address) };
     let Some(slice) = shared.view.slice(address) else { die(Fault::Foreign, address) };
     match shared.view.entry(slice) {
-        Entry::Slab(owner, class) => heap.free_remotely(shared, slice, owner, class, address),
+        Entry::Slab(_, class) => heap.free_remotely(shared, class, &[at]),
         Entry::Run(_) | Entry::Huge if address == shared.view.address(slice) => {
             if heap.with(|central| central.free(slice)) != Some(true) {
                 die(Fault::Twice, address);
