@@ -21,7 +21,7 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::classes::{ALIGN_MIN, CLASSES, Class, SLICE_BYTES, SLICE_SHIFT, TABLE_MAX};
+use super::classes::{ALIGN_MIN, CLASSES, Class, SLICE_SHIFT, TABLE_MAX};
 use super::core::{Heap, Shared};
 use super::fatal::{Fault, die};
 use super::holder::Holder;
@@ -541,36 +541,26 @@ impl Own {
         class: Class,
         objects: &[*mut u8],
     ) {
-        let (shape, bytes) = (class.shape(), class.shape().slices as usize * SLICE_BYTES);
-        let (mut head, mut base) = (0, usize::MAX);
         let mut left = objects;
-        while let Some((&object, rest)) = left.split_first() {
-            let at = object as usize;
-            if at.wrapping_sub(base) >= bytes {
-                let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
-                if others > 0 {
-                    heap.free_remotely(shared, class, &left[..others]);
-                    left = &left[others..];
-                    continue;
-                }
-                // SAFETY: it lies in a slab of this thread's.
-                head = unsafe { shared.view.head(at) };
-                base = shared.view.address(head);
+        while let Some(&first) = left.first() {
+            let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
+            if others > 0 {
+                heap.free_remotely(shared, class, &left[..others]);
+                left = &left[others..];
+                continue;
             }
-            let (number, within) = shape.locate(at - base);
-            if within != 0 || number >= shape.objects {
-                die(Fault::Interior, at);
-            }
-            // SAFETY: the slab is this thread's.
+            // SAFETY: the object lies in a slab of this thread's.
+            let head = unsafe { shared.view.head(first as usize) };
+            // SAFETY: as above.
             let slab = unsafe { shared.view.record(head).slab() };
-            if slab.give(number).is_err() {
-                die(Fault::Twice, at);
+            match slab.give(shared.view.address(head), left) {
+                Ok(0) => die(Fault::Interior, first as usize), // what is left over of the slab
+                Ok(given) => left = &left[given..],
+                Err((given, fault)) => die(fault, left[given] as usize),
             }
-            if slab.state != State::Current && (slab.state == State::Full || slab.is_empty()) {
+            if slab.state == State::Full || (slab.state == State::Partial && slab.is_empty()) {
                 self.after_free(heap, shared, head, class);
-                base = usize::MAX; // it may be no more
             }
-            left = rest;
         }
     }
 

@@ -21,6 +21,7 @@ use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::classes::{Class, OBJECTS_MAX};
+use super::fatal::Fault;
 use super::remote::{self, Freed};
 use crate::os::Zeroed;
 
@@ -196,10 +197,6 @@ pub(super) enum State {
     Full,
 }
 
-/// An object that is free already was freed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Twice;
-
 impl Slab {
     /// Makes it the record of a new slab, all objects free.
     pub fn begin(&mut self, class: Class) {
@@ -256,17 +253,34 @@ impl Slab {
         wanted
     }
 
-    /// Puts an object back.
+    /// Puts objects back, from the first to the last that lies in this slab, which begins at `base`;
+    /// how many those are. On an error the object after as many others should not be put back.
     #[inline]
-    pub fn give(&mut self, object: u32) -> Result<(), Twice> {
-        let (word, bit) = (object as usize / 64, 1u64 << (object % 64));
-        if self.free[word] & bit != 0 {
-            return Err(Twice);
+    pub fn give(&mut self, base: usize, objects: &[*mut u8]) -> Result<usize, (usize, Fault)> {
+        let shape = self.class().shape();
+        let end = shape.objects as usize * shape.size as usize;
+        let (mut given, mut lowest) = (0, usize::from(self.lowest));
+        for &object in objects {
+            let offset = (object as usize).wrapping_sub(base);
+            if offset >= end {
+                break;
+            }
+            let (object, within) = shape.locate(offset);
+            let (at, bit) = (object as usize / 64, 1u64 << (object % 64));
+            let word = &mut self.free[at];
+            if within != 0 {
+                return Err((given, Fault::Interior));
+            }
+            if *word & bit != 0 {
+                return Err((given, Fault::Twice));
+            }
+            *word |= bit;
+            lowest = lowest.min(at);
+            given += 1;
         }
-        self.free[word] |= bit;
-        self.free_objects += 1;
-        self.lowest = self.lowest.min(word as u8);
-        Ok(())
+        self.lowest = lowest as u8;
+        self.free_objects += given as u32;
+        Ok(given)
     }
 
     fn words(&self) -> usize {
@@ -311,19 +325,39 @@ mod tests {
         records
     }
 
+    /// Where the slab would begin.
+    const BASE: usize = 0x10_0000;
+
+    fn slab_bytes(class: Class) -> usize {
+        class.shape().slices as usize * super::super::classes::SLICE_BYTES
+    }
+
     #[test]
     fn objects_are_taken_lowest_first_and_put_back_once() {
         let class = Class::of(16);
         let records = slab(class);
         // SAFETY: as above.
         let slab = unsafe { records[0].slab() };
+        let at = |object: usize| (BASE + object * 16) as *mut u8;
         assert!(slab.is_empty());
         let mut taken = Vec::new();
         assert_eq!(slab.take(100, |object| taken.push(object)), 100);
         assert_eq!(taken, (0..100).collect::<Vec<_>>());
         slab.validate().unwrap();
-        assert_eq!(slab.give(3), Ok(()));
-        assert_eq!(slab.give(3), Err(Twice));
+        assert_eq!(slab.give(BASE, &[at(3)]), Ok(1));
+        assert_eq!(slab.give(BASE, &[at(7), at(3)]), Err((1, Fault::Twice)));
+        assert_eq!(slab.give(BASE, &[(BASE + 8) as *mut u8]), Err((0, Fault::Interior)));
+    }
+
+    #[test]
+    fn what_was_put_back_is_taken_again() {
+        let class = Class::of(16);
+        let records = slab(class);
+        // SAFETY: as above.
+        let slab = unsafe { records[0].slab() };
+        slab.take(100, |_| ());
+        assert_eq!(slab.give(BASE, &[(BASE + 3 * 16) as *mut u8]), Ok(1));
+        slab.validate().unwrap();
         let mut again = Vec::new();
         slab.take(2, |object| again.push(object));
         assert_eq!(again, [3, 100]);
@@ -341,7 +375,11 @@ mod tests {
             let mut count = 0;
             assert_eq!(slab.take(u32::MAX, |_| count += 1), objects);
             assert_eq!((count, slab.take(1, |_| ())), (objects, 0));
-            (0..objects).for_each(|object| slab.give(object).unwrap());
+            let at = |object| (BASE + object as usize * class.size()) as *mut u8;
+            // The last is not an object of it.
+            let mut all: Vec<_> = (0..objects).map(at).collect();
+            all.push((BASE + slab_bytes(class)) as *mut u8);
+            assert_eq!(slab.give(BASE, &all), Ok(objects as usize));
             assert!(slab.is_empty());
             slab.validate().unwrap();
             slab.end();
