@@ -211,19 +211,11 @@ static uint64_t first_touch(const struct options *options) {
 
 static uint64_t bring_online(const struct options *options) {
     enum { PAGE = 4096 };
-    char line[256];
-    unsigned long kib = 0;
-    FILE *meminfo = fopen("/proc/meminfo", "r");
-    while (meminfo && kib == 0 && fgets(line, sizeof line, meminfo))
-        sscanf(line, "MemFree: %lu kB", &kib);
-    if (kib == 0)
-        die(STATUS_SYSTEM, "free memory is not known");
-    fclose(meminfo);
-    size_t size = (size_t)((double)kib * 1024 * 0.9 * (options->scale < 1 ? options->scale : 1));
+    size_t size = (size_t)(HEAP_BYTES * 1.1 * options->scale);
     unsigned char *at =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
-        die(STATUS_NO_MEMORY, "no room for the machine's free memory");
+        die(STATUS_NO_MEMORY, "no room for what the patterns take");
     madvise(at, size, MADV_HUGEPAGE);
     for (size_t i = 0; i < size; i += PAGE)
         at[i] = 1;

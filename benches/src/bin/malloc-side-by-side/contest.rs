@@ -42,9 +42,16 @@ impl Contest {
         Self { patterns, allocators, cells }
     }
 
-    /// Runs all rounds. The order of allocators rotates from round to round, so that none always
-    /// runs after the same other one; one that failed on a pattern runs it no more.
-    pub fn run(&mut self, rounds: u32, amount: &Amount, said: impl Fn(&str)) {
+    /// Runs all rounds, and `before` before each run. The order of allocators rotates from round to
+    /// round, so that none always runs after the same other one; one that failed on a pattern runs
+    /// it no more.
+    pub fn run(
+        &mut self,
+        rounds: u32,
+        amount: &Amount,
+        before: impl Fn(&Pattern) -> Result<(), String>,
+        said: impl Fn(&str),
+    ) {
         for round in 0..rounds as usize {
             for (p, pattern) in self.patterns.iter().enumerate() {
                 said(&format!("round {} of {rounds}: {}", round + 1, pattern.name));
@@ -54,7 +61,9 @@ impl Contest {
                     if cell.failure.is_some() {
                         continue;
                     }
-                    match run(pattern, &self.allocators[a], amount) {
+                    let sample =
+                        before(pattern).and_then(|()| run(pattern, &self.allocators[a], amount));
+                    match sample {
                         Ok(sample) => cell.samples.push(sample),
                         Err(why) => cell.failure = Some(why),
                     }

@@ -59,8 +59,8 @@ struct Options {
     /// Counts instructions of malloc and free with callgrind instead of measuring time.
     #[arg(long)]
     instructions: bool,
-    /// First touches most of the machine's free memory, so that what a virtual machine has never
-    /// touched does not cost whoever gets it first.
+    /// Before each run touches as much memory as it will take, so that what a virtual machine has
+    /// given back to its host does not cost whoever gets it next.
     #[arg(long)]
     bring_online: bool,
     /// Also writes every figure to this file.
@@ -109,16 +109,13 @@ fn run(options: &Options) -> Result<ExitCode, String> {
         println!("- {}: {}", allocator.name, allocator.version);
     }
     field.missing.iter().for_each(|line| println!("- {line}"));
-    if options.bring_online {
-        bring_online(&scratch, Duration::from_secs(options.timeout))?;
-    }
     if options.instructions {
         let program = programs::patterns_in_c(&scratch)?;
         let (met, figures) = instructions::compare(&field.allocators, &program, options.scale);
         write_json(options, &json!({ "machine": machine(), "pairs": figures }))?;
         return Ok(ExitCode::from(if met { 0 } else { 2 }));
     }
-    compare(options, field)
+    compare(options, field, &scratch)
 }
 
 fn preloaded(options: &Options, ours: &Path, scratch: &Path) -> Result<Field, String> {
@@ -128,7 +125,7 @@ fn preloaded(options: &Options, ours: &Path, scratch: &Path) -> Result<Field, St
     Ok(Field { allocators, patterns, missing })
 }
 
-fn compare(options: &Options, field: Field) -> Result<ExitCode, String> {
+fn compare(options: &Options, field: Field, scratch: &Path) -> Result<ExitCode, String> {
     let mut patterns = field.patterns;
     if let Some(name) = options.only.iter().find(|n| !patterns.iter().any(|p| p.name == **n)) {
         let names: Vec<&str> = patterns.iter().map(|pattern| pattern.name.as_str()).collect();
@@ -140,7 +137,12 @@ fn compare(options: &Options, field: Field) -> Result<ExitCode, String> {
     let at_most = Duration::from_secs(options.timeout);
     let amount = Amount { scale: options.scale, threads: options.threads, at_most };
     let mut contest = Contest::new(patterns, field.allocators);
-    contest.run(options.rounds, &amount, |line| eprintln!("{line}"));
+    let toucher = options.bring_online.then(|| programs::patterns_in_c(scratch)).transpose()?;
+    let before = |pattern: &Pattern| match &toucher {
+        Some(program) => bring_online(program, pattern, &amount),
+        None => Ok(()),
+    };
+    contest.run(options.rounds, &amount, before, |line| eprintln!("{line}"));
     println!("\n{} rounds, scale {}, {} threads", options.rounds, options.scale, options.threads);
     let met = table::print(&contest);
     let failures = contest.failures();
@@ -162,10 +164,12 @@ fn write_json(options: &Options, figures: &serde_json::Value) -> Result<(), Stri
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn bring_online(scratch: &Path, at_most: Duration) -> Result<(), String> {
-    let program = programs::patterns_in_c(scratch)?;
+/// Touches what a pattern will take: of those without a heap of gigabytes a tenth is plenty.
+fn bring_online(program: &Path, pattern: &Pattern, amount: &Amount) -> Result<(), String> {
+    let scale = amount.scale * if pattern.kind == programs::Kind::Work { 0.1 } else { 1.0 };
     let mut command = std::process::Command::new(program);
-    let (status, said) = sample::output(command.arg("bring-online"), at_most)?;
+    command.arg("bring-online").args(["--scale", &scale.to_string()]);
+    let (status, said) = sample::output(&mut command, amount.at_most)?;
     if status.success() {
         Ok(())
     } else {
