@@ -13,7 +13,7 @@ const MARK: &str = "BOOKEND_TEST_CHILD";
 /// A line from the child begins with this; the harness prints lines of its own.
 const SAYS: &str = "says: ";
 
-/// What a child was given in [`command`]; `None` in a process that is none.
+/// What a child was given in `command`; `None` in a process that is none.
 pub fn argument() -> Option<String> {
     std::env::var(MARK).ok()
 }

@@ -1,7 +1,7 @@
 //! What the tools' front ends share: sizes in and out, JSON out, and how a process ends.
 //!
 //! - [`size`]: `4G`, `512K`, `1.5GiB` to bytes, as a clap value parser.
-//! - [`format`]: counts, rates and times as people read them.
+//! - [`mod@format`]: counts, rates and times as people read them.
 //! - [`output`]: lines and JSON on standard output, where a reader may have gone away.
 //! - [`exit`]: exit statuses, and the one line on standard error that goes with a failure.
 //! - [`interrupt`]: being asked to stop, where something must be put back first.

@@ -2,7 +2,7 @@
 //!
 //! A virtual clock. The limiter keeps the moment at which the next byte may go; taking n bytes
 //! moves it n/rate further, and the taker sleeps until the moment at which its bytes begin. Time
-//! in which nobody took anything is not saved up beyond [`BURST`], so a slow stream does not earn
+//! in which nobody took anything is not saved up beyond a short burst, so a slow stream does not earn
 //! the right to a flood.
 
 use std::sync::Mutex;

@@ -4,7 +4,7 @@
 //! queue; each has a buffer that stays in its processor's cache between the read and the write,
 //! so that memory sees each byte twice and not four times. Everything else (pipes, sockets,
 //! terminals, and files like those of /proc that do not know their length) is copied in order by
-//! the [`stream`](super::stream) module.
+//! the `stream` module.
 
 use std::num::NonZero;
 use std::ops::Range;
