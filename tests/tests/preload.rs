@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use bookend_tests::machine::{HugePages, MachineLock};
 use bookend_tests::skip::{Skip, or_say};
 
 /// The shared object, built as users build it.
@@ -239,4 +240,43 @@ fn real_programs_answer_the_same() {
         let preloaded = assert_success(&mut command(), true);
         assert!(plain.stdout == preloaded.stdout, "{program:?} answers otherwise");
     }
+}
+
+/// Runs a program under a pool of so many free pages; its report.
+fn with_hugetlb(pages: u64, variables: &[(&str, &str)], fails: bool) -> Option<serde_json::Value> {
+    let lock = MachineLock::take();
+    let _pool = or_say(HugePages::reserve(&lock, 2 << 20, None, pages))?;
+    let mut command = Command::new(compile("scarce.c"));
+    command.arg("hold").env("BOOKEND_STATS", "json").envs(variables.iter().copied());
+    let output = run(&mut command, true);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.success(), !fails, "{}: {error}", output.status);
+    Some(serde_json::from_str(&error).unwrap_or_else(|why| panic!("{why}: {error}")))
+}
+
+#[test]
+fn reserved_pages_are_taken_as_far_as_allowed_and_ordinary_ones_after_that() {
+    const ALLOW: (&str, &str) = ("BOOKEND_HUGETLB", "allow");
+    let hugetlb = |report: &serde_json::Value| report["hugetlb"].as_u64().unwrap() >> 20;
+    // The program holds 48 MiB.
+    let Some(report) = with_hugetlb(64, &[], false) else { return };
+    assert_eq!(hugetlb(&report), 0, "not unless told to");
+    let report = with_hugetlb(64, &[ALLOW], false).expect("it could before");
+    assert!(hugetlb(&report) >= 48, "{report}");
+    let report = with_hugetlb(64, &[ALLOW, ("BOOKEND_HUGETLB_LIMIT", "10M")], false).unwrap();
+    assert!((1..=10).contains(&hugetlb(&report)), "{report}");
+    let report = with_hugetlb(64, &[ALLOW, ("BOOKEND_HUGETLB_PROGRAMS", "sort")], false).unwrap();
+    assert_eq!(hugetlb(&report), 0);
+    let report = with_hugetlb(8, &[ALLOW], false).unwrap();
+    assert!((1..=16).contains(&hugetlb(&report)), "{report}");
+    assert!(report["hugetlb_refused_blocks"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn where_reserved_pages_are_required_their_end_is_an_ordinary_failure() {
+    const REQUIRE: (&str, &str) = ("BOOKEND_HUGETLB", "require");
+    let Some(report) = with_hugetlb(64, &[REQUIRE], false) else { return };
+    assert_eq!(report["hugetlb"], report["committed"]);
+    let report = with_hugetlb(8, &[REQUIRE], true).expect("it could before");
+    assert!(report["failures"].as_u64().unwrap() > 0, "{report}");
 }

@@ -54,6 +54,32 @@ extern "C" fn malloc_stats() {
     raw::print_stats(false);
 }
 
+/// Writes what the heap holds to a stream as XML: the elements of glibc's format that mean something
+/// here. -1 and `EINVAL` for options, of which there are none; 0 otherwise.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int {
+    if options != 0 {
+        super::set_errno(libc::EINVAL);
+        return -1;
+    }
+    let stats = raw::stats();
+    let used = stats.objects + stats.runs + stats.huge;
+    // SAFETY: (1) the stream is the caller's; (2) the format has three integers of 64 bits.
+    let written = unsafe {
+        libc::fprintf(
+            stream,
+            c"<malloc version=\"bookend-1\">\n\
+              <total type=\"inuse\" size=\"%llu\"/>\n<total type=\"rest\" size=\"%llu\"/>\n\
+              <system type=\"current\" size=\"%llu\"/>\n</malloc>\n"
+                .as_ptr(),
+            used,
+            stats.committed.saturating_sub(used),
+            stats.committed,
+        )
+    };
+    if written < 0 { -1 } else { 0 }
+}
+
 /// What `bookend.h` declares.
 #[repr(C)]
 struct BookendStats {

@@ -16,24 +16,30 @@ pub enum Hugetlb {
     Require,
 }
 
-/// What a heap is to do.
+/// What a heap is to do: [`DEFAULT`](Config::DEFAULT), and what is changed of it.
+///
+/// ```
+/// use bookend::heap::{Config, Configured, Hugetlb};
+/// use bookend::units::Bytes;
+///
+/// #[global_allocator]
+/// static GLOBAL: Configured = Configured::new(
+///     Config::DEFAULT.hugetlb(Hugetlb::Allow).hugetlb_limit(Bytes::gib(8)).return_delay_ms(5_000),
+/// );
+/// # fn main() { assert_eq!(vec![1; 1000].len(), 1000) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Whether it takes hugetlb pages.
-    pub hugetlb: Hugetlb,
-    /// How many blocks of them at most.
-    pub hugetlb_limit: Blocks,
+    pub(super) hugetlb: Hugetlb,
+    /// How many blocks of hugetlb pages at most.
+    pub(super) hugetlb_limit: Blocks,
     /// Whether this program is one of those that may take them.
-    pub hugetlb_for_us: bool,
-    /// Up to this size a heap stands on base pages, so that a small program stays small.
-    pub base_blocks: Blocks,
-    /// How long a free block keeps its memory, in milliseconds.
-    pub delay_ms: u32,
-    /// Whether expensive checks are made: every free is looked up in its slab at once, and freed
-    /// objects are handed out again as late as possible.
-    pub secure: bool,
-    /// What to print when the program ends.
-    pub report: Report,
+    pub(super) hugetlb_for_us: bool,
+    /// Up to this size a heap stands on base pages.
+    pub(super) base_blocks: Blocks,
+    pub(super) delay_ms: u32,
+    pub(super) secure: bool,
+    pub(super) report: Report,
 }
 
 /// What to print when the program ends.
@@ -58,6 +64,56 @@ impl Config {
         secure: false,
         report: Report::None,
     };
+
+    /// Whether it takes hugetlb pages (`BOOKEND_HUGETLB`).
+    pub const fn hugetlb(mut self, hugetlb: Hugetlb) -> Self {
+        self.hugetlb = hugetlb;
+        self
+    }
+
+    /// At most this much of them, rounded up to blocks of 2 MiB (`BOOKEND_HUGETLB_LIMIT`).
+    pub const fn hugetlb_limit(mut self, limit: Bytes) -> Self {
+        self.hugetlb_limit = blocks(limit);
+        self
+    }
+
+    /// Up to this size, rounded up to blocks of 2 MiB, the heap stands on base pages, so that a
+    /// small program stays small (`BOOKEND_SMALL`). 0: huge pages from the first.
+    pub const fn small(mut self, size: Bytes) -> Self {
+        self.base_blocks = blocks(size);
+        self
+    }
+
+    /// How long a free block keeps its memory, in milliseconds, at most 24 days
+    /// (`BOOKEND_RETURN_DELAY`).
+    pub const fn return_delay_ms(mut self, delay: u32) -> Self {
+        self.delay_ms = if delay > DELAY_MAX { DELAY_MAX } else { delay };
+        self
+    }
+
+    /// Whether expensive checks are made (`BOOKEND_SECURE`): every free is looked up in its slab at
+    /// once, and freed objects are handed out again as late as possible.
+    pub const fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    /// What to print when the program ends (`BOOKEND_STATS`).
+    pub const fn report(mut self, report: Report) -> Self {
+        self.report = report;
+        self
+    }
+}
+
+/// Half of what a count of milliseconds in 32 bits can tell apart.
+const DELAY_MAX: u32 = i32::MAX as u32;
+
+/// Rounded up; what is more than can be counted is as good as no limit.
+const fn blocks(bytes: Bytes) -> Blocks {
+    match Blocks::holding(bytes) {
+        Some(blocks) => blocks,
+        None => Blocks::new(u32::MAX),
+    }
 }
 
 impl Default for Config {
@@ -140,7 +196,7 @@ pub(super) const VARIABLES: [Variable; 7] = [
         effect: "give free blocks back to the system after this time (default 500)",
         read: |config, value| {
             let delay = number(value).and_then(|delay| u32::try_from(delay).ok());
-            delay.is_some_and(|delay| set(&mut config.delay_ms, delay.min(i32::MAX as u32)))
+            delay.is_some_and(|delay| set(&mut config.delay_ms, delay.min(DELAY_MAX)))
         },
     },
     Variable {
@@ -172,24 +228,24 @@ fn set<T>(place: &mut T, value: T) -> bool {
 }
 
 impl Config {
-    /// The default, changed by the variables that `get` finds. Calls `refuse` with each that has a
-    /// value it cannot have, and leaves that one alone.
+    /// Changed by the variables that `get` finds. Calls `refuse` with each that has a value it cannot
+    /// have, and leaves that one alone.
     pub(super) fn read<'a>(
+        mut self,
         get: impl Fn(&CStr) -> Option<&'a CStr>,
         mut refuse: impl FnMut(&Variable, &CStr),
     ) -> Self {
-        let mut config = Self::DEFAULT;
         for variable in &VARIABLES {
             if let Some(value) = get(variable.name)
-                && !(variable.read)(&mut config, value.to_bytes())
+                && !(variable.read)(&mut self, value.to_bytes())
             {
                 refuse(variable, value);
             }
         }
-        if !config.hugetlb_for_us {
-            config.hugetlb = Hugetlb::Never;
+        if !self.hugetlb_for_us {
+            self.hugetlb = Hugetlb::Never;
         }
-        config
+        self
     }
 }
 
@@ -223,7 +279,7 @@ mod tests {
     fn read(variables: &[(&CStr, &'static CStr)]) -> (Config, Vec<&'static CStr>) {
         let get = |name: &CStr| variables.iter().find(|v| v.0 == name).map(|v| v.1);
         let mut refused = Vec::new();
-        let config = Config::read(get, |variable, _| refused.push(variable.name));
+        let config = Config::DEFAULT.read(get, |variable, _| refused.push(variable.name));
         (config, refused)
     }
 
@@ -242,6 +298,22 @@ mod tests {
         assert_eq!(config.hugetlb_limit, Blocks::new(1536));
         assert_eq!(config.base_blocks, Blocks::ZERO);
         assert_eq!((config.delay_ms, config.secure, config.report), (20, true, Report::Json));
+    }
+
+    #[test]
+    fn the_environment_goes_over_what_a_program_says() {
+        let ours = Config::DEFAULT
+            .hugetlb(Hugetlb::Allow)
+            .hugetlb_limit(Bytes::new(1))
+            .small(Bytes::gib(1 << 30))
+            .return_delay_ms(u32::MAX)
+            .secure(true)
+            .report(Report::Json);
+        assert_eq!((ours.hugetlb_limit, ours.base_blocks), (Blocks::ONE, Blocks::new(u32::MAX)));
+        assert_eq!((ours.delay_ms, ours.secure, ours.report), (DELAY_MAX, true, Report::Json));
+        let get = |name: &CStr| (name == c"BOOKEND_HUGETLB").then_some(c"never");
+        let config = ours.read(get, |_, _| panic!("it may be never"));
+        assert_eq!((config.hugetlb, config.secure), (Hugetlb::Never, true));
     }
 
     #[test]

@@ -70,13 +70,13 @@ fn machine() -> FakeOs {
 }
 
 /// Runs the program on a machine with a planned failure; whether the call was reached at all.
-fn survives(call: Call, nth: u64, fails: Fails, hugetlb: Hugetlb) -> bool {
+fn survives(call: Call, nth: u64, fails: Fails, errno: Errno, hugetlb: Hugetlb) -> bool {
     let os = machine();
-    os.fail(call, nth, Errno::NOMEM, fails);
+    os.fail(call, nth, errno, fails);
     if let Some(heap) = heap_on(os.clone(), hugetlb) {
         program(&heap);
         let valid = heap.with(|central| central.validate()).unwrap();
-        assert_eq!(valid, Ok(()), "{call:?} failed at {nth}, {fails:?}");
+        assert_eq!(valid, Ok(()), "{call:?} failed at {nth}, {fails:?}, {errno}");
     }
     os.calls(call) >= nth
 }
@@ -95,8 +95,13 @@ fn no_call_that_fails_does_harm() {
     let mut reached = 0;
     for hugetlb in [Hugetlb::Never, Hugetlb::Allow, Hugetlb::Require] {
         for call in Call::ALL {
-            for fails in [Fails::Once, Fails::FromThenOn] {
-                let nths = (1..200).take_while(|&nth| survives(call, nth, fails, hugetlb));
+            // No memory, once or from then on; a filter on system calls refuses for good.
+            for (fails, errno) in [
+                (Fails::Once, Errno::NOMEM),
+                (Fails::FromThenOn, Errno::NOMEM),
+                (Fails::FromThenOn, Errno::PERM),
+            ] {
+                let nths = (1..200).take_while(|&nth| survives(call, nth, fails, errno, hugetlb));
                 reached += nths.count();
             }
         }

@@ -64,11 +64,59 @@ unsafe impl GlobalAlloc for Bookend {
     }
 }
 
+/// [`Bookend`], set up as the program says; see [`Config`] for an example. It is the same heap, so
+/// one of the two kinds is enough. The variables of the environment go over it, for whoever runs
+/// the program knows the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Configured(Config);
+
+impl Configured {
+    /// An allocator that sets the heap up so, when it is the first to use it.
+    pub const fn new(config: Config) -> Self {
+        Self(config)
+    }
+
+    #[inline]
+    fn start(&self) {
+        // Should it fail, the request that follows does too.
+        started_as(self.0);
+    }
+}
+
+// SAFETY: as for `Bookend`, which does all of it.
+unsafe impl GlobalAlloc for Configured {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.start();
+        // SAFETY: the caller's; so below.
+        unsafe { Bookend.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.start();
+        // SAFETY: as above.
+        unsafe { Bookend.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { Bookend.dealloc(at, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { Bookend.realloc(at, layout, size) }
+    }
+}
+
 /// The thread's heap, set up where it is not.
 #[cold]
 #[inline(never)]
 fn current() -> Option<Thread<'static, Linux>> {
-    if HEAP.shared().is_none() && !HEAP.start(Linux, configure) {
+    if !started() {
         return None;
     }
     let local = tls::attached()?;
@@ -76,13 +124,27 @@ fn current() -> Option<Thread<'static, Linux>> {
     Some(unsafe { Thread::new(&HEAP, HEAP.shared()?, local) })
 }
 
-/// Whether there is a heap.
+/// Whether there is a heap; sets it up where there was none.
 fn started() -> bool {
-    HEAP.shared().is_some() || HEAP.start(Linux, configure)
+    started_as(Config::DEFAULT)
 }
 
-/// What the environment says.
-fn configure() -> Config {
+#[inline]
+fn started_as(config: Config) -> bool {
+    HEAP.shared().is_some() || start(config)
+}
+
+#[cold]
+fn start(config: Config) -> bool {
+    let started = HEAP.start(Linux, || configure(config));
+    if started {
+        tls::begin_process();
+    }
+    started
+}
+
+/// What the environment says, over what the program does.
+fn configure(config: Config) -> Config {
     let get = |name: &CStr| {
         // SAFETY: the environment is read before anybody has had memory to change it with.
         let value = unsafe { libc::getenv(name.as_ptr()) };
@@ -92,7 +154,7 @@ fn configure() -> Config {
     if get(c"BOOKEND_HELP").is_some_and(|value| value == c"1") {
         help();
     }
-    Config::read(get, |variable, value| {
+    config.read(get, |variable, value| {
         let mut line = Line::new();
         line.add("bookend: ");
         line.add_bytes(variable.name.to_bytes());

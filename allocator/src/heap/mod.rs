@@ -7,13 +7,17 @@
 //! 3. `filler`: runs of slices of 32 KiB out of blocks, the fullest first.
 //! 4. `record`, `tables`: what is known of each slab and slice, out of band.
 //! 5. `remote`, `holder`: objects freed by threads that do not own their slab; who has a thread's heap.
-//! 6. `core`, `local`: what threads share, and what each has for itself.
+//! 6. `central`, `core`, `local`: what is behind the lock, what threads share, and what each has for
+//!    itself.
 //! 7. `thread`, `tls`, `global`: the doors; `report`: what is printed at the end.
 //!
 //! An allocation is one of three things: an **object** of a slab (up to 256 KiB), a **run** of
 //! slices (up to 1 MiB), or a **huge extent** of whole blocks. Slabs and runs stand in pinned blocks
 //! at the low end of the span, huge extents at the high end.
 
+#[cfg(feature = "allocator-api2")]
+mod api2;
+mod central;
 mod classes;
 mod config;
 mod core;
@@ -39,5 +43,6 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
-pub use global::{Bookend, raw};
+pub use config::{Config, Hugetlb, Report};
+pub use global::{Bookend, Configured, raw};
 pub use stats::Stats;

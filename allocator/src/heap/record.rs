@@ -66,6 +66,12 @@ impl Record {
         unsafe { &mut *self.slab.get() }
     }
 
+    /// How many of the slab's objects lie in it, as far as this thread can tell.
+    pub fn free_objects(&self) -> u32 {
+        // SAFETY: the field is atomic, and nothing else of the owner's part is referred to.
+        unsafe { (*self.slab.get()).free_objects.load(Ordering::Relaxed) }
+    }
+
     /// How many slices back the slab's first one is.
     #[inline]
     pub fn to_head(&self) -> u8 {
@@ -149,8 +155,8 @@ pub(super) struct Slab {
     pub state: State,
     /// No bit is set in `free` below this word.
     lowest: u8,
-    /// Bits set in `free`.
-    free_objects: u32,
+    /// Bits set in `free`. Atomic only because reports read it too.
+    free_objects: AtomicU32,
     /// Neighbours in the owner's list of slabs of this class with room.
     pub next: Option<SliceRef>,
     pub previous: Option<SliceRef>,
@@ -204,7 +210,7 @@ impl Slab {
         self.class = class.0;
         self.state = State::None;
         self.lowest = 0;
-        self.free_objects = objects as u32;
+        *self.free_objects.get_mut() = objects as u32;
         self.free[..objects / 64].fill(u64::MAX);
         if !objects.is_multiple_of(64) {
             self.free[objects / 64] = (1 << (objects % 64)) - 1;
@@ -215,7 +221,7 @@ impl Slab {
     pub fn end(&mut self) {
         let words = self.words();
         self.free[..words].fill(0);
-        self.free_objects = 0;
+        *self.free_objects.get_mut() = 0;
         self.state = State::None;
     }
 
@@ -223,18 +229,26 @@ impl Slab {
         Class(self.class)
     }
 
+    #[inline]
     pub fn free_objects(&self) -> u32 {
-        self.free_objects
+        self.free_objects.load(Ordering::Relaxed)
+    }
+
+    /// Only the owner changes it, so a load and a store will do.
+    #[inline]
+    fn add_free(&mut self, by: i32) {
+        let now = self.free_objects().wrapping_add_signed(by);
+        self.free_objects.store(now, Ordering::Relaxed);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.free_objects == self.class().shape().objects
+        self.free_objects() == self.class().shape().objects
     }
 
     /// Takes up to `most` objects, lowest first, and calls `taken` with the number of each.
     #[inline]
     pub fn take(&mut self, most: u32, mut taken: impl FnMut(u32)) -> u32 {
-        let wanted = most.min(self.free_objects);
+        let wanted = most.min(self.free_objects());
         let (mut left, mut at) = (wanted, usize::from(self.lowest));
         while left > 0 {
             let mut word = self.free[at];
@@ -249,7 +263,7 @@ impl Slab {
             }
         }
         self.lowest = at as u8;
-        self.free_objects -= wanted;
+        self.add_free(-(wanted as i32));
         wanted
     }
 
@@ -279,7 +293,7 @@ impl Slab {
             given += 1;
         }
         self.lowest = lowest as u8;
-        self.free_objects += given as u32;
+        self.add_free(given as i32);
         Ok(given)
     }
 
@@ -294,7 +308,7 @@ impl Slab {
             return Err(at as u32 * 64 + twice.trailing_zeros());
         }
         self.free[at] |= bits;
-        self.free_objects += bits.count_ones();
+        self.add_free(bits.count_ones() as i32);
         self.lowest = self.lowest.min(at as u8);
         Ok(())
     }
@@ -303,7 +317,7 @@ impl Slab {
     #[cfg(test)]
     pub fn validate(&self) -> Result<(), &'static str> {
         let set: u32 = self.free.iter().map(|word| word.count_ones()).sum();
-        if set != self.free_objects {
+        if set != self.free_objects() {
             return Err("a slab's count of free objects is not that of its bits");
         }
         if self.free[..usize::from(self.lowest)].iter().any(|&word| word != 0) {

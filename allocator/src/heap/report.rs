@@ -59,16 +59,19 @@ fn line(text: core::fmt::Arguments<'_>) {
 }
 
 /// The counts, each with its name and whether it is of bytes.
-fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 13] {
+fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 16] {
     [
         ("reserved", stats.reserved, true),
         ("committed", stats.committed, true),
         ("slabs", stats.slabs, true),
+        ("objects", stats.objects, true),
         ("runs", stats.runs, true),
         ("huge", stats.huge, true),
         ("huge_mapped", huge_mapped.get(), true),
         ("hugetlb", stats.hugetlb, true),
         ("hugetlb_refused_blocks", stats.hugetlb_refused_blocks, false),
+        ("transparent_refused_blocks", stats.transparent_refused_blocks, false),
+        ("unmoved", stats.unmoved, false),
         ("released_blocks", stats.released_blocks, false),
         ("kept_blocks", stats.kept_blocks, false),
         ("misplaced_blocks", stats.misplaced_blocks, false),

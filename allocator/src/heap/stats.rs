@@ -9,6 +9,10 @@ pub(super) struct Supplied {
     pub kept: u64,
     /// Blocks that were to be hugetlb pages and are not.
     pub hugetlb_refused: u64,
+    /// Blocks that were to be transparent huge pages and are not.
+    pub transparent_refused: u64,
+    /// Extents whose pages the system would not move, so that they were copied or stayed.
+    pub unmoved: u64,
     /// Requests for which there was no memory.
     pub refused: u64,
     /// Blocks placed at the end where they do not belong, because the other was full.
@@ -27,6 +31,8 @@ pub struct Stats {
     pub hugetlb: u64,
     /// In slabs, including objects that are free in them.
     pub slabs: u64,
+    /// Of these, in objects that are in use or at hand for a thread.
+    pub objects: u64,
     /// In runs of slices: allocations of more than 256 KiB up to 1 MiB.
     pub runs: u64,
     /// In whole blocks: longer allocations.
@@ -37,6 +43,12 @@ pub struct Stats {
     pub kept_blocks: u64,
     /// Blocks that were to be hugetlb pages and are not.
     pub hugetlb_refused_blocks: u64,
+    /// Blocks that were to be transparent huge pages and that the system would not take the advice
+    /// for.
+    pub transparent_refused_blocks: u64,
+    /// Times that a long allocation grew and the system would not move its pages, so that it was
+    /// copied.
+    pub unmoved: u64,
     /// Blocks that had to be placed among those of the other end, so far.
     pub misplaced_blocks: u64,
     /// Requests for which there was no memory.

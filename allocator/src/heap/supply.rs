@@ -200,9 +200,12 @@ impl<O: Os> Supply<O> {
             let last = BlockRange::new(BlockId::new(range.end().get() - 1), Blocks::ONE);
             self.pool.open(last, Rung::Base)?;
         }
-        if rung == Rung::Huge {
-            let refused = range.iter().filter(|&b| self.pool.rung(b) != Some(Rung::Huge));
-            self.counts.hugetlb_refused += refused.count() as u64;
+        let advised = BlockRange::new(range.start(), whole);
+        let refused = advised.iter().filter(|&b| self.pool.rung(b) != Some(rung)).count() as u64;
+        match rung {
+            Rung::Huge => self.counts.hugetlb_refused += refused,
+            Rung::Transparent => self.counts.transparent_refused += refused,
+            _ => {}
         }
         Ok(())
     }
@@ -270,7 +273,9 @@ impl<O: Os> Supply<O> {
     /// Moves the pages of an extent to the beginning of another; whether that was possible.
     pub fn move_pages(&mut self, from: BlockRange, to: BlockRange) -> bool {
         // SAFETY: both are the heap's, under its lock; what is in `to` nobody has seen.
-        unsafe { self.pool.move_pages(from, to.start()) }.is_ok()
+        let moved = unsafe { self.pool.move_pages(from, to.start()) }.is_ok();
+        self.counts.unmoved += u64::from(!moved);
+        moved
     }
 
     /// Length of the huge extent that begins at a block.

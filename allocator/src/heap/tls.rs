@@ -96,9 +96,8 @@ pub(super) fn attached() -> Option<NonNull<Local>> {
 #[cold]
 fn attach() -> Option<NonNull<Local>> {
     let local = HEAP.attach()?;
-    // First, because telling the C library may allocate.
+    // First, because setting a value may allocate.
     set(local.as_ptr());
-    begin_process();
     if let Some(key) = key() {
         // SAFETY: the key exists. Without it the heap stays with a thread that is no more.
         let _ = unsafe { libc::pthread_setspecific(key, local.as_ptr().cast()) };
@@ -106,9 +105,9 @@ fn attach() -> Option<NonNull<Local>> {
     Some(local)
 }
 
-/// Once in a process, by the first thread that has a heap: the C library is told what to do at a
-/// fork, and at the end.
-fn begin_process() {
+/// Once in a process, when the heap has started: the C library is told what to do at a fork, and at
+/// the end. That may allocate.
+pub(super) fn begin_process() {
     static BEGUN: AtomicU32 = AtomicU32::new(0);
     if BEGUN.swap(1, Ordering::AcqRel) != 0 {
         return;

@@ -137,6 +137,14 @@ int main(void) {
     limits();
     zeroed();
     resized();
+    char text[4096];
+    FILE *stream = tmpfile();
+    CHECK(stream && malloc_info(0, stream) == 0);
+    rewind(stream);
+    CHECK(fgets(text, sizeof text, stream) && !strncmp(text, "<malloc version=", 16));
+    fclose(stream);
+    errno = 0;
+    CHECK(malloc_info(1, stdout) != 0);
     struct mallinfo2 info = mallinfo2();
     (void)info;
     malloc_trim(0);

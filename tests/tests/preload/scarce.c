@@ -29,8 +29,25 @@ static void exhaust(size_t size) {
     for (size_t i = 1; i < count; i += 2) free(live[i]);
 }
 
+/* Holds 48 MiB, half of it in one piece, and ends as it should where it can be had. */
+static int hold(void) {
+    enum { PIECES = 384, PIECE = 64 << 10 };
+    size_t large = (size_t)24 << 20;
+    char *pieces[PIECES], *whole = malloc(large);
+    if (!whole) return 1;
+    memset(whole, 1, large);
+    for (int i = 0; i < PIECES; i++) {
+        if (!(pieces[i] = malloc(PIECE))) return 1;
+        memset(pieces[i], i, PIECE);
+    }
+    for (int i = 0; i < PIECES; i++) CHECK(pieces[i][PIECE - 1] == (char)i);
+    CHECK(whole[large - 1] == 1);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
+    if (!strcmp(argv[1], "hold")) return hold();
     if (!strcmp(argv[1], "limit")) {
         /* Set by the shell that began this program, so that it holds from the start. */
         struct rlimit limit;
