@@ -97,8 +97,7 @@ impl<O: Os> Central<O> {
         if let Some(found) = self.filler.take(count, align) {
             return Some(found);
         }
-        let used = Blocks::ONE.bytes();
-        let (block, zero) = self.supply.take(Place::Pinned, Blocks::ONE, used)?;
+        let (block, zero) = self.supply.take()?;
         if self.tables.ensure(block, true).is_err() {
             let now = self.now_ms();
             self.supply.give(block, now);
@@ -193,16 +192,12 @@ impl<O: Os> Central<O> {
     fn allocate_huge(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
         let used = Bytes::of_len(size.max(1));
         let blocks = Blocks::holding(used)?;
-        let (range, zero) = if align <= BLOCK_BYTES {
-            self.supply.take(Place::Huge, blocks, used)?
-        } else {
-            let align = u32::try_from(align / BLOCK_BYTES).ok()?;
-            self.supply.take_aligned(blocks, align, used)?
-        };
+        let align = u32::try_from(align.div_ceil(BLOCK_BYTES)).ok()?;
+        let (range, zero) = self.supply.take_extent(blocks, align, used)?;
         let first = BlockRange::new(range.start(), Blocks::ONE);
         if self.tables.ensure(first, false).is_err() {
             let now = self.now_ms();
-            self.supply.give(range, now);
+            self.supply.give_extent(range, now);
             return None;
         }
         self.supply.set_extent(range);
@@ -228,7 +223,7 @@ impl<O: Os> Central<O> {
                 // SAFETY: as above.
                 unsafe { self.tables.view().set_entry(slice, Entry::Nothing) };
                 let now = self.now_ms();
-                self.supply.give(range, now);
+                self.supply.give_extent(range, now);
                 self.supply.release_idle(now);
             }
             Entry::Slab(..) | Entry::Nothing => return false,
@@ -253,7 +248,9 @@ impl<O: Os> Central<O> {
         let at = NonNull::new(self.tables.view().address(slice) as *mut u8)?;
         match self.tables.view().entry(slice) {
             Entry::Run(count) => self.resize_run(slice, count, size).then_some(at),
-            Entry::Huge if size > SLICE_RUN_MAX => self.resize_huge(slice, size),
+            Entry::Huge if size > SLICE_RUN_MAX && self.supply.can_resize() => {
+                self.resize_huge(slice, size)
+            }
             _ => None,
         }
     }
@@ -304,12 +301,12 @@ impl<O: Os> Central<O> {
         wanted: Blocks,
         used: Bytes,
     ) -> Option<NonNull<u8>> {
-        let (to, _) = self.supply.take(Place::Huge, wanted, used)?;
+        let (to, _) = self.supply.take_extent(wanted, 1, used)?;
         let first = BlockRange::new(to.start(), Blocks::ONE);
         let moved = self.tables.ensure(first, false).is_ok() && self.supply.move_pages(extent, to);
         let now = self.now_ms();
         if !moved {
-            self.supply.give(to, now);
+            self.supply.give_extent(to, now);
             return None;
         }
         self.huge_blocks += u64::from((wanted - extent.len()).get());
@@ -319,7 +316,7 @@ impl<O: Os> Central<O> {
             self.tables.view().set_entry(first_slice(extent.start()), Entry::Nothing);
             self.tables.view().set_entry(first_slice(to.start()), Entry::Huge);
         }
-        self.supply.give(extent, now);
+        self.supply.give_extent(extent, now);
         Some(self.supply.pool().address(to.start()))
     }
 
@@ -409,7 +406,8 @@ impl<O: Os> Central<O> {
         let placement = self.supply.placement();
         let (pinned, huge) = (placement.blocks(Place::Pinned), placement.blocks(Place::Huge));
         let held = u64::from(self.filler.blocks().get());
-        if u64::from((pinned + huge).get()) != held + self.huge_blocks {
+        let guards = u64::from(self.supply.guards().get());
+        if u64::from((pinned + huge).get()) != held + self.huge_blocks + guards {
             return Err("the blocks in use are not the filler's and those of huge extents");
         }
         let used = held * u64::from(SLICES) - u64::from(self.filler.free_slices());

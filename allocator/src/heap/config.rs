@@ -92,7 +92,8 @@ impl Config {
     }
 
     /// Whether expensive checks are made (`BOOKEND_SECURE`): every free is looked up in its slab at
-    /// once, and freed objects are handed out again as late as possible.
+    /// once, freed objects are handed out again as late as possible, and after an allocation of
+    /// more than 1 MiB, rounded up to 2 MiB, follows a block that cannot be touched.
     pub const fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
@@ -202,7 +203,7 @@ pub(super) const VARIABLES: [Variable; 7] = [
     Variable {
         name: c"BOOKEND_SECURE",
         values: "0|1",
-        effect: "find double frees at once, and hand freed objects out late",
+        effect: "find double frees at once, hand freed objects out late, put a guard after what is longer than 1M",
         read: |config, value| match value {
             b"0" => set(&mut config.secure, false),
             b"1" => set(&mut config.secure, true),

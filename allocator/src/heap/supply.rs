@@ -6,6 +6,9 @@
 //!
 //! Base pages come first, so that a small heap stays small; from a certain size on, blocks are
 //! advised to become huge pages as they are opened, each on its own account, never the whole span.
+//!
+//! Where checks are wanted, a huge extent is followed by a guard: a block without memory, which
+//! cannot be touched.
 #![allow(unsafe_code)] // gives free blocks back
 
 use super::config::{Config, Hugetlb};
@@ -42,6 +45,8 @@ pub(super) struct Supply<O: Os> {
     queued: usize,
     present: u32,
     hugetlb: u32,
+    /// Blocks that guard extents.
+    guards: u32,
     config: Config,
     pub counts: Supplied,
 }
@@ -89,6 +94,7 @@ impl<O: Os> Supply<O> {
             queued: 0,
             present: 0,
             hugetlb: 0,
+            guards: 0,
             config,
             counts: Supplied::default(),
         })
@@ -112,28 +118,67 @@ impl<O: Os> Supply<O> {
         &self.placement
     }
 
-    /// Takes blocks of a class of which the first `used` bytes will be used; whether all of it is
-    /// zero.
-    pub fn take(
-        &mut self,
-        class: Class,
-        blocks: Blocks,
-        used: Bytes,
-    ) -> Option<(BlockRange, bool)> {
-        let range = self.place(class, blocks)?;
-        self.opened(range, used)
+    /// Blocks that guard extents.
+    pub fn guards(&self) -> Blocks {
+        Blocks::new(self.guards)
     }
 
-    /// An extent made just now, with memory behind it; without, it is free again.
-    fn opened(&mut self, range: BlockRange, used: Bytes) -> Option<(BlockRange, bool)> {
+    /// Takes a block for slices; whether it is zero.
+    pub fn take(&mut self) -> Option<(BlockRange, bool)> {
+        let range = self.place(Class::Pinned, Blocks::ONE)?;
+        self.opened(range, Blocks::ZERO, Blocks::ONE.bytes())
+    }
+
+    /// Takes a huge extent of which the first `used` bytes will be used; whether all of it is zero.
+    /// Its first block is a multiple of `align` blocks (a power of two).
+    pub fn take_extent(
+        &mut self,
+        blocks: Blocks,
+        align: u32,
+        used: Bytes,
+    ) -> Option<(BlockRange, bool)> {
+        let guard = self.guard();
+        let guarded = Blocks::new(blocks.get().checked_add(guard.get())?);
+        let range = match align {
+            1 => self.place(Class::Huge, guarded)?,
+            _ => self.place_aligned(guarded, align)?,
+        };
+        self.opened(range, guard, used)
+    }
+
+    /// Blocks after each extent that are not to be touched.
+    fn guard(&self) -> Blocks {
+        if self.config.secure { Blocks::ONE } else { Blocks::ZERO }
+    }
+
+    /// An extent made just now, with memory behind it but for its guard; without, it is free again.
+    fn opened(
+        &mut self,
+        placed: BlockRange,
+        guard: Blocks,
+        used: Bytes,
+    ) -> Option<(BlockRange, bool)> {
+        let range = BlockRange::new(placed.start(), placed.len() - guard);
         match self.open(range, used) {
-            Ok(zero) => Some((range, zero)),
+            Ok(zero) => {
+                self.close(BlockRange::new(range.end(), guard));
+                self.guards += guard.get();
+                Some((range, zero))
+            }
             Err(_) => {
                 self.counts.refused += 1;
                 // Should freeing fail, the extent is lost and nothing else.
-                let _ = self.placement.free(range);
+                let _ = self.placement.free(placed);
                 None
             }
+        }
+    }
+
+    /// Takes the memory of a guard away, where it has some. Should the system refuse, it guards
+    /// nothing, which is counted.
+    fn close(&mut self, guard: BlockRange) {
+        if guard.iter().any(|block| self.pool.is_present(block)) {
+            self.release_run(guard);
         }
     }
 
@@ -149,13 +194,8 @@ impl<O: Os> Supply<O> {
         })
     }
 
-    /// Blocks whose first is a multiple of `align` blocks (a power of two).
-    pub fn take_aligned(
-        &mut self,
-        blocks: Blocks,
-        align: u32,
-        used: Bytes,
-    ) -> Option<(BlockRange, bool)> {
+    /// A place for blocks whose first is a multiple of `align` blocks (a power of two).
+    fn place_aligned(&mut self, blocks: Blocks, align: u32) -> Option<BlockRange> {
         let base = self.pool.base().as_ptr() as usize / BLOCK_BYTES;
         let padded = Blocks::new(blocks.get().checked_add(align - 1)?);
         let padded = self.place(Class::Huge, padded)?;
@@ -168,7 +208,7 @@ impl<O: Os> Supply<O> {
                 let _ = self.placement.trim(extra);
             }
         }
-        self.opened(range, used)
+        Some(range)
     }
 
     /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
@@ -247,6 +287,21 @@ impl<O: Os> Supply<O> {
         let freed = self.placement.free(range);
         debug_assert!(freed.is_ok(), "a heap frees its own extents: {freed:?}");
         self.idle(range, now_ms);
+    }
+
+    /// Frees an extent, with its guard.
+    pub fn give_extent(&mut self, range: BlockRange, now_ms: u32) {
+        let guard = self.guard();
+        self.guards -= guard.get();
+        let guarded = BlockRange::new(range.start(), range.len() + guard);
+        let freed = self.placement.free(guarded);
+        debug_assert!(freed.is_ok(), "a heap frees its own extents: {freed:?}");
+        self.idle(range, now_ms);
+    }
+
+    /// Whether extents may change their length: not where a guard follows them.
+    pub fn can_resize(&self) -> bool {
+        self.guard() == Blocks::ZERO
     }
 
     /// Frees the end of an extent.
@@ -390,7 +445,9 @@ impl<O: Os> Supply<O> {
         }
         let held = self.placement.iter_extents(BlockId::new(0));
         let absent = held.flat_map(|extent| extent.range.iter());
-        if absent.into_iter().any(|block| !self.pool.is_present(block)) {
+        let absent = absent.into_iter().filter(|&block| !self.pool.is_present(block)).count();
+        // A guard that could not be closed is present.
+        if absent > self.guards as usize {
             return Err("an extent has a block without memory");
         }
         Ok(())

@@ -358,3 +358,39 @@ fn what_is_aligned_to_more_than_a_block_stays_so_when_it_grows() {
     }
     raw::validate().unwrap();
 }
+
+#[test]
+fn with_checks_on_a_guard_follows_what_is_long() {
+    let heap = Heap::new();
+    assert!(heap.start(Linux, || Config::DEFAULT.secure(true).return_delay_ms(0)));
+    attached(&heap, |thread| {
+        // What is freed is taken again, so that guards fall on blocks that had memory.
+        for round in 0..3 {
+            let live: Vec<_> = (1..6).map(|n| Stamped::new(thread, n * (2 << 20), round)).collect();
+            validate(&heap);
+            for stamped in &live {
+                let end = stamped.at.wrapping_add(stamped.size);
+                assert_eq!(mapped(end.wrapping_sub(4096)), Some(true));
+                assert_eq!(mapped(end), Some(false), "{end:p} cannot be touched");
+            }
+            let aligned = thread::allocate_long(&heap, 3 << 20, 8 << 20).0;
+            assert_eq!(aligned as usize % (8 << 20), 0);
+            assert_eq!(mapped(aligned.wrapping_add(4 << 20)), Some(false));
+            // SAFETY: ours.
+            unsafe { thread.free(aligned) };
+            live.into_iter().for_each(|stamped| stamped.free(thread));
+        }
+    });
+    assert_empty(&heap);
+}
+
+/// Whether an address may be written, by /proc/self/maps; `None` where nothing is mapped.
+fn mapped(at: *mut u8) -> Option<bool> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let [start, end] = [start, end].map(|hex| usize::from_str_radix(hex, 16).unwrap());
+        (start..end).contains(&(at as usize)).then(|| rest.starts_with("rw"))
+    })
+}
