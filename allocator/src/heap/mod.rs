@@ -14,11 +14,11 @@
 //! slices (up to 1 MiB), or a **huge extent** of whole blocks. Slabs and runs stand in pinned blocks
 //! at the low end of the span, huge extents at the high end.
 
-mod classes;
+pub(crate) mod classes;
 mod config;
 mod core;
 mod fatal;
-mod filler;
+pub(crate) mod filler;
 mod global;
 mod holder;
 mod local;
