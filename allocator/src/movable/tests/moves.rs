@@ -33,6 +33,17 @@ fn empty(heap: &MovableHeap, block: BlockId) -> Carried {
     }
 }
 
+/// The same for moving an extent.
+fn carry(heap: &MovableHeap, extent: BlockRange, to: u32) -> Carried {
+    loop {
+        let carried = heap.carry(extent, BlockId::new(to), &mut unlimited()).unwrap();
+        if carried.obstacle != Some(Obstacle::InUse) || carried.objects > 0 {
+            return carried;
+        }
+        heap.arena().placement().unstick(extent).unwrap();
+    }
+}
+
 fn assert_all(heap: &MovableHeap, objects: &[(usize, MovableBytes)]) {
     objects.iter().for_each(|(number, object)| assert_content(heap, object, *number));
 }
@@ -166,7 +177,7 @@ fn extents_move_whole_and_over_themselves() {
     let moves = [(4, 2, 10), (4, 10, 9), (4, 9, 0), (1, 6, 20)];
     for (len, from, to) in moves {
         let extent = BlockRange::new(BlockId::new(from), Blocks::new(len));
-        let carried = heap.carry(extent, BlockId::new(to), &mut unlimited()).unwrap();
+        let carried = carry(&heap, extent, to);
         assert_eq!((carried.objects, carried.obstacle), (1, None), "{extent:?} to {to}");
         heap.validate();
         assert_content(&heap, &long, 1);
@@ -187,7 +198,7 @@ fn a_block_that_is_moved_with_one_object_pinned_stays_in_two_parts() {
     let objects: Vec<_> = (0..100).map(|n| (n, insert(&heap, n, 1000))).collect();
     let from = BlockRange::new(movable_blocks(&heap)[0], Blocks::ONE);
     let pin = heap.pin_bytes(&objects[50].1).unwrap();
-    let carried = heap.carry(from, BlockId::new(9), &mut unlimited()).unwrap();
+    let carried = carry(&heap, from, 9);
     assert_eq!((carried.objects, carried.obstacle), (99, Some(Obstacle::Pinned)));
     heap.validate();
     let parts = heap.snapshot().movable;
@@ -220,8 +231,10 @@ fn pinned_blocks_that_grow_send_movable_ones_up() {
     let mut objects: Vec<_> = (0..50).map(|n| (n, insert(&heap, n, 50_000))).collect();
     objects.push((99, insert(&heap, 99, 3 * BLOCK_BYTES)));
     let mut pinned = Vec::new();
+    // Longer than other tests' sessions.
+    let patient = unlimited().patience(Duration::from_secs(2));
     for _ in 0..20 {
-        pinned.push(heap.make_room(Class::Pinned, Blocks::ONE, &mut unlimited()).unwrap());
+        pinned.push(heap.make_room(Class::Pinned, Blocks::ONE, &mut patient.clone()).unwrap());
         heap.validate();
         assert_all(&heap, &objects);
     }

@@ -116,11 +116,10 @@ fn an_object_that_is_wanted_all_the_time_is_moved_by_insisting() {
             let from = heap.snapshot().movable[0].range;
             let to = BlockId::new((from.start().get() + 1) % 8);
             moved += heap.carry(from, to, &mut unlimited()).map_or(0, |carried| carried.objects);
-            heap.arena().placement().iter_stuck().collect::<Vec<_>>().into_iter().for_each(
-                |stuck| {
-                    heap.arena().placement().unstick(stuck).unwrap();
-                },
-            );
+            // What has refused is stuck until it is said to be asked again.
+            let mut placement = heap.arena().placement();
+            let stuck: Vec<_> = placement.iter_stuck().collect();
+            stuck.into_iter().for_each(|stuck| assert!(placement.unstick(stuck).unwrap()));
         }
         stop.store(true, Ordering::Relaxed);
     });
