@@ -10,7 +10,8 @@
 //! 3. [`pool`]: what memory we hold, page size by page size, proven present.
 //! 4. [`placement`]: where in a pool things go.
 //! 5. [`heap`]: small and large objects; the global allocator.
-//! 6. [`scatter`]: a range of a pool as the fewest physically contiguous entries.
+//! 6. [`movable`]: objects that can be moved, so that blocks can be emptied.
+//! 7. [`scatter`]: a range of a pool as the fewest physically contiguous entries.
 //!
 //! `DESIGN.md` beside this crate tells the whole story.
 #![deny(missing_docs)]
@@ -19,9 +20,11 @@
 compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to reserve them in");
 
 pub mod heap;
+pub mod movable;
 pub mod os;
 pub mod placement;
 pub mod pool;
+mod primitive;
 pub mod scatter;
 pub mod units;
 

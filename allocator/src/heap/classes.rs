@@ -9,36 +9,36 @@
 use crate::units::{BLOCK_BYTES, BLOCK_SHIFT};
 
 /// Binary logarithm of [`SLICE_BYTES`].
-pub(super) const SLICE_SHIFT: u32 = 15;
+pub(crate) const SLICE_SHIFT: u32 = 15;
 /// What a block is cut into: 64 slices, so that a block's free slices are one word.
-pub(super) const SLICE_BYTES: usize = 1 << SLICE_SHIFT;
+pub(crate) const SLICE_BYTES: usize = 1 << SLICE_SHIFT;
 /// Slices of a block.
-pub(super) const SLICES: u32 = 1 << (BLOCK_SHIFT - SLICE_SHIFT);
+pub(crate) const SLICES: u32 = 1 << (BLOCK_SHIFT - SLICE_SHIFT);
 const _: () = assert!(SLICES == u64::BITS && SLICE_BYTES * SLICES as usize == BLOCK_BYTES);
 
 /// Least alignment and least size of an object: what `max_align_t` needs on 64-bit machines.
-pub(super) const ALIGN_MIN: usize = 16;
+pub(crate) const ALIGN_MIN: usize = 16;
 /// The largest object of a slab.
-pub(super) const SLAB_OBJECT_MAX: usize = 256 << 10;
+pub(crate) const SLAB_OBJECT_MAX: usize = 256 << 10;
 /// The longest allocation made of slices; longer ones are whole blocks.
-pub(super) const SLICE_RUN_MAX: usize = BLOCK_BYTES / 2;
+pub(crate) const SLICE_RUN_MAX: usize = BLOCK_BYTES / 2;
 
 /// Linear classes, and how many there are in each doubling above.
 const LINEAR: usize = 8;
 const STEPS: usize = 8;
 /// How many classes there are.
-pub(super) const CLASSES: usize =
+pub(crate) const CLASSES: usize =
     LINEAR + STEPS * (SLAB_OBJECT_MAX.ilog2() - (LINEAR * ALIGN_MIN).ilog2()) as usize;
 const _: () = assert!(CLASSES == 96 && Class(CLASSES as u8 - 1).size() == SLAB_OBJECT_MAX);
 
 /// The most slices of a slab.
-pub(super) const SLAB_SLICES_MAX: u32 = 16;
+pub(crate) const SLAB_SLICES_MAX: u32 = 16;
 /// The most objects of a slab.
-pub(super) const OBJECTS_MAX: usize = SLICE_BYTES / ALIGN_MIN;
+pub(crate) const OBJECTS_MAX: usize = SLICE_BYTES / ALIGN_MIN;
 
 /// A size class, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Class(pub(super) u8);
+pub(crate) struct Class(pub(crate) u8);
 
 impl Class {
     pub const fn index(self) -> usize {
@@ -103,7 +103,7 @@ impl Class {
 
 /// How the slabs of a class are cut.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Bytes of an object.
     pub size: u32,
     /// Slices of a slab.
@@ -198,7 +198,7 @@ static SHAPES: [Shape; CLASSES] = {
 };
 
 /// Sizes up to this are looked up.
-pub(super) const TABLE_MAX: usize = 1024;
+pub(crate) const TABLE_MAX: usize = 1024;
 static TABLE: [u8; TABLE_MAX / ALIGN_MIN + 1] = {
     let mut table = [0; TABLE_MAX / ALIGN_MIN + 1];
     let mut at = 0;

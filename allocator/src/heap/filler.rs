@@ -29,6 +29,8 @@ struct Entry {
     previous: u32,
     /// Whether the block is the filler's.
     held: bool,
+    /// Whether nothing is to be cut from it: it is being emptied.
+    closed: bool,
 }
 
 // SAFETY: integers and a bool, all of which have zero for a value.
@@ -37,7 +39,7 @@ unsafe impl Zeroed for Entry {}
 
 /// A run of slices in a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Slices {
+pub(crate) struct Slices {
     pub block: BlockId,
     /// The first one's number in the block.
     pub first: u32,
@@ -62,7 +64,7 @@ impl Slices {
 
 /// The blocks that are cut into slices.
 #[derive(Debug)]
-pub(super) struct Filler<O: Os> {
+pub(crate) struct Filler<O: Os> {
     entries: Array<Entry, O>,
     /// First block of each list, by longest run less one, as block number plus one.
     lists: [u32; LISTS],
@@ -110,6 +112,35 @@ impl<O: Os> Filler<O> {
         self.entries[block.as_usize()] = Entry::default();
         self.blocks -= 1;
         self.free_slices -= SLICES;
+    }
+
+    /// Says whether anything may be cut from a block.
+    pub fn set_closed(&mut self, block: BlockId, closed: bool) {
+        debug_assert!(self.holds(block));
+        self.unlink(block);
+        self.entries[block.as_usize()].closed = closed;
+        self.link(block);
+    }
+
+    pub fn is_closed(&self, block: BlockId) -> bool {
+        self.entries[block.as_usize()].closed
+    }
+
+    /// Whether a block is the filler's.
+    pub fn holds(&self, block: BlockId) -> bool {
+        self.entries[block.as_usize()].held
+    }
+
+    /// Bit i: slice i of the block is cut out.
+    pub fn cut_out(&self, block: BlockId) -> u64 {
+        let entry = &self.entries[block.as_usize()];
+        if entry.held { !entry.free } else { 0 }
+    }
+
+    /// Cuts a certain run out, of a closed block too. The run is free.
+    pub fn take_exactly(&mut self, run: Slices) {
+        debug_assert_eq!(self.cut_out(run.block) & run.mask(), 0);
+        self.cut(run);
     }
 
     /// Whether a block is the filler's and wholly free.
@@ -191,8 +222,11 @@ impl<O: Os> Filler<O> {
         whole
     }
 
-    /// The list that a block belongs to; `None` where it is full.
+    /// The list that a block belongs to; `None` where it is full or closed.
     fn list_of(&self, block: BlockId) -> Option<usize> {
+        if self.entries[block.as_usize()].closed {
+            return None;
+        }
         (longest(self.entries[block.as_usize()].free) as usize).checked_sub(1)
     }
 
@@ -251,8 +285,9 @@ impl<O: Os> Filler<O> {
                 (before, at) = (at, entry.next);
             }
         }
-        let full = self.entries.iter().filter(|entry| entry.held && entry.free == 0).count() as u32;
-        if listed + full == self.blocks { Ok(()) } else { Err("a block is in no list") }
+        let unlisted = |entry: &&Entry| entry.held && (entry.free == 0 || entry.closed);
+        let unlisted = self.entries.iter().filter(unlisted).count() as u32;
+        if listed + unlisted == self.blocks { Ok(()) } else { Err("a block is in no list") }
     }
 }
 

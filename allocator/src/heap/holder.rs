@@ -16,7 +16,8 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
-use super::remote::{self, Atomic};
+use super::remote;
+use crate::primitive::Atomic;
 
 const ACTIVE: u32 = 0;
 const RETIRED: u32 = 1;

@@ -18,11 +18,11 @@
 #[cfg(feature = "allocator-api2")]
 mod api2;
 mod central;
-mod classes;
+pub(crate) mod classes;
 mod config;
 mod core;
 mod fatal;
-mod filler;
+pub(crate) mod filler;
 mod global;
 mod holder;
 mod local;

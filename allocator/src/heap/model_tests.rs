@@ -5,36 +5,7 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::thread;
 
 use super::holder::Holder;
-use super::remote::{self, Atomic, Freed};
-
-macro_rules! atomic {
-    ($atomic:ty, $value:ty) => {
-        impl Atomic<$value> for $atomic {
-            fn load(&self, order: Ordering) -> $value {
-                <$atomic>::load(self, order)
-            }
-            fn store(&self, value: $value, order: Ordering) {
-                <$atomic>::store(self, value, order);
-            }
-            fn swap(&self, value: $value, order: Ordering) -> $value {
-                <$atomic>::swap(self, value, order)
-            }
-            fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                <$atomic>::fetch_or(self, value, order)
-            }
-            fn compare_exchange(
-                &self,
-                now: $value,
-                new: $value,
-                order: Ordering,
-            ) -> Result<$value, $value> {
-                <$atomic>::compare_exchange(self, now, new, order, Ordering::Relaxed)
-            }
-        }
-    };
-}
-atomic!(AtomicU32, u32);
-atomic!(AtomicU64, u64);
+use super::remote::{self, Freed};
 
 /// Every interleaving with at most two preemptions. All of them were run once, and held: with three
 /// threads that takes minutes.

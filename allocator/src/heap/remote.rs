@@ -23,50 +23,9 @@
 //! The functions are generic over what an atomic word is, so that a model checker runs this very
 //! code on its own.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
-/// An atomic word, as far as this module needs one.
-pub(super) trait Atomic<T> {
-    fn load(&self, order: Ordering) -> T;
-    fn store(&self, value: T, order: Ordering);
-    fn swap(&self, value: T, order: Ordering) -> T;
-    fn fetch_or(&self, value: T, order: Ordering) -> T;
-    fn compare_exchange(&self, now: T, new: T, order: Ordering) -> Result<T, T>;
-}
-
-macro_rules! atomic {
-    ($atomic:ty, $value:ty) => {
-        impl Atomic<$value> for $atomic {
-            #[inline]
-            fn load(&self, order: Ordering) -> $value {
-                <$atomic>::load(self, order)
-            }
-            #[inline]
-            fn store(&self, value: $value, order: Ordering) {
-                <$atomic>::store(self, value, order);
-            }
-            #[inline]
-            fn swap(&self, value: $value, order: Ordering) -> $value {
-                <$atomic>::swap(self, value, order)
-            }
-            #[inline]
-            fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                <$atomic>::fetch_or(self, value, order)
-            }
-            #[inline]
-            fn compare_exchange(
-                &self,
-                now: $value,
-                new: $value,
-                order: Ordering,
-            ) -> Result<$value, $value> {
-                <$atomic>::compare_exchange(self, now, new, order, Ordering::Relaxed)
-            }
-        }
-    };
-}
-atomic!(AtomicU32, u32);
-atomic!(AtomicU64, u64);
+use crate::primitive::Atomic;
 
 /// No flag is up: the slab is on no list.
 const QUIET: u32 = 0;

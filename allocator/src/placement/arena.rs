@@ -68,15 +68,34 @@ impl<O: Os> Arena<O> {
     /// [`ArenaError::Place`], where [`Refusal`] tells what would have to move first (nothing moves
     /// by itself), and [`ArenaError::Memory`].
     pub fn allocate(&self, class: Class, blocks: Blocks) -> Result<Extent<'_, O>, ArenaError> {
+        self.take(class, blocks).map(|range| self.adopt(range))
+    }
+
+    /// As [`Arena::allocate`], for an owner that keeps the range itself and [gives](Arena::give) it
+    /// back.
+    pub(crate) fn take(&self, class: Class, blocks: Blocks) -> Result<BlockRange, ArenaError> {
         let range = self.placement().allocate(class, blocks).map_err(ArenaError::Place)?;
-        let extent = Extent { arena: self, range };
-        self.populate(range).map_err(ArenaError::Memory)?;
-        Ok(extent)
+        if let Err(cause) = self.populate(range) {
+            self.give(range);
+            return Err(ArenaError::Memory(cause));
+        }
+        Ok(range)
+    }
+
+    /// Makes an extent of what [`Arena::take`] took.
+    pub(crate) fn adopt(&self, range: BlockRange) -> Extent<'_, O> {
+        Extent { arena: self, range }
+    }
+
+    /// Frees what [`Arena::take`] took, or where that has moved to.
+    pub(crate) fn give(&self, range: BlockRange) {
+        let freed = self.placement().free(range);
+        debug_assert!(freed.is_ok(), "an extent is freed once: {freed:?}");
     }
 
     /// Populates blocks. Where another thread is bringing in the gigantic page that they are a
     /// part of, this waits for it.
-    fn populate(&self, range: BlockRange) -> Result<(), PoolError> {
+    pub(crate) fn populate(&self, range: BlockRange) -> Result<(), PoolError> {
         loop {
             match self.pool.populate(range) {
                 Err(PoolError::InUse { pins: 0, .. }) => std::thread::yield_now(),
@@ -116,7 +135,7 @@ impl<O: Os> Arena<O> {
         }
     }
 
-    fn placement(&self) -> MutexGuard<'_, Placement<O>> {
+    pub(crate) fn placement(&self) -> MutexGuard<'_, Placement<O>> {
         // A panic while the lock was held left the placement whole: its operations are undone or
         // done before they can panic.
         self.placement.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,8 +194,7 @@ impl<O: Os> DerefMut for Extent<'_, O> {
 
 impl<O: Os> Drop for Extent<'_, O> {
     fn drop(&mut self) {
-        let freed = self.arena.placement().free(self.range);
-        debug_assert!(freed.is_ok(), "an extent is freed once: {freed:?}");
+        self.arena.give(self.range);
     }
 }
 

@@ -131,6 +131,28 @@ impl<O: Os> Placement<O> {
         Ok(())
     }
 
+    /// Ends a move of which a part was made and the rest refused: both ranges stay, an extent each, the
+    /// old one *stuck* as after [`Placement::refused`]. Not for slides, which have no two ranges.
+    ///
+    /// # Errors
+    /// Where the move was not begun in this placement, or slides.
+    pub fn parted(&mut self, parted: Move) -> Result<(), Misuse> {
+        let not_begun = Misuse::NotBegun { from: parted.from, to: parted.to };
+        let moving = |range: BlockRange| {
+            let run = self.table.run_at(range.start().get())?;
+            (run.range == range && self.has_mark(MOVING, run.start())).then_some(run)
+        };
+        let (Some(from), Some(to), false) =
+            (moving(parted.from), moving(parted.to), parted.slides())
+        else {
+            return Err(not_begun);
+        };
+        self.end_marks(from);
+        self.unmark(MOVING, to.start());
+        self.mark(STUCK, from.start());
+        Ok(())
+    }
+
     /// Ends a move that was not tried or given up for other reasons than the owner's: the data is
     /// where it was, and may be asked to move again.
     ///

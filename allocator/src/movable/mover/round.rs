@@ -1,0 +1,255 @@
+//! One round: a batch of objects, each of which has a place to go to.
+#![allow(unsafe_code)] // copies objects
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::Release;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Budget, Carried, Moving};
+use crate::movable::error::Obstacle;
+use crate::movable::owner::{Answer, NOBODY, Owner, Subject, asked, told};
+use crate::movable::protocol::{self, Unclaimed};
+use crate::movable::tables::NEVER;
+use crate::movable::threads::{advance, upcoming, wait_for_older};
+use crate::movable::word::{KEEP, LATE, Offset};
+use crate::os::Os;
+use crate::units::Bytes;
+
+/// A copy looks this often whether somebody waits for the object.
+const CHUNK: usize = 128 << 10;
+
+/// An object to be moved.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item {
+    pub index: u32,
+    pub owner: u16,
+    pub from: Offset,
+    pub to: Offset,
+    /// Bytes to be copied.
+    pub len: u64,
+    /// Whether the caller holds it, and lets it go.
+    pub held: bool,
+}
+
+impl Item {
+    /// Whether the places overlap.
+    fn slides(&self) -> bool {
+        self.from.bytes().abs_diff(self.to.bytes()) < self.len as usize
+    }
+}
+
+/// What a round may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Whether sessions that it does not wait for are to wait for it.
+    pub insist: bool,
+    /// Whether what is moved gets a pin.
+    pub pin: bool,
+}
+
+/// An object of a round whose owner, if it has one, agreed.
+struct Ready {
+    item: Item,
+    owner: Option<Arc<dyn Owner>>,
+    /// Why it was not moved; nothing where it is gone.
+    fate: Result<(), Option<Obstacle>>,
+}
+
+impl<O: Os> Moving<'_, O> {
+    /// Moves a batch, of blocks whose stamps are odd. Says also which places are free then, old or
+    /// new.
+    pub(super) fn round(
+        &self,
+        items: &[Item],
+        terms: Terms,
+        budget: &mut Budget,
+    ) -> (Carried, Vec<Offset>) {
+        let heap = self.heap;
+        let mut done = Carried::default();
+        let mut places = Vec::with_capacity(items.len());
+        let mut batch: Vec<Ready> = Vec::with_capacity(items.len());
+        for &item in items {
+            match self.isolate(item) {
+                Ok(ready) => batch.push(ready),
+                Err(obstacle) => {
+                    done.meet(obstacle);
+                    places.push(item.to);
+                }
+            }
+        }
+        let waited = self.wait(&batch, &terms, budget);
+        for ready in &mut batch {
+            ready.fate =
+                if waited { self.carry(ready, &terms, budget) } else { Err(Some(Obstacle::InUse)) };
+        }
+        heap.tables.insists.store(NEVER, Release);
+        for ready in batch {
+            let (kept, freed) = match ready.fate {
+                Ok(()) => (ready.item.to, ready.item.from),
+                Err(_) => (ready.item.from, ready.item.to),
+            };
+            match ready.fate {
+                Ok(()) => {
+                    done.objects += 1;
+                    done.bytes = done.bytes + Bytes::new(ready.item.len);
+                }
+                Err(obstacle) => done.meet(obstacle),
+            }
+            places.push(freed);
+            self.put_back(&ready, kept);
+        }
+        (done, places)
+    }
+
+    /// Asks an owner, and readies the object. What is in the way, if anything but that it is gone.
+    fn isolate(&self, item: Item) -> Result<Ready, Option<Obstacle>> {
+        let word = self.heap.tables.word(item.index);
+        let ready = Ready { item, owner: self.heap.owner(item.owner), fate: Ok(()) };
+        if item.owner != NOBODY {
+            if !item.held && !protocol::hold(word, item.from) {
+                return Err(Some(Obstacle::Pinned));
+            }
+            let subject = self.subject(&item, item.from);
+            let answer = ready.owner.as_ref().map(|owner| asked(|| owner.isolate(subject)));
+            if answer == Some(Answer::Refused) {
+                if !item.held {
+                    self.let_go(item.index);
+                }
+                return Err(Some(Obstacle::Refused));
+            }
+        }
+        // What is pinned or gone by now fails to be claimed.
+        protocol::ready(word, item.from, KEEP | LATE);
+        Ok(ready)
+    }
+
+    /// Waits until nobody is left who began before.
+    fn wait(&self, batch: &[Ready], terms: &Terms, budget: &Budget) -> bool {
+        let until = budget.wait_until();
+        if terms.insist {
+            self.heap.tables.insists.store(upcoming(), Release);
+        }
+        let epoch = advance();
+        if !wait_for_older(epoch, until) {
+            return false;
+        }
+        if !terms.insist {
+            return true;
+        }
+        for Ready { item, .. } in batch {
+            protocol::ready(self.heap.tables.word(item.index), item.from, KEEP);
+        }
+        wait_for_older(epoch, until)
+    }
+
+    /// Claims an object, copies it and publishes it. On an error it is where it was.
+    fn carry(
+        &self,
+        ready: &Ready,
+        terms: &Terms,
+        budget: &mut Budget,
+    ) -> Result<(), Option<Obstacle>> {
+        let Ready { item, owner, .. } = ready;
+        if budget.bytes.get() < item.len || budget.until.is_some_and(|at| Instant::now() >= at) {
+            return Err(Some(Obstacle::Budget));
+        }
+        let word = self.heap.tables.word(item.index);
+        match protocol::claim(word, item.from) {
+            Ok(()) => {}
+            Err(Unclaimed::Pinned) => return Err(Some(Obstacle::Pinned)),
+            Err(Unclaimed::InUse) => return Err(Some(Obstacle::InUse)),
+            // Whoever has freed it has freed its place.
+            Err(Unclaimed::Gone) => return Err(None),
+        }
+        // From here on nobody else has its address, so that both places are this thread's.
+        let copied = self.copy(item);
+        let agreed = copied.and_then(|()| self.migrate(item, owner.as_deref()));
+        budget.spend(item.len);
+        let (at, pin) = if agreed.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
+        let doomed = protocol::publish(word, at, pin);
+        if doomed && item.owner == NOBODY && !item.held {
+            // The heap lives: this thread is moving in it.
+            drop(self.heap.bury(item.index));
+        }
+        agreed.map_err(Some)
+    }
+
+    /// Copies an object that is claimed; gives up where somebody waits for a long one.
+    fn copy(&self, item: &Item) -> Result<(), Obstacle> {
+        let tables = &self.heap.tables;
+        let (from, to, len) = (tables.address(item.from), tables.address(item.to), item.len);
+        if item.slides() {
+            // What is half over itself cannot be given up.
+            // SAFETY: both places lie in blocks that are populated and this thread's alone.
+            unsafe { ptr::copy(from, to, len as usize) };
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < len as usize {
+            let chunk = CHUNK.min(len as usize - done);
+            // SAFETY: as above, and they do not overlap.
+            unsafe { ptr::copy_nonoverlapping(from.add(done), to.add(done), chunk) };
+            done += chunk;
+            if done < len as usize && protocol::is_wanted(tables.word(item.index)) {
+                return Err(Obstacle::InUse);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the owner. If he refuses, the object is whole in its old place.
+    fn migrate(&self, item: &Item, owner: Option<&dyn Owner>) -> Result<(), Obstacle> {
+        let Some(owner) = owner else { return Ok(()) };
+        let tables = &self.heap.tables;
+        let (from, to) = (tables.address(item.from), tables.address(item.to));
+        let subject = self.subject(item, item.from);
+        let new = subject_address(to);
+        if asked(|| owner.migrate(subject, new)) == Answer::Agreed {
+            return Ok(());
+        }
+        if item.slides() {
+            // SAFETY: as in `copy`; the new place has all of its bytes.
+            unsafe { ptr::copy(to, from, item.len as usize) };
+        }
+        Err(Obstacle::Refused)
+    }
+
+    /// Tells the owner of an object that it is over.
+    fn put_back(&self, ready: &Ready, at: Offset) {
+        let Some(owner) = &ready.owner else { return };
+        let subject = self.subject(&ready.item, at);
+        told(|| owner.put_back(subject));
+        if !ready.item.held {
+            self.let_go(ready.item.index);
+        }
+    }
+
+    /// Ends what holds an object, and the object where it was freed meanwhile.
+    pub(super) fn let_go(&self, index: u32) {
+        if protocol::let_go(self.heap.tables.word(index)) {
+            // The heap lives: this thread is moving in it.
+            drop(self.heap.bury(index));
+        }
+    }
+
+    fn subject(&self, item: &Item, at: Offset) -> Subject {
+        Subject {
+            id: self.heap.id(item.index),
+            address: subject_address(self.heap.tables.address(at)),
+            len: Bytes::new(item.len),
+        }
+    }
+
+    /// Frees places that objects have left, or not come to.
+    pub(super) fn give_back(&self, places: &[Offset]) {
+        let mut state = self.heap.state();
+        let empty: Vec<_> = places.iter().filter_map(|&at| state.store.give(at)).collect();
+        drop(state);
+        empty.into_iter().for_each(|range| self.heap.give_blocks(range));
+    }
+}
+
+fn subject_address(at: *mut u8) -> NonNull<u8> {
+    NonNull::new(at).expect("pools do not begin at address 0")
+}

@@ -1,0 +1,371 @@
+//! Who may touch an object when: sessions, pins, the mover and the owner who frees.
+//!
+//! # The idea
+//! An object has a *word* in a table out of band: where it stands, how often it is pinned, flags. A
+//! block has a *stamp*, odd while the mover empties it. A thread in a *session* shows, in a slot of
+//! its own, the epoch in which it began. The mover
+//!
+//! 1. takes the flags KEEP and LATE off the objects it is about to move,
+//! 2. makes their block's stamp odd,
+//! 3. begins a new epoch, and waits until no session of an older one is left,
+//! 4. *claims* each object: KEEP clear, no pins, COPYING set, in one compare-and-exchange,
+//! 5. copies it, and *publishes* where it stands now, which also takes COPYING off,
+//! 6. and when it leaves the block, makes the stamp even again.
+//!
+//! Whoever looks an object up in a session reads its word, then the stamp of the block. Where the
+//! stamp is odd he sets KEEP, so that the claim fails: *the mover waits for sessions, sessions never
+//! wait for the mover*, but while the one object that they want is copied. Where the stamp is even he
+//! reads the word again, and begins anew where it has changed. He may keep address and stamp as a
+//! *hint* in his handle: as long as the block has that stamp, the object is there, and the word need
+//! not be read. That is the common case, and costs no load that the next one depends on.
+//!
+//! # Nobody has the address of an object that is claimed
+//! Let S be a session that has got the address of an object, and is not over when it is claimed in a
+//! round of epoch e. Both the beginning of a session and step 3 have a fence of total order.
+//! *S's fence first*: the mover then sees S in its slot. If S shows an epoch before e it is waited
+//! for: contradiction. If it shows e or later it has read that epoch, and with it everything before
+//! step 3. *The mover's fence first*: S sees everything before step 3 as well. So S has looked the
+//! object up seeing KEEP clear (or set by a session of this round), and a stamp no older than the
+//! odd one. A hint of an older stamp does not match. If it saw the odd one, it has set KEEP or seen it
+//! set, before the claim, which fails then, or after, where its compare-and-exchange fails. If it saw
+//! a later stamp, it saw what was published before that when it read the word again.
+//!
+//! So what is claimed is nobody's, and the old place can be used again at once after publishing: no
+//! second wait. What sessions have written is seen by the copy, as slots are cleared with *release*
+//! and read with *acquire*; what was copied is seen with the word that says where it is, and with a
+//! hint that was made from it.
+//!
+//! # Pins
+//! A pin is counted in the word by a compare-and-exchange that fails where COPYING is set; the claim
+//! fails where there is a pin. Of the two one comes first. A pin that comes too late waits for the
+//! copy and holds the object in its new place.
+//!
+//! # Freeing
+//! Ending an object makes its word zero, by a compare-and-exchange: a claim fails from then on. An
+//! object that is copied or held at that time is *doomed* instead, and the mover ends it when it is
+//! done: to free never waits.
+//!
+//! # Objects that somebody wants all the time
+//! KEEP would be set in every round. The mover then *insists*: before step 3 it announces an epoch p
+//! that is not later than the new one, e. Sessions that show p or later may wait for the mover, since it
+//! does not wait for them, and do so for a bounded time, since others whom it waits for may be
+//! waiting for them on the user's own locks. When that is over they set LATE. After step 3 the mover
+//! takes KEEP off once more, and waits again until no session before e is left; LATE stays, and fails
+//! the claim as KEEP does.
+//!
+//! That is safe: KEEP is set by sessions that show less than p, and by ones that have not seen the
+//! announcement, which then show less than e, for whoever shows e has read what was written before it.
+//! Those that the first wait has seen are over. One that it has not seen, S, and that has set KEEP or
+//! seen it set before it was taken off, comes before the fence of the second wait with its own,
+//! so that is where it is seen. If S comes later it sees KEEP off, and sets it: the claim fails.
+//!
+//! The functions are generic over what an atomic word is, so that a model checker runs this very
+//! code on its own; see `model_tests`.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use super::word::{
+    COPYING, DOOMED, HELD, KEEP, LATE, LIVE, Offset, PIN, PINS_MAX, WANTED, Word, is_odd,
+    next_stamp,
+};
+use crate::primitive::Atomic;
+
+/// What a slot shows of a thread without a session. Epochs count from 1.
+pub(super) const IDLE: u64 = 0;
+
+// Sessions.
+
+/// Begins a session: shows the epoch in the slot.
+#[inline]
+pub(super) fn enter<A: Atomic<u64>>(slot: &A, epoch: &A) -> u64 {
+    let now = epoch.load(Acquire);
+    // Release: whoever sees this session for one that need not be waited for is to see what the
+    // sessions before it have written.
+    slot.store(now, Release);
+    A::fence();
+    now
+}
+
+/// Ends a session.
+#[inline]
+pub(super) fn leave<A: Atomic<u64>>(slot: &A) {
+    slot.store(IDLE, Release);
+}
+
+/// Begins a new epoch, and returns it: sessions that show an older one are to be waited for.
+pub(super) fn advance<A: Atomic<u64>>(epoch: &A) -> u64 {
+    let new = epoch.fetch_add(1, AcqRel) + 1;
+    A::fence();
+    new
+}
+
+/// Whether a slot shows no session of an epoch before `epoch`. To be asked after [`advance`].
+pub(super) fn has_passed<A: Atomic<u64>>(slot: &A, epoch: u64) -> bool {
+    let shown = slot.load(Acquire);
+    shown == IDLE || shown >= epoch
+}
+
+// Looking up.
+
+/// Where an object is, for the session that has asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub at: Offset,
+    /// The stamp for a hint; `None` where the block is being emptied.
+    pub stamp: Option<u32>,
+}
+
+/// Why an object cannot be had now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// It is being copied.
+    Copied,
+    /// The mover insists on moving it, and the session need not be waited for.
+    Insisted,
+    /// It has as many pins as can be counted.
+    TooManyPins,
+    /// There is none.
+    Dead,
+}
+
+/// What a session does about an object of a block that is being emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The mover waits for it: it says KEEP.
+    WaitedFor,
+    /// The mover insists and does not wait for it: it waits.
+    Waiting,
+    /// It has waited for long enough: it says LATE.
+    Late,
+}
+
+/// Looks an object up, in a session.
+pub(super) fn find<'a, A: Atomic<u64>, S: Atomic<u32> + 'a>(
+    word: &A,
+    stamp_of: impl Fn(Offset) -> &'a S,
+    role: Role,
+) -> Result<Seen, Wait> {
+    loop {
+        let now = Word(word.load(Acquire));
+        if now.has(COPYING) {
+            return Err(Wait::Copied);
+        }
+        if !now.has(LIVE) {
+            return Err(Wait::Dead);
+        }
+        let at = now.offset();
+        let stamp = stamp_of(at).load(Acquire);
+        if !is_odd(stamp) {
+            if word.load(Acquire) == now.0 {
+                return Ok(Seen { at, stamp: Some(stamp) });
+            }
+        } else {
+            let (flag, enough) = match role {
+                Role::WaitedFor => (KEEP, KEEP | LATE),
+                Role::Waiting if now.has(LATE) => (LATE, LATE),
+                Role::Waiting => return Err(Wait::Insisted),
+                Role::Late => (LATE, LATE),
+            };
+            let kept =
+                now.has(enough) || word.compare_exchange(now.0, now.with(flag).0, AcqRel).is_ok();
+            if kept {
+                return Ok(Seen { at, stamp: None });
+            }
+        }
+    }
+}
+
+/// Says that somebody waits for an object that is being copied.
+pub(super) fn want<A: Atomic<u64>>(word: &A) {
+    let now = Word(word.load(Relaxed));
+    if now.has(COPYING) && !now.has(WANTED) {
+        // Another change makes the waiter look again.
+        let _ = word.compare_exchange(now.0, now.with(WANTED).0, Relaxed);
+    }
+}
+
+// Pins.
+
+/// Pins an object, and says where it stands.
+#[inline]
+pub(super) fn pin<A: Atomic<u64>>(word: &A) -> Result<Offset, Wait> {
+    loop {
+        let now = Word(word.load(Relaxed));
+        if now.has(COPYING) || !now.has(LIVE) || now.pins() == PINS_MAX {
+            return Err(why_not_pinned(now));
+        }
+        if word.compare_exchange(now.0, now.pinned().0, AcqRel).is_ok() {
+            return Ok(now.offset());
+        }
+    }
+}
+
+#[cold]
+fn why_not_pinned(now: Word) -> Wait {
+    match now {
+        now if now.has(COPYING) => Wait::Copied,
+        now if !now.has(LIVE) => Wait::Dead,
+        _ => Wait::TooManyPins,
+    }
+}
+
+/// Takes a pin off.
+#[inline]
+pub(super) fn unpin<A: Atomic<u64>>(word: &A) {
+    let before = Word(word.fetch_sub(PIN, Release));
+    debug_assert!(before.pins() > 0, "a pin is taken off once");
+}
+
+// Moving.
+
+/// Makes a block's stamp odd, or even again.
+pub(super) fn turn<S: Atomic<u32>>(stamp: &S) {
+    // The mover alone changes stamps.
+    stamp.store(next_stamp(stamp.load(Relaxed)), Release);
+}
+
+/// Takes flags that sessions have set off an object, if it is there: [`KEEP`] and [`LATE`] before the
+/// wait of a round; KEEP alone after it, where the mover insists.
+pub(super) fn ready<A: Atomic<u64>>(word: &A, at: Offset, flags: u64) {
+    let mut now = Word(word.load(Relaxed));
+    while now.has(LIVE) && now.offset() == at && now.has(flags) {
+        match word.compare_exchange(now.0, now.without(flags).0, AcqRel) {
+            Ok(_) => return,
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Why an object was not claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unclaimed {
+    /// It is pinned.
+    Pinned,
+    /// A session has its address.
+    InUse,
+    /// It has been freed.
+    Gone,
+}
+
+/// Claims an object at `at` for copying.
+pub(super) fn claim<A: Atomic<u64>>(word: &A, at: Offset) -> Result<(), Unclaimed> {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        if !now.has(LIVE) || now.has(DOOMED) || now.offset() != at {
+            return Err(Unclaimed::Gone);
+        }
+        if now.pins() > 0 {
+            return Err(Unclaimed::Pinned);
+        }
+        if now.has(KEEP | LATE) {
+            return Err(Unclaimed::InUse);
+        }
+        match word.compare_exchange(now.0, now.with(COPYING).0, AcqRel) {
+            Ok(_) => return Ok(()),
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Whether somebody waits for an object that is being copied.
+pub(super) fn is_wanted<A: Atomic<u64>>(word: &A) -> bool {
+    Word(word.load(Relaxed)).has(WANTED)
+}
+
+/// Ends the copying of an object: it stands at `at` now, where it was or elsewhere, with one pin
+/// more if that is asked for. Whether it was doomed meanwhile.
+pub(super) fn publish<A: Atomic<u64>>(word: &A, at: Offset, pin: bool) -> bool {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        debug_assert!(now.has(COPYING));
+        let rest = now.without(COPYING | WANTED).moved_to(at);
+        let rest = if pin && !now.has(DOOMED) { rest.pinned() } else { rest };
+        match word.compare_exchange(now.0, rest.0, AcqRel) {
+            Ok(_) => return now.has(DOOMED),
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Marks an object at `at` as isolated by its owner. `false` where it is not there, or pinned.
+pub(super) fn hold<A: Atomic<u64>>(word: &A, at: Offset) -> bool {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        if !now.has(LIVE) || now.has(DOOMED) || now.offset() != at || now.pins() > 0 {
+            return false;
+        }
+        match word.compare_exchange(now.0, now.with(HELD).0, AcqRel) {
+            Ok(_) => return true,
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Ends what [`hold`] began. Whether the object was doomed meanwhile; it is the caller's then.
+pub(super) fn let_go<A: Atomic<u64>>(word: &A) -> bool {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        debug_assert!(now.has(HELD));
+        match word.compare_exchange(now.0, now.without(HELD).0, AcqRel) {
+            Ok(_) => return now.has(DOOMED),
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+// Freeing.
+
+/// What became of an object that its owner has freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// It is no more; its place is the caller's.
+    Freed(Offset),
+    /// The mover ends it when it is done.
+    Doomed,
+    /// It is pinned, and stays.
+    Pinned,
+    /// There was none.
+    Dead,
+}
+
+/// Ends an object, which has `own` pins of the caller's.
+pub(super) fn end<A: Atomic<u64>>(word: &A, own: u32) -> Ended {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        let (new, answer) = match now {
+            now if !now.has(LIVE) || now.has(DOOMED) => return Ended::Dead,
+            now if now.pins() > own => return Ended::Pinned,
+            now if now.has(COPYING | HELD) => (now.with(DOOMED), Ended::Doomed),
+            now => (Word::DEAD, Ended::Freed(now.offset())),
+        };
+        match word.compare_exchange(now.0, new.0, AcqRel) {
+            Ok(_) => return answer,
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Before the contents of an object are dropped, which nobody else refers to: pins it, and says where
+/// it stands. Where the mover has it, dooms it and says `None`.
+pub(super) fn pin_or_doom<A: Atomic<u64>>(word: &A) -> Result<Option<Offset>, Ended> {
+    let mut now = Word(word.load(Relaxed));
+    loop {
+        let (new, answer) = match now {
+            now if !now.has(LIVE) || now.has(DOOMED) => return Err(Ended::Dead),
+            now if now.pins() > 0 => return Err(Ended::Pinned),
+            now if now.has(COPYING | HELD) => (now.with(DOOMED), None),
+            now => (now.pinned(), Some(now.offset())),
+        };
+        match word.compare_exchange(now.0, new.0, AcqRel) {
+            Ok(_) => return Ok(answer),
+            Err(other) => now = Word(other),
+        }
+    }
+}
+
+/// Ends an object that was doomed, which nobody else can do any more; says where it stood.
+pub(super) fn bury<A: Atomic<u64>>(word: &A) -> Offset {
+    let before = Word(word.swap(Word::DEAD.0, AcqRel));
+    debug_assert!(before.has(DOOMED) && !before.has(COPYING | HELD));
+    before.offset()
+}

@@ -1,0 +1,177 @@
+//! Slabs: runs of slices cut into places for objects of one size and one owner.
+
+use crate::heap::classes::{Class, SLAB_OBJECT_MAX, SLICE_BYTES, SLICES};
+use crate::heap::filler::Slices;
+use crate::units::BLOCK_BYTES;
+
+use super::error::MovableError;
+use super::word::Offset;
+
+/// Which end an object stands at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) enum Zone {
+    /// Between the ends, where things move.
+    Movable,
+    /// The pinned end.
+    Pinned,
+}
+
+impl Zone {
+    pub const ALL: [Self; 2] = [Self::Movable, Self::Pinned];
+}
+
+/// Sizes of places: those of [`Class`], and above them whole slices up to a block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) enum Size {
+    /// A size class.
+    Class(u8),
+    /// One object of that many slices.
+    Slices(u8),
+}
+
+impl Size {
+    /// The places that an object of `size` bytes goes into. `None`: more than a block.
+    pub fn of(size: usize, align: usize) -> Result<Option<Self>, MovableError> {
+        if !align.is_power_of_two() || align > SLICE_BYTES {
+            return Err(MovableError::Alignment { asked: align, most: SLICE_BYTES });
+        }
+        if size > BLOCK_BYTES {
+            return Ok(None);
+        }
+        if size <= SLAB_OBJECT_MAX
+            && let Some(class) = Class::aligned(size, align)
+        {
+            return Ok(Some(Self::Class(class.0)));
+        }
+        Ok(Some(Self::Slices(size.div_ceil(SLICE_BYTES) as u8)))
+    }
+
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Class(class) => Class(class).size(),
+            Self::Slices(count) => usize::from(count) * SLICE_BYTES,
+        }
+    }
+
+    /// Slices of a slab, and places in it.
+    pub fn shape(self) -> (u32, u32) {
+        match self {
+            Self::Class(class) => {
+                let shape = Class(class).shape();
+                (shape.slices, shape.objects)
+            }
+            Self::Slices(count) => (u32::from(count), 1),
+        }
+    }
+}
+
+const _: () = assert!(SLICES <= u8::MAX as u32);
+
+/// Whose objects a slab holds, of what size, at which end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) struct Bin {
+    pub owner: u16,
+    pub size: Size,
+    pub zone: Zone,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Slab {
+    pub run: Slices,
+    pub bin: Bin,
+    /// Bytes of a place.
+    pub size: u32,
+    /// How many there are, and how many are taken.
+    pub places: u32,
+    pub taken: u32,
+    /// Bit i: place i is taken.
+    bits: Box<[u64]>,
+    /// Which object stands in each place, or is about to.
+    objects: Box<[u32]>,
+}
+
+impl Slab {
+    pub fn new(run: Slices, bin: Bin) -> Self {
+        let (slices, places) = bin.size.shape();
+        debug_assert_eq!(slices, run.count);
+        Self {
+            run,
+            bin,
+            size: bin.size.bytes() as u32,
+            places,
+            taken: 0,
+            bits: vec![0; places.div_ceil(64) as usize].into(),
+            objects: vec![0; places as usize].into(),
+        }
+    }
+
+    fn start(&self) -> u64 {
+        u64::from(self.run.slice()) * SLICE_BYTES as u64
+    }
+
+    /// Where a place is.
+    pub fn offset(&self, place: u32) -> Offset {
+        Offset::of_bytes(self.start() + u64::from(place) * u64::from(self.size))
+    }
+
+    /// The place that an offset is of.
+    pub fn place(&self, at: Offset) -> u32 {
+        ((at.bytes() as u64 - self.start()) / u64::from(self.size)) as u32
+    }
+
+    /// The lowest free place.
+    pub fn lowest_free(&self) -> Option<u32> {
+        if self.taken == self.places {
+            return None;
+        }
+        let (word, bits) = self.bits.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
+        Some(word as u32 * 64 + bits.trailing_ones())
+    }
+
+    pub fn is_taken(&self, place: u32) -> bool {
+        self.bits[place as usize / 64] >> (place % 64) & 1 == 1
+    }
+
+    /// Puts an object into a free place.
+    pub fn take(&mut self, place: u32, index: u32) {
+        debug_assert!(place < self.places && !self.is_taken(place));
+        self.bits[place as usize / 64] |= 1 << (place % 64);
+        self.objects[place as usize] = index;
+        self.taken += 1;
+    }
+
+    /// Frees a place.
+    pub fn give(&mut self, place: u32) {
+        debug_assert!(self.is_taken(place));
+        self.bits[place as usize / 64] &= !(1 << (place % 64));
+        self.taken -= 1;
+    }
+
+    /// The lowest place that is taken, of those from one on, and the object there.
+    pub fn next_taken(&self, from: u32) -> Option<(u32, u32)> {
+        let mut word = from as usize / 64;
+        let mut bits = self.bits.get(word)? & (u64::MAX << (from % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.bits.get(word)?;
+        }
+        let place = word as u32 * 64 + bits.trailing_zeros();
+        Some((place, self.objects[place as usize]))
+    }
+
+    /// The places that are taken, and by which objects.
+    pub fn iter_taken(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        core::iter::successors(self.next_taken(0), |(place, _)| self.next_taken(place + 1))
+    }
+
+    /// Checks the count of taken places.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        let bits: u32 = self.bits.iter().map(|bits| bits.count_ones()).sum();
+        let beyond = (self.places..self.bits.len() as u32 * 64).any(|place| self.is_taken(place));
+        if bits != self.taken || beyond {
+            return Err("a slab miscounts its places");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! The tables that sessions read: a word and a generation an object, a stamp a block.
+//!
+//! Not generic over the system, so that a session is not either; they stand in mappings of their
+//! own, of which only what is used takes memory.
+#![allow(unsafe_code)] // keeps a slice beside what owns it
+
+use core::any::Any;
+use core::fmt;
+use core::num::NonZeroU64;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::{Duration, Instant};
+
+use super::protocol::{self, Role, Wait};
+use super::threads::Backoff;
+use super::word::{Hint, Offset};
+use crate::os::{Array, Errno, Os, Zeroed};
+use crate::units::Blocks;
+
+/// How long a session waits for a mover that insists, at most.
+const INSISTED_MAX: Duration = Duration::from_millis(1);
+
+/// An array whose elements stay where they are, apart from the type of what mapped it.
+pub(super) struct Fixed<T> {
+    elements: NonNull<[T]>,
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: it owns its elements, as Box<[T]> does.
+unsafe impl<T: Send> Send for Fixed<T> {}
+// SAFETY: as above; a shared one only gives shared references.
+unsafe impl<T: Sync> Sync for Fixed<T> {}
+
+impl<T: Zeroed + Send + Sync + 'static> Fixed<T> {
+    fn new<O: Os>(os: O, len: usize) -> Result<Self, Errno> {
+        let array = Box::new(Array::<T, O>::new(os, len)?);
+        Ok(Self { elements: NonNull::from(&**array), _owner: array })
+    }
+}
+
+impl<T> Deref for Fixed<T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the owner keeps the mapping, which never moves, for as long as this lives.
+        unsafe { self.elements.as_ref() }
+    }
+}
+
+/// Which object of which heap: what a handle holds.
+///
+/// The heap's number, so that a handle finds its heap; the generation, so that a handle from outside
+/// that is stale is told from a good one; and the index into the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct ObjectId(NonZeroU64);
+
+impl ObjectId {
+    /// `heap` is not 0.
+    pub(super) fn new(heap: u8, generation: u32, index: u32) -> Self {
+        let parts = u64::from(heap.max(1)) << 56
+            | u64::from(generation & GENERATION_MASK) << 32
+            | u64::from(index);
+        Self(NonZeroU64::MIN.saturating_add(parts - 1))
+    }
+
+    /// As a number, for callers in other languages.
+    pub const fn to_raw(self) -> u64 {
+        self.0.get()
+    }
+
+    /// From such a number, which may be any.
+    pub const fn from_raw(raw: u64) -> Option<Self> {
+        match NonZeroU64::new(raw) {
+            Some(id) => Some(Self(id)),
+            None => None,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) const fn heap(self) -> u8 {
+        (self.0.get() >> 56) as u8
+    }
+
+    pub(super) const fn generation(self) -> u32 {
+        (self.0.get() >> 32) as u32 & GENERATION_MASK
+    }
+
+    #[inline(always)]
+    pub(super) const fn index(self) -> u32 {
+        self.0.get() as u32
+    }
+}
+
+/// Bits of a generation that a handle holds.
+pub(super) const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "object {} of heap {} ({})", self.index(), self.heap(), self.generation())
+    }
+}
+
+/// See the [module](self).
+pub(super) struct Tables {
+    pub base: NonNull<u8>,
+    /// The heap's number.
+    pub heap: u8,
+    pub words: Fixed<AtomicU64>,
+    pub generations: Fixed<AtomicU32>,
+    pub stamps: Fixed<AtomicU32>,
+    /// The epoch that the mover insists in; [`NEVER`] while it does not.
+    pub insists: AtomicU64,
+    /// The thread that moves, as [`this_thread`] has it; 0 while none does.
+    pub mover: AtomicU64,
+}
+
+/// Later than any epoch.
+pub(super) const NEVER: u64 = u64::MAX;
+
+// SAFETY: the base is an address, and the rest is both.
+unsafe impl Send for Tables {}
+// SAFETY: as above.
+unsafe impl Sync for Tables {}
+
+impl Tables {
+    pub fn new<O: Os>(
+        os: &O,
+        heap: u8,
+        base: NonNull<u8>,
+        blocks: Blocks,
+        objects: u32,
+    ) -> Result<Self, Errno> {
+        Ok(Self {
+            base,
+            heap,
+            words: Fixed::new(os.clone(), objects as usize)?,
+            generations: Fixed::new(os.clone(), objects as usize)?,
+            stamps: Fixed::new(os.clone(), blocks.as_usize())?,
+            insists: AtomicU64::new(NEVER),
+            mover: AtomicU64::new(0),
+        })
+    }
+
+    #[inline(always)]
+    pub fn address(&self, at: Offset) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(at.bytes())
+    }
+
+    pub fn word(&self, index: u32) -> &AtomicU64 {
+        &self.words[index as usize]
+    }
+
+    pub fn stamp(&self, at: Offset) -> &AtomicU32 {
+        &self.stamps[at.block().as_usize()]
+    }
+
+    /// A hint for an object that nobody else knows yet.
+    pub fn hint(&self, at: Offset) -> Hint {
+        Hint::new(at, self.stamp(at).load(Acquire))
+    }
+
+    /// Whether this thread is the one that moves, and so would wait for itself.
+    pub fn is_mover(&self) -> bool {
+        self.mover.load(Relaxed) == this_thread()
+    }
+
+    /// Looks an object up by its word, in a session that shows `epoch`. `None` where this thread is
+    /// copying it, or it is no more.
+    #[cold]
+    pub fn find(&self, index: u32, epoch: u64) -> Option<(Offset, Hint)> {
+        let word = self.word(index);
+        let (mut backoff, mut since) = (Backoff::new(), None);
+        loop {
+            let waiting = epoch >= self.insists.load(Acquire) && !self.is_mover();
+            let late = since.is_some_and(|at: Instant| at.elapsed() >= INSISTED_MAX);
+            let role = match (waiting, late) {
+                (false, _) => Role::WaitedFor,
+                (true, false) => Role::Waiting,
+                (true, true) => Role::Late,
+            };
+            match protocol::find(word, |at| self.stamp(at), role) {
+                Ok(seen) => {
+                    let hint = seen.stamp.map_or(Hint::NONE, |stamp| Hint::new(seen.at, stamp));
+                    return Some((seen.at, hint));
+                }
+                Err(Wait::Insisted) => {
+                    since.get_or_insert_with(Instant::now);
+                    backoff.wait();
+                }
+                Err(Wait::Copied) if !self.is_mover() => self.wait_for_copy(word, &mut backoff),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Pins an object.
+    #[inline]
+    pub fn pin(&self, index: u32) -> Result<Offset, Wait> {
+        let word = self.word(index);
+        match protocol::pin(word) {
+            Err(Wait::Copied) => self.pin_slowly(word),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn pin_slowly(&self, word: &AtomicU64) -> Result<Offset, Wait> {
+        let mut backoff = Backoff::new();
+        loop {
+            match protocol::pin(word) {
+                Err(Wait::Copied) if !self.is_mover() => self.wait_for_copy(word, &mut backoff),
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits a little for an object that is being copied; after a while asks for it.
+    fn wait_for_copy(&self, word: &AtomicU64, backoff: &mut Backoff) {
+        if backoff.wait() {
+            protocol::want(word);
+        }
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").field("heap", &self.heap).finish_non_exhaustive()
+    }
+}
+
+/// This thread, told from every other one that runs; not 0.
+pub(super) fn this_thread() -> u64 {
+    thread_local! {
+        static HERE: u8 = const { 0 };
+    }
+    HERE.try_with(|here| core::ptr::from_ref(here) as u64).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! How an object's word and a handle's hint are packed.
+//!
+//! ```text
+//! word  | 1 unused | offset: 40 bits | pins: 16 bits | flags: 7 bits |
+//! hint  | offset: 40 bits                | stamp: 24 bits            |
+//! ```
+//!
+//! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB.
+
+use crate::units::{BLOCK_SHIFT, BlockId, Bytes};
+
+/// Binary logarithm of the unit that offsets count.
+pub(super) const UNIT_SHIFT: u32 = 4;
+const OFFSET_BITS: u32 = 40;
+const STAMP_BITS: u32 = 24;
+const PIN_SHIFT: u32 = 7;
+const PIN_BITS: u32 = 16;
+const OFFSET_SHIFT: u32 = PIN_SHIFT + PIN_BITS;
+const _: () = assert!(OFFSET_SHIFT + OFFSET_BITS <= u64::BITS);
+const _: () = assert!(OFFSET_BITS + STAMP_BITS == u64::BITS);
+
+/// The longest pool that offsets reach over.
+pub(super) const REACH: Bytes = Bytes::new(1 << (OFFSET_BITS + UNIT_SHIFT));
+
+/// There is an object.
+pub(super) const LIVE: u64 = 1;
+/// The mover has it: nobody else may touch it, whoever wants to waits.
+pub(super) const COPYING: u64 = 1 << 1;
+/// Somebody has got its address while its block was being emptied: not to be moved in this round.
+pub(super) const KEEP: u64 = 1 << 2;
+/// Its owner has isolated it, and will be told when that is over: not to be freed before.
+pub(super) const HELD: u64 = 1 << 3;
+/// Its owner has freed it while it was copied or held: the mover ends it.
+pub(super) const DOOMED: u64 = 1 << 4;
+/// Somebody waits while it is copied: a long copy is given up for that.
+pub(super) const WANTED: u64 = 1 << 5;
+/// As [`KEEP`], by a session that could have waited, and has for long enough.
+pub(super) const LATE: u64 = 1 << 6;
+/// One pin.
+pub(super) const PIN: u64 = 1 << PIN_SHIFT;
+const PINS: u64 = ((1 << PIN_BITS) - 1) << PIN_SHIFT;
+/// How many pins one object can have at a time.
+pub(super) const PINS_MAX: u32 = (1 << PIN_BITS) - 1;
+
+/// Where an object stands: units of 16 bytes from the pool's base.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Offset(u64);
+
+impl Offset {
+    /// That many bytes from the base; a multiple of the unit.
+    pub const fn of_bytes(bytes: u64) -> Self {
+        debug_assert!(bytes.is_multiple_of(1 << UNIT_SHIFT) && bytes < REACH.get());
+        Self(bytes >> UNIT_SHIFT)
+    }
+
+    pub const fn bytes(self) -> usize {
+        (self.0 << UNIT_SHIFT) as usize
+    }
+
+    pub const fn block(self) -> BlockId {
+        BlockId::new((self.0 >> (BLOCK_SHIFT - UNIT_SHIFT)) as u32)
+    }
+}
+
+/// An object's word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Word(pub u64);
+
+impl Word {
+    /// No object.
+    pub const DEAD: Self = Self(0);
+
+    /// An object at rest.
+    pub const fn live(at: Offset) -> Self {
+        Self(LIVE | at.0 << OFFSET_SHIFT)
+    }
+
+    pub const fn has(self, flags: u64) -> bool {
+        self.0 & flags != 0
+    }
+
+    pub const fn with(self, flags: u64) -> Self {
+        Self(self.0 | flags)
+    }
+
+    pub const fn without(self, flags: u64) -> Self {
+        Self(self.0 & !flags)
+    }
+
+    pub const fn pins(self) -> u32 {
+        ((self.0 & PINS) >> PIN_SHIFT) as u32
+    }
+
+    /// One pin more; there must be room for it.
+    pub const fn pinned(self) -> Self {
+        debug_assert!(self.pins() < PINS_MAX);
+        Self(self.0 + PIN)
+    }
+
+    pub const fn offset(self) -> Offset {
+        Offset(self.0 >> OFFSET_SHIFT)
+    }
+
+    /// The same, standing elsewhere.
+    pub const fn moved_to(self, at: Offset) -> Self {
+        Self(self.0 & ((1 << OFFSET_SHIFT) - 1) | at.0 << OFFSET_SHIFT)
+    }
+}
+
+/// Where an object was seen, and its block's stamp at that time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Hint(pub u64);
+
+impl Hint {
+    /// Matches no stamp: [`next_stamp`] leaves out that of all ones.
+    pub const NONE: Self = Self(STAMP_MASK);
+
+    pub const fn new(at: Offset, stamp: u32) -> Self {
+        if stamp as u64 >= STAMP_MASK {
+            Self::NONE
+        } else {
+            Self(at.0 << STAMP_BITS | stamp as u64)
+        }
+    }
+
+    #[inline(always)]
+    pub const fn offset(self) -> Offset {
+        Offset(self.0 >> STAMP_BITS)
+    }
+
+    #[inline(always)]
+    pub const fn stamp(self) -> u32 {
+        (self.0 & STAMP_MASK) as u32
+    }
+}
+
+const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
+
+/// The stamp after this one. Odd while a block is being emptied. Those that no hint can have come
+/// last and are used again and again: nothing relies on their being new but hints.
+pub(super) const fn next_stamp(stamp: u32) -> u32 {
+    match stamp.wrapping_add(1) {
+        0 => u32::MAX - 1,
+        next if next as u64 == STAMP_MASK => STAMP_MASK as u32 + 2,
+        next => next,
+    }
+}
+
+/// Whether a stamp is that of a block that is being emptied.
+#[inline(always)]
+pub(super) const fn is_odd(stamp: u32) -> bool {
+    stamp & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_keeps_its_parts_apart() {
+        let at = Offset::of_bytes(REACH.get() - 16);
+        let mut word = Word::live(at);
+        for pins in 0..PINS_MAX {
+            assert_eq!((word.pins(), word.offset(), word.has(LIVE)), (pins, at, true));
+            word = word.pinned();
+        }
+        assert_eq!(word.without(LIVE).offset(), at);
+        let low = Offset::of_bytes(48);
+        assert_eq!((word.moved_to(low).offset(), word.moved_to(low).pins()), (low, PINS_MAX));
+    }
+
+    #[test]
+    fn stamps_alternate_and_no_hint_matches_one_that_is_odd_or_was_used_before() {
+        let mut stamp = 0;
+        let near = STAMP_MASK as u32 - 4;
+        for from in [0, near, u32::MAX - 5] {
+            stamp = if from == 0 { 0 } else { from & !1 };
+            for _ in 0..5 {
+                let next = next_stamp(stamp);
+                assert_eq!(is_odd(next), !is_odd(stamp), "{stamp:#x}");
+                assert_ne!(Hint::NONE.stamp(), next);
+                stamp = next;
+            }
+        }
+        assert!(stamp as u64 > STAMP_MASK, "the last ones are those that no hint has");
+        assert_eq!(Hint::new(Offset::of_bytes(64), stamp), Hint::NONE);
+        let hint = Hint::new(Offset::of_bytes(REACH.get() - 16), 6);
+        assert_eq!((hint.offset().bytes() as u64, hint.stamp()), (REACH.get() - 16, 6));
+    }
+}
