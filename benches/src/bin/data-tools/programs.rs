@@ -249,7 +249,7 @@ fn module(context: &Context<'_>, allocator: Option<&Path>, module: &str, script:
         let python = context.python.display();
         return Outcome::Missing(format!("{python} has no {module} (pip install {module})"));
     }
-    let rows = if context.quick { "200000" } else { "30000000" };
+    let rows = if context.quick { "200000" } else { "60000000" };
     let mut python = command(context.python, allocator);
     python.args(["-c", script, rows]);
     measure(python)
