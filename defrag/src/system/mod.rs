@@ -1,10 +1,27 @@
-//! The machine's huge page pools.
+//! The machine's contiguity: where it went, who holds it, and getting it back.
 //!
-//! - [`pools`]: reads and writes their sizes, through the files of sysfs.
-//! - [`reservation`]: grows them for a while and gives back exactly what was there before.
+//! Each layer sees only those above it:
+//!
+//! - [`files`]: the files of `/proc` and `/sys` below a root that tests replace.
+//! - [`pools`]: reads and writes the sizes of the huge page pools; [`reservation`] grows them for a
+//!   while and gives back exactly what was there before.
+//! - [`counters`], [`zones`], [`pagetypes`], [`transparent`]: what the kernel tells of its memory;
+//!   [`indices`] says from that how broken up it is.
+//! - [`status`](mod@status): all of it in one value.
 
+pub mod counters;
+pub mod files;
+pub mod indices;
+pub mod pagetypes;
 pub mod pools;
 pub mod reservation;
+pub mod status;
+pub mod transparent;
+pub mod zones;
 
-pub use pools::{HugePools, PoolsError};
+#[cfg(test)]
+mod made_up;
+
+pub use files::{FileError, Files};
+pub use pools::HugePools;
 pub use reservation::Reservation;
