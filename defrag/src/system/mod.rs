@@ -8,14 +8,19 @@
 //! - [`counters`], [`zones`], [`pagetypes`], [`transparent`]: what the kernel tells of its memory;
 //!   [`indices`] says from that how broken up it is.
 //! - [`status`](mod@status): all of it in one value.
+//! - [`survey`]: every block of physical memory, and what stands in its way; [`holders`] and
+//!   [`slabs`] say whose it is.
 
 pub mod counters;
 pub mod files;
+pub mod holders;
 pub mod indices;
 pub mod pagetypes;
 pub mod pools;
 pub mod reservation;
+pub mod slabs;
 pub mod status;
+pub mod survey;
 pub mod transparent;
 pub mod zones;
 

@@ -28,6 +28,8 @@ pub struct Zone {
     pub low: u64,
     /// Free pages at which background reclaim stops.
     pub high: u64,
+    /// Free pages in per-CPU lists, which no flag tells from the kernel's own.
+    pub in_lists: u64,
     /// Its first frame.
     pub start: Pfn,
     /// Free blocks by order.
@@ -45,6 +47,7 @@ impl Zone {
             free: 0,
             low: 0,
             high: 0,
+            in_lists: 0,
             start: Pfn::new(0),
             blocks: FreeBlocks::default(),
         }
@@ -125,6 +128,10 @@ fn set(zone: &mut Zone, line: &str) -> Option<()> {
         "managed" => &mut zone.managed,
         "low" => &mut zone.low,
         "high" if zone.spanned == 0 => &mut zone.high, // further down it is of a per-CPU list
+        "count" => {
+            zone.in_lists += value.trim_start_matches(':').trim().parse::<u64>().ok()?;
+            return Some(());
+        }
         "start_pfn" => {
             zone.start = Pfn::new(value.trim_start_matches(':').trim().parse().ok()?);
             return Some(());
@@ -157,9 +164,11 @@ Node 0, zone      DMA
       nr_free_pages 3840
   pagesets
     cpu: 0
-              count:    0
+              count:    7
               high:     6
               batch:    1
+    cpu: 1
+              count:    5
   vm stats threshold: 4
   start_pfn:           1
 Node 1, zone   Normal
@@ -200,7 +209,7 @@ Node 1, zone   Normal      5      4      0      0      0      0      0      0   
         assert_eq!((dma.free, dma.low, dma.high, dma.spanned), (3840, 13, 16, 4095));
         assert_eq!((dma.present, dma.managed, dma.start), (3998, 3840, Pfn::new(1)));
         assert_eq!(dma.blocks.pages(), 256 + 512 + 3 * 1024);
-        assert_eq!(dma.spare(), 3824);
+        assert_eq!((dma.spare(), dma.in_lists), (3824, 12));
         assert_eq!(zones[1].blocks.pages(), 5 + 8 + 1024);
         assert_eq!(zones[1].start, Pfn::new(1048576));
     }

@@ -1,18 +1,22 @@
 //! What `hugectl` does: one module a command, each thin over `bookend_defrag::system`.
 //!
 //! - [`status`]: what the machine has, and how broken up it is.
+//! - [`map`]: physical memory, block by block.
+//! - [`blame`]: who stands in the way.
 
 use std::process::ExitCode;
 
 use bookend::os::{Linux, Os};
-use bookend::units::PageSize;
-use bookend_defrag::system::Files;
+use bookend::units::{Node, PageSize};
+use bookend_defrag::system::{Files, HugePools};
 use clap::{Parser, Subcommand};
 
 use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
 
+pub mod blame;
 pub mod error;
+pub mod map;
 pub mod status;
 pub mod table;
 
@@ -33,6 +37,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Status(status::Options),
+    Map(map::Options),
+    Blame(blame::Options),
 }
 
 /// What every command is given: the machine's files, its base page, and whether to stop.
@@ -64,7 +70,21 @@ pub fn main() -> ExitCode {
 fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
     match command {
         Command::Status(options) => status::run(options, context),
+        Command::Map(options) => map::run(options, context),
+        Command::Blame(options) => blame::run(options, context),
     }
+}
+
+/// An error where there is no such node, that says which there are.
+fn check_node(files: &Files, node: Option<Node>) -> Result<(), Failure> {
+    let Some(node) = node else { return Ok(()) };
+    let nodes = HugePools::of(files).nodes()?;
+    if nodes.contains(&node) || (nodes.is_empty() && node == Node::new(0)) {
+        return Ok(());
+    }
+    let names: Vec<_> = nodes.iter().map(Node::to_string).collect();
+    let there_are = if names.is_empty() { "0".to_owned() } else { names.join(", ") };
+    Err(Failure::Usage(format!("--node {node}: no such node; this machine has {there_are}")))
 }
 
 #[cfg(test)]
