@@ -9,15 +9,26 @@
 //!   [`indices`] says from that how broken up it is.
 //! - [`status`](mod@status): all of it in one value.
 //! - [`survey`]: every block of physical memory, and what stands in its way; [`holders`] and
-//!   [`slabs`] say whose it is.
+//!   [`slabs`] say whose it is, and [`blame`](mod@blame) all that in one value.
+//! - [`predict`](mod@predict): how many huge pages could be had, before anything is touched.
+//! - [`ladder`]: gets them, [`rung`] by rung, on a [`machine`], whose slow work is [`bounded`];
+//!   [`cgroups`] and [`hotplug`] are two of its means.
 
+pub mod blame;
+pub mod bounded;
+pub mod cgroups;
 pub mod counters;
 pub mod files;
 pub mod holders;
+pub mod hotplug;
 pub mod indices;
+pub mod ladder;
+pub mod machine;
 pub mod pagetypes;
 pub mod pools;
+pub mod predict;
 pub mod reservation;
+pub mod rung;
 pub mod slabs;
 pub mod status;
 pub mod survey;

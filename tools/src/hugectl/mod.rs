@@ -3,6 +3,8 @@
 //! - [`status`]: what the machine has, and how broken up it is.
 //! - [`map`]: physical memory, block by block.
 //! - [`blame`]: who stands in the way.
+//! - [`predict`]: how many huge pages could be had; [`reserve`] gets them, [`release`] gives them
+//!   back, and compacts.
 
 use std::process::ExitCode;
 
@@ -17,6 +19,10 @@ use crate::cli::interrupt::Interrupts;
 pub mod blame;
 pub mod error;
 pub mod map;
+pub mod predict;
+pub mod release;
+pub mod request;
+pub mod reserve;
 pub mod status;
 pub mod table;
 
@@ -39,6 +45,10 @@ enum Command {
     Status(status::Options),
     Map(map::Options),
     Blame(blame::Options),
+    Predict(predict::Options),
+    Reserve(reserve::Options),
+    Release(release::Options),
+    Compact(release::CompactOptions),
 }
 
 /// What every command is given: the machine's files, its base page, and whether to stop.
@@ -72,6 +82,10 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Status(options) => status::run(options, context),
         Command::Map(options) => map::run(options, context),
         Command::Blame(options) => blame::run(options, context),
+        Command::Predict(options) => predict::run(options, context),
+        Command::Reserve(options) => reserve::run(options, context),
+        Command::Release(options) => release::run(options, context),
+        Command::Compact(options) => release::compact(options, context),
     }
 }
 

@@ -1,0 +1,344 @@
+//! `hugectl reserve`: climbs the ladder until the pool is as large as asked.
+
+use std::time::{Duration, Instant};
+
+use bookend::units::{Bytes, PageSize};
+use bookend_defrag::system::HugePools;
+use bookend_defrag::system::blame::{Blame, KindCount, PinnedBy, blame};
+use bookend_defrag::system::bounded::{Limit, Stop};
+use bookend_defrag::system::ladder::{Cache, Goal, Outcome, Progress, climb, roll_back};
+use bookend_defrag::system::machine::Kernel;
+use bookend_defrag::system::pools::Place;
+use bookend_defrag::system::rung::{Rung, RungReport};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::predict::{node_of, prediction};
+use super::request::{Amounts, Wanted, place};
+use super::table::Table;
+use super::{Context, Failure};
+use crate::cli::interrupt::Interrupts;
+use crate::cli::{exit, format, output};
+
+/// How many blockers a report names of each sort.
+const NAMED: usize = 5;
+
+/// Grows a huge page pool, and does what is needed for it: no more
+///
+/// Climbs a ladder, and stops as soon as the pool has as many pages as asked: ask; compact;
+/// reclaim what is missing, the coldest first; shrink slab; split pages of 1 GiB; take memory
+/// blocks offline and back. What is hot in the page cache stays there. Several sizes are served
+/// largest first.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 all pages are there, 3 some are missing (the report says who is in the way), 1 failed,
+2 bad usage, 130 or 143 stopped by a signal (what was won stays, or goes with --rollback).
+SIGKILL leaves the pool as it is at that moment, and may leave a memory block offline:
+echo online > /sys/devices/system/memory/memoryN/state brings it back.")]
+pub struct Options {
+    #[command(flatten)]
+    amounts: Amounts,
+    /// Only on this NUMA node
+    #[arg(long, value_name = "N")]
+    node: Option<u32>,
+    /// Take 2 MiB pages from split 1 GiB pages, so that they lie in long runs
+    #[arg(long)]
+    contiguous: bool,
+    /// Stop after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    timeout: f64,
+    /// Do not reclaim any of the page cache
+    #[arg(long, conflicts_with = "allow_drop")]
+    keep_cache: bool,
+    /// As a last resort drop all caches, whatever is hot in them
+    #[arg(long)]
+    allow_drop: bool,
+    /// Go no further than this rung
+    #[arg(long, value_name = "RUNG", value_enum, default_value_t = RungName::Offline)]
+    max_rung: RungName,
+    /// Unless all pages were obtained, give back those that were
+    #[arg(long)]
+    rollback: bool,
+    /// Only predict what could be obtained
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object for each size
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: Result<f64, _> = text.parse();
+    seconds
+        .ok()
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0 && *seconds < 1e9)
+        .ok_or_else(|| format!("\"{text}\" is no number of seconds above zero"))
+}
+
+/// The rungs by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum RungName {
+    Ask,
+    Compact,
+    Reclaim,
+    Slab,
+    Drop,
+    Contiguous,
+    Offline,
+}
+
+impl From<RungName> for Rung {
+    fn from(name: RungName) -> Self {
+        Self::ALL[name as usize]
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Pages the pool was to have.
+    pub requested: u64,
+    /// Pages it had before.
+    pub before: u64,
+    /// Pages it has, no more than requested.
+    pub obtained: u64,
+    /// Pages that were predicted, no more than requested; `null` where page flags are hidden.
+    pub predicted: Option<u64>,
+    /// How long it took, the prediction included.
+    pub seconds: f64,
+    /// What each rung gave.
+    pub rungs: Vec<RungReport>,
+    /// In a sentence.
+    pub verdict: String,
+    /// What stands in the way of the rest, where some are missing.
+    pub blockers: Vec<KindCount>,
+    /// Whose pinned pages stand in the way of the rest.
+    pub pinned: Vec<PinnedBy>,
+    /// Runs of neighbouring pages, with --contiguous, where frames could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u64>,
+}
+
+/// Climbs for every size and prints what came of it.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
+    let place = place(context, options.node)?;
+    let wanted = options.amounts.wanted(context)?;
+    let deadline = Instant::now() + Duration::from_secs_f64(options.timeout);
+    let limit = Limit { deadline: Some(deadline), asked: Interrupts::any };
+    let mut status = exit::SUCCESS;
+    for wanted in wanted {
+        let report = reserve(options, context, place, wanted, limit)?;
+        let written =
+            if options.json { output::json(&report) } else { output::line(text(&report)) };
+        written.map_err(Failure::Output)?;
+        if report.obtained < report.requested && !options.dry_run {
+            status = exit::PARTLY;
+        }
+    }
+    if let Err(interrupted) = context.interrupts.check() {
+        status = interrupted.status();
+    }
+    Ok(status)
+}
+
+fn goal(options: &Options, wanted: Wanted) -> Goal {
+    let cache = match (options.keep_cache, options.allow_drop) {
+        (true, _) => Cache::Keep,
+        (_, true) => Cache::Drop,
+        _ => Cache::Coldest,
+    };
+    Goal {
+        page: wanted.page,
+        pages: wanted.pages,
+        contiguous: options.contiguous && wanted.page == PageSize::MIB2,
+        cache,
+        max_rung: options.max_rung.into(),
+    }
+}
+
+fn reserve(
+    options: &Options,
+    context: &Context,
+    place: Place,
+    wanted: Wanted,
+    limit: Limit,
+) -> Result<Report, Failure> {
+    let started = Instant::now();
+    let goal = goal(options, wanted);
+    let now = HugePools::of(&context.files).persistent(goal.page, place)?;
+    let predicted = prediction(context, goal.page, place).ok();
+    let predicted = predicted.map(|prediction| prediction.most(goal.max_rung).min(goal.pages));
+    if options.dry_run {
+        return Ok(dry(context, &goal, now, predicted, started));
+    }
+    let mut kernel = Kernel::new(context.files.clone(), context.base, place, limit);
+    let bar = bar(&goal);
+    let outcome = climb(&mut kernel, &goal, &mut |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    let all = outcome.obtained >= goal.pages;
+    let kept = if options.rollback && !all {
+        // Time is up by now, and what was won has to go back all the same.
+        let mut kernel = Kernel::new(context.files.clone(), context.base, place, Limit::NONE);
+        roll_back(&mut kernel, &goal, &outcome)?
+    } else {
+        outcome.obtained
+    };
+    let blame = (!all).then(|| blame(&context.files, context.base, node_of(place), NAMED));
+    Ok(report(&goal, outcome, kept, predicted, blame, started))
+}
+
+/// The report of a dry run: what was predicted, and nothing obtained beyond what there is.
+fn dry(
+    context: &Context,
+    goal: &Goal,
+    now: u64,
+    predicted: Option<u64>,
+    started: Instant,
+) -> Report {
+    let verdict = match predicted {
+        Some(pages) if pages >= goal.pages => format!("all {pages} pages should be possible"),
+        Some(pages) => format!("{pages} of {} pages should be possible", goal.pages),
+        None => "no prediction: only root may read /proc/kpageflags".to_owned(),
+    };
+    let short = predicted.is_some_and(|pages| pages < goal.pages);
+    let blame = short.then(|| blame(&context.files, context.base, None, NAMED));
+    Report {
+        page_bytes: goal.page.bytes().get(),
+        requested: goal.pages,
+        before: now,
+        obtained: now.min(goal.pages),
+        predicted,
+        seconds: started.elapsed().as_secs_f64(),
+        rungs: Vec::new(),
+        verdict: format!("dry run: {verdict}"),
+        blockers: blame.as_ref().map(|blame| blame.kinds.clone()).unwrap_or_default(),
+        pinned: blame.map(|blame| blame.pinned).unwrap_or_default(),
+        runs: None,
+    }
+}
+
+fn report(
+    goal: &Goal,
+    outcome: Outcome,
+    kept: u64,
+    predicted: Option<u64>,
+    blame: Option<Blame>,
+    started: Instant,
+) -> Report {
+    let verdict = verdict(goal, &outcome, kept, blame.as_ref());
+    Report {
+        page_bytes: goal.page.bytes().get(),
+        requested: goal.pages,
+        before: outcome.before,
+        obtained: kept.min(goal.pages),
+        predicted,
+        seconds: started.elapsed().as_secs_f64(),
+        rungs: outcome.rungs,
+        verdict,
+        blockers: blame.as_ref().map(|blame| blame.kinds.clone()).unwrap_or_default(),
+        pinned: blame.map(|blame| blame.pinned).unwrap_or_default(),
+        runs: None,
+    }
+}
+
+/// What came of it in a sentence; of what is missing, who holds it.
+fn verdict(goal: &Goal, outcome: &Outcome, kept: u64, blame: Option<&Blame>) -> String {
+    let pages = format::count(goal.pages);
+    if outcome.obtained >= goal.pages {
+        return format!("all {pages} pages of {} are there", goal.page);
+    }
+    let mut text = format!("{} of {pages} pages of {}", format::count(outcome.obtained), goal.page);
+    match outcome.stopped {
+        Some(Stop::Timeout) => text.push_str(", when time was up"),
+        Some(Stop::Asked) => text.push_str(", when it was interrupted"),
+        None => {}
+    }
+    if kept < outcome.obtained {
+        text.push_str(&format!("; given back, so that there are {} again", format::count(kept)));
+    }
+    if let Some(blame) = blame {
+        text.push_str(&holders(blame));
+    }
+    text
+}
+
+fn holders(blame: &Blame) -> String {
+    let mut held: Vec<_> = blame
+        .pinned
+        .iter()
+        .filter_map(|pinned| {
+            let blocks = pinned.blocks.filter(|&blocks| blocks > 0)?;
+            let (name, pid) = (&pinned.process.name, pinned.process.pid);
+            let blocks = format::count(blocks);
+            Some(format!("about {blocks} blocks are held by pages that {name} ({pid}) has pinned"))
+        })
+        .collect();
+    let kinds = blame.kinds.iter().filter(|kind| kind.blocks > 0);
+    held.extend(kinds.map(|kind| {
+        let blocks = format::count(kind.blocks);
+        format!("{blocks} blocks are held by {}", in_words(kind.kind.name()))
+    }));
+    if held.is_empty() {
+        return String::new();
+    }
+    let stays = "; what belongs to the kernel only a reboot frees";
+    format!(": {}{}", held.join(", "), if blame.blocked_blocks > 0 { stays } else { "" })
+}
+
+fn in_words(kind: &str) -> String {
+    match kind {
+        "kernel" => "the kernel".to_owned(),
+        "reserved at boot" => "what was reserved at boot".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn bar(goal: &Goal) -> ProgressBar {
+    let bar = ProgressBar::new(goal.pages); // on standard error, if that is a terminal
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} pages {bar:30} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_position(progress.pages);
+    bar.set_message(progress.rung.name());
+}
+
+fn text(report: &Report) -> String {
+    let mut table = Table::new(["rung", "gained", "seconds", "cache before", "after", "moved"]);
+    let bytes = |n| Bytes::new(n).to_string();
+    for rung in &report.rungs {
+        table.row([
+            rung.rung.name().to_owned(),
+            format::count(rung.gained),
+            format!("{:.2}", rung.seconds),
+            bytes(rung.cache_bytes_before),
+            bytes(rung.cache_bytes_after),
+            format::count(rung.pages_migrated),
+        ]);
+    }
+    let mut text = String::new();
+    if !report.rungs.is_empty() {
+        text.push_str(&format!("{table}\n"));
+    }
+    for rung in &report.rungs {
+        if let Some(note) = &rung.note {
+            text.push_str(&format!("  {}: {note}\n", rung.rung));
+        }
+    }
+    if let Some(predicted) = report.predicted {
+        text.push_str(&format!("Predicted: {} pages\n", format::count(predicted)));
+    }
+    text.push_str(&report.verdict);
+    text
+}
