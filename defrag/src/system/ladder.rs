@@ -48,6 +48,9 @@ pub struct Goal {
     pub cache: Cache,
     /// The last rung that may be tried.
     pub max_rung: Rung,
+    /// How many pages the pool could have if all page cache went that can, where that is known:
+    /// beyond it reclaim would only do harm.
+    pub ceiling: Option<u64>,
 }
 
 /// How far a climb has come, for a display.
@@ -132,8 +135,8 @@ pub fn roll_back<M: Machine>(
 fn order(goal: &Goal) -> &'static [Rung] {
     use Rung::{Ask, Compact, Contiguous, Drop, Offline, Reclaim, Slab};
     if goal.page > PageSize::MIB2 {
-        // Gigantic pages move what is in their way themselves.
-        &[Ask, Reclaim, Slab, Drop, Offline]
+        // The kernel empties the range of a gigantic page itself, just as it would to take it offline.
+        &[Ask, Reclaim, Slab, Drop]
     } else if goal.contiguous {
         &[Contiguous, Ask, Compact, Reclaim, Slab, Drop, Offline]
     } else {
@@ -242,9 +245,12 @@ impl<M: Machine> Climber<'_, M> {
         }
         let mut fruitless = 0;
         while fruitless < FRUITLESS_TRIES && self.missing()? > 0 {
-            let Some(wanted) = self.to_reclaim()? else {
-                self.note = Some("enough memory is free, but broken up".to_owned());
-                return Ok(());
+            let wanted = match self.to_reclaim()? {
+                Ok(wanted) => wanted,
+                Err(why) => {
+                    self.note = Some(why);
+                    return Ok(());
+                }
             };
             let did = self.machine.reclaim(wanted.min(STEP))?;
             if !self.goes_on(&did) {
@@ -264,15 +270,23 @@ impl<M: Machine> Climber<'_, M> {
         Ok(())
     }
 
-    /// How much has to be reclaimed: what is missing, and of gigantic pages, which gather free
-    /// memory from everywhere, only what is not free.
-    fn to_reclaim(&self) -> Result<Option<Bytes>, FileError> {
-        let missing = self.bytes(self.missing()?);
+    /// How much has to be reclaimed, or why that would not help: what is missing, but no more than
+    /// could become huge pages; and of gigantic ones, which gather free memory from everywhere,
+    /// only what is not free.
+    fn to_reclaim(&self) -> Result<Result<Bytes, String>, FileError> {
+        let missing = self.missing()?;
+        let pool = self.machine.pool(self.goal.page)?;
+        let reach = self.goal.ceiling.map_or(missing, |most| most.saturating_sub(pool));
+        if reach == 0 {
+            return Ok(Err("what is in the way of the rest cannot be reclaimed".to_owned()));
+        }
+        let wanted = self.bytes(missing.min(reach));
         if self.goal.page <= PageSize::MIB2 {
-            return Ok(Some(missing));
+            return Ok(Ok(wanted));
         }
         let State { spare, .. } = self.machine.state()?;
-        Ok((spare < missing).then(|| missing - spare))
+        let enough = || "enough memory is free, but broken up".to_owned();
+        Ok(if spare < wanted { Ok(wanted - spare) } else { Err(enough()) })
     }
 
     fn slab(&mut self) -> Result<(), FileError> {
@@ -352,7 +366,8 @@ impl<M: Machine> Climber<'_, M> {
             return self.machine.pool(large);
         }
         let max_rung = self.goal.max_rung.min(Rung::Slab);
-        let goal = Goal { page: large, pages, contiguous: false, max_rung, ..*self.goal };
+        let goal =
+            Goal { page: large, pages, contiguous: false, max_rung, ceiling: None, ..*self.goal };
         climb(self.machine, &goal, &mut |_| {})?;
         self.machine.pool(large)
     }

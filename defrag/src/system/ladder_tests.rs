@@ -132,7 +132,7 @@ impl Machine for Simulated {
 
 fn goal(pages: u64) -> Goal {
     let max_rung = Rung::Offline;
-    Goal { page: SMALL, pages, contiguous: false, cache: Cache::Coldest, max_rung }
+    Goal { page: SMALL, pages, contiguous: false, cache: Cache::Coldest, max_rung, ceiling: None }
 }
 
 fn ready(pages: u64) -> BTreeMap<PageSize, u64> {
@@ -167,6 +167,18 @@ fn only_what_is_missing_is_reclaimed_and_the_hot_stays() {
     assert_eq!(outcome.rungs[2].gained, 26);
     let fell = outcome.rungs[2].cache_bytes_before - outcome.rungs[2].cache_bytes_after;
     assert_eq!(fell, 26 << 21);
+}
+
+#[test]
+fn nothing_is_reclaimed_that_cannot_become_a_huge_page() {
+    let lot = || Simulated { ready: ready(4), cold: 100, hot: 50, ..Default::default() };
+    let mut machine = lot();
+    let outcome = climbed(&mut machine, &Goal { ceiling: Some(4), ..goal(30) });
+    assert_eq!((outcome.obtained, machine.cold, machine.count("reclaim")), (4, 100, 0));
+    assert!(outcome.rungs[2].note.as_deref().unwrap().contains("cannot be reclaimed"));
+    let mut machine = lot();
+    let outcome = climbed(&mut machine, &Goal { ceiling: Some(10), ..goal(30) });
+    assert_eq!((outcome.obtained, machine.cold), (10, 94));
 }
 
 #[test]
@@ -283,6 +295,6 @@ fn gigantic_pages_have_no_use_for_compaction_and_reclaim_only_room() {
     let mut machine = Simulated { spare: 5000, cold: 9, slab: 9, ..Default::default() };
     let outcome = climbed(&mut machine, &Goal { page: LARGE, ..goal(2) });
     assert_eq!(machine.count("compact") + machine.count("reclaim") + machine.count("split"), 0);
-    let expected = [Rung::Ask, Rung::Reclaim, Rung::Slab, Rung::Drop, Rung::Offline];
+    let expected = [Rung::Ask, Rung::Reclaim, Rung::Slab, Rung::Drop];
     assert_eq!(names(&outcome), expected);
 }

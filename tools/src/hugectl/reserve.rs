@@ -147,7 +147,7 @@ pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
     Ok(status)
 }
 
-fn goal(options: &Options, wanted: Wanted) -> Goal {
+fn goal(options: &Options, wanted: Wanted, ceiling: Option<u64>) -> Goal {
     let cache = match (options.keep_cache, options.allow_drop) {
         (true, _) => Cache::Keep,
         (_, true) => Cache::Drop,
@@ -159,6 +159,7 @@ fn goal(options: &Options, wanted: Wanted) -> Goal {
         contiguous: options.contiguous && wanted.page == PageSize::MIB2,
         cache,
         max_rung: options.max_rung.into(),
+        ceiling,
     }
 }
 
@@ -170,10 +171,11 @@ fn reserve(
     limit: Limit,
 ) -> Result<Report, Failure> {
     let started = Instant::now();
-    let goal = goal(options, wanted);
-    let now = HugePools::of(&context.files).persistent(goal.page, place)?;
-    let predicted = prediction(context, goal.page, place).ok();
-    let predicted = predicted.map(|prediction| prediction.most(goal.max_rung).min(goal.pages));
+    let now = HugePools::of(&context.files).persistent(wanted.page, place)?;
+    let prediction = prediction(context, wanted.page, place).ok();
+    let most = |rung| prediction.as_ref().map(|prediction| prediction.most(rung));
+    let goal = goal(options, wanted, most(Rung::Reclaim));
+    let predicted = most(goal.max_rung).map(|most| most.min(goal.pages));
     if options.dry_run {
         return Ok(dry(context, &goal, now, predicted, started));
     }
