@@ -12,6 +12,7 @@ use bookend::units::{Node, PageSize};
 
 use super::bounded::{self, Limit, Written};
 use super::files::{FileError, Files};
+use super::holders::{pinned, processes};
 use super::machine::Did;
 use super::survey::{Class, Survey, survey};
 
@@ -40,7 +41,13 @@ pub fn recycle_one(
         return Ok(Did::Short);
     }
     let survey = survey(files, base)?;
-    let Some(number) = most_promising(files, &survey, size, node, tried)? else {
+    let pinned = processes(files).and_then(|all| pinned(files, base, &all)).unwrap_or_default();
+    let held = |block: usize| pinned.iter().any(|pinned| pinned.chance(block as u64) > 0.5);
+    let can_go = |block: usize| {
+        let class = survey.blocks.get(block).map(|block| block.class());
+        matches!(class, Some(Class::Free | Class::Recoverable)) && !held(block)
+    };
+    let Some(number) = most_promising(files, &survey, size, node, tried, can_go)? else {
         return Ok(Did::Short);
     };
     tried.push(number);
@@ -72,6 +79,7 @@ fn most_promising(
     size: u64,
     node: Option<Node>,
     tried: &[u64],
+    can_go: impl Fn(usize) -> bool,
 ) -> Result<Option<u64>, FileError> {
     let len = (size >> PageSize::MIB2.shift()) as usize;
     let mut best = None;
@@ -79,8 +87,7 @@ fn most_promising(
         let first = number as usize * len;
         let Some(blocks) = survey.blocks.get(first..first + len) else { continue };
         let here = node.is_none() || survey.node_of(first) == node;
-        let can_go = |class| matches!(class, Class::Free | Class::Recoverable);
-        if !here || tried.contains(&number) || !blocks.iter().all(|block| can_go(block.class())) {
+        if !here || tried.contains(&number) || !(first..first + len).all(&can_go) {
             continue;
         }
         let gain = blocks.iter().filter(|block| block.class() == Class::Recoverable).count();

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! After each step the pool is asked for again and read back, and the climb ends where the goal is
-//! met. Three rules keep it cheap: compaction is tried only where there is free memory to move
-//! pages to; no more is reclaimed than is missing; and caches as a whole are dropped only where
-//! that was allowed. Where long runs are wanted ([`Goal::contiguous`]) gigantic pages come first.
+//! met. Four rules keep it cheap: the pool is asked only for pages that are ready, since a kernel that
+//! is asked for more reclaims and compacts page by page, hot or cold; compaction is tried only where
+//! there is free memory to move pages to; no more is reclaimed than is missing; and caches as a
+//! whole are dropped only where that was allowed. Where long runs are wanted ([`Goal::contiguous`]) gigantic pages come first.
 //!
 //! What a step tried and gained nothing by is undone: gigantic pages that were not split go back,
 //! memory blocks come online again. Pages that were won stay, however the climb ends; giving them
@@ -84,6 +85,8 @@ const FRUITLESS_TRIES: u32 = 2;
 const TRIES: u32 = 40;
 /// No more than this is reclaimed in one step, so that what is won is seen to.
 const STEP: Bytes = Bytes::gib(4);
+/// Where free memory is less than this part of what is missing, it is not compacted.
+const WORTH_ONE_IN: u64 = 20;
 /// Rounds of shrinking slab at most, where it falls ever further.
 const SLAB_ROUNDS: u32 = 8;
 
@@ -218,17 +221,34 @@ impl<M: Machine> Climber<'_, M> {
         }
     }
 
-    /// Asks for all pages, again while that helps; gives how many more there are.
+    /// Asks for the pages that are ready, again while that helps; gives how many more there are.
     fn ask(&mut self) -> Result<u64, FileError> {
-        let gained = grow(self.machine, self.goal.page, self.goal.pages)?;
+        let mut gained = 0;
+        while let Some(ready) = self.machine.ready(self.goal.page)? {
+            // One at least: whether the pool can be asked at all has to come out.
+            let more = self.ask_for(ready.max(1))?;
+            gained += more;
+            if more == 0 || self.missing()? == 0 {
+                return Ok(gained);
+            }
+        }
+        self.ask_for(u64::MAX)
+    }
+
+    /// Asks for so many more pages, and no more than are missing.
+    fn ask_for(&mut self, pages: u64) -> Result<u64, FileError> {
+        let pool = self.machine.pool(self.goal.page)?;
+        let pages = self.goal.pages.min(pool.saturating_add(pages));
+        let gained = grow(self.machine, self.goal.page, pages)?;
         self.tell()?;
         Ok(gained)
     }
 
     fn compact(&mut self) -> Result<(), FileError> {
         let State { spare, .. } = self.machine.state()?;
-        if spare < self.goal.page.bytes() {
-            self.note = Some("no memory is free to move pages to".to_owned());
+        // Compaction looks at all of memory: for a few pages it is not worth it.
+        if spare < self.bytes(self.missing()?.div_ceil(WORTH_ONE_IN)) {
+            self.note = Some("too little memory is free to move pages to".to_owned());
             return Ok(());
         }
         let did = self.machine.compact()?;
@@ -252,18 +272,22 @@ impl<M: Machine> Climber<'_, M> {
                     return Ok(());
                 }
             };
+            let before = self.machine.state()?.cache;
             let did = self.machine.reclaim(wanted.min(STEP))?;
             if !self.goes_on(&did) {
                 return Ok(());
             }
-            let mut gained = self.ask()?;
+            // What was given up need not lie together; the kernel moves what little is in between.
+            let given_up = wanted.min(STEP).get().div_ceil(self.goal.page.bytes().get());
+            let mut gained = self.ask_for(given_up)?;
             let enough = self.bytes(gained).get() >= wanted.min(STEP).get() / 4;
             if !enough && self.missing()? > 0 && self.goal.page <= PageSize::MIB2 {
                 let did = self.machine.compact()?;
                 gained += if self.goes_on(&did) { self.ask()? } else { 0 };
             }
             fruitless = if gained == 0 { fruitless + 1 } else { 0 };
-            if gained == 0 && did == Did::Short {
+            let fell = before.get().saturating_sub(self.machine.state()?.cache.get());
+            if gained == 0 && did == Did::Short && fell < self.goal.page.bytes().get() {
                 return Ok(()); // nothing is left to reclaim
             }
         }
@@ -384,12 +408,13 @@ impl<M: Machine> Climber<'_, M> {
     }
 
     fn offline(&mut self) -> Result<(), FileError> {
-        while self.missing()? > 0 {
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_TRIES && self.missing()? > 0 {
             let did = self.machine.recycle()?;
             if did == Did::Short || !self.goes_on(&did) {
                 return Ok(());
             }
-            self.ask()?;
+            fruitless = if self.ask()? == 0 { fruitless + 1 } else { 0 };
         }
         Ok(())
     }

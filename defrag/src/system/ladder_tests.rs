@@ -62,6 +62,10 @@ impl Machine for Simulated {
         self.pool(page)
     }
 
+    fn ready(&self, page: PageSize) -> Result<Option<u64>, FileError> {
+        Ok((page == SMALL).then(|| self.ready.get(&page).copied().unwrap_or(0)))
+    }
+
     fn state(&self) -> Result<State, FileError> {
         let blocks = |n: u64| Bytes::new(n << 21);
         Ok(State {
@@ -163,7 +167,10 @@ fn only_what_is_missing_is_reclaimed_and_the_hot_stays() {
     let outcome = climbed(&mut machine, &goal(30));
     assert_eq!(names(&outcome), [Rung::Ask, Rung::Compact, Rung::Reclaim]);
     assert_eq!((outcome.obtained, machine.cold, machine.hot), (30, 100 - 26, 50));
-    assert_eq!(outcome.rungs[1].note.as_deref(), Some("no memory is free to move pages to"));
+    assert_eq!(
+        outcome.rungs[1].note.as_deref(),
+        Some("too little memory is free to move pages to")
+    );
     assert_eq!(outcome.rungs[2].gained, 26);
     let fell = outcome.rungs[2].cache_bytes_before - outcome.rungs[2].cache_bytes_after;
     assert_eq!(fell, 26 << 21);

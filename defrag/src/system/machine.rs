@@ -11,7 +11,7 @@ use super::counters::Counters;
 use super::files::{FileError, Files};
 use super::hotplug;
 use super::pools::{HugePools, Place};
-use super::zones::zones;
+use super::zones::{Zone, zones};
 
 /// What an attempt came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +52,12 @@ pub trait Machine {
     /// # Errors
     /// [`FileError`] of the pool's files.
     fn resize(&mut self, page: PageSize, pages: u64) -> Result<u64, FileError>;
+
+    /// Pages that could be had without any work; `None` for gigantic ones, which always take some.
+    ///
+    /// # Errors
+    /// [`FileError`] of the zones.
+    fn ready(&self, page: PageSize) -> Result<Option<u64>, FileError>;
 
     /// What there is now.
     ///
@@ -121,6 +127,13 @@ impl Kernel {
             Place::Machine => None,
             Place::Node(node) => Some(node),
         }
+    }
+
+    /// The zones of the place.
+    fn zones(&self) -> Result<Vec<Zone>, FileError> {
+        let mut zones = zones(&self.files)?;
+        zones.retain(|zone| self.node().is_none_or(|node| zone.node == node));
+        Ok(zones)
     }
 
     fn write(&self, name: &str, value: &str) -> Result<Did, FileError> {
@@ -218,11 +231,17 @@ impl Machine for Kernel {
         self.pool(page)
     }
 
+    fn ready(&self, page: PageSize) -> Result<Option<u64>, FileError> {
+        if page > PageSize::MIB2 {
+            return Ok(None);
+        }
+        let order = page.shift() - self.base.shift();
+        let of = |zone: &Zone| zone.blocks.suitable(order as usize).min(zone.spare() >> order);
+        Ok(Some(self.zones()?.iter().map(of).sum()))
+    }
+
     fn state(&self) -> Result<State, FileError> {
-        let node = self.node();
-        let zones = zones(&self.files)?;
-        let here = zones.iter().filter(|zone| node.is_none_or(|node| zone.node == node));
-        let spare: u64 = here.map(|zone| zone.spare()).sum();
+        let spare: u64 = self.zones()?.iter().map(Zone::spare).sum();
         let meminfo = self.meminfo()?;
         let get = |name| meminfo.bytes(name).unwrap_or(Bytes::ZERO);
         Ok(State {
@@ -335,6 +354,8 @@ mod tests {
         let state = kernel.state().unwrap();
         assert_eq!((state.cache, state.slab), (Bytes::kib(1), Bytes::kib(8)));
         assert_eq!(state.spare, Bytes::kib(4 * (20000 - 120)));
+        assert_eq!(kernel.ready(PageSize::MIB2).unwrap(), Some(5 + 2 * 7));
+        assert_eq!(kernel.ready(PageSize::GIB1).unwrap(), None);
     }
 
     #[test]

@@ -13,10 +13,15 @@
 //! - [`predict`](mod@predict): how many huge pages could be had, before anything is touched.
 //! - [`ladder`]: gets them, [`rung`] by rung, on a [`machine`], whose slow work is [`bounded`];
 //!   [`cgroups`] and [`hotplug`] are two of its means.
+//! - [`collapse`](mod@collapse): huge pages for a running process.
+//! - [`topology`](mod@topology): nodes, and the devices near each.
+//! - [`advice`](mod@advice): settings that the machine should change.
 
+pub mod advice;
 pub mod blame;
 pub mod bounded;
 pub mod cgroups;
+pub mod collapse;
 pub mod counters;
 pub mod files;
 pub mod holders;
@@ -32,6 +37,7 @@ pub mod rung;
 pub mod slabs;
 pub mod status;
 pub mod survey;
+pub mod topology;
 pub mod transparent;
 pub mod zones;
 

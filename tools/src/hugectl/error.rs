@@ -30,6 +30,9 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// Of one command alone; the text has the remedy.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
     /// A signal came.
     #[error("interrupted")]
     Interrupted(u8),

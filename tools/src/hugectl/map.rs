@@ -10,6 +10,8 @@ use bookend_defrag::system::survey::{Block, Class, Kind, pages_of, survey};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::persist::replace;
+use super::picture::{Format, draw};
 use super::table::{Table, percent};
 use super::{Context, Failure};
 use crate::cli::{exit, format, output, parse_size};
@@ -50,6 +52,9 @@ pub struct Options {
     /// Keep the map in a file, for --diff later
     #[arg(long, value_name = "FILE", conflicts_with = "diff")]
     save: Option<PathBuf>,
+    /// Draw the map in a file that ends in .png, .svg or .html; with --diff an .html with a slider
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pages", "json"])]
+    output: Option<PathBuf>,
     /// Show what changed from map A to map B, both saved before
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     diff: Option<Vec<PathBuf>>,
@@ -99,6 +104,9 @@ struct Run {
 /// # Errors
 /// [`Failure`].
 pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
+    if let Some(path) = &options.output {
+        Format::of(path)?; // before any work is done
+    }
     if let Some([before, after]) = options.diff.as_deref() {
         return diff(options, before, after);
     }
@@ -109,6 +117,9 @@ pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
     let snapshot = Snapshot { base: survey.base, blocks: survey.blocks };
     if let Some(path) = &options.save {
         save(&snapshot, path)?;
+    }
+    if let Some(path) = &options.output {
+        return put_picture(path, &[&snapshot]);
     }
     show(options, &snapshot)
 }
@@ -199,7 +210,7 @@ fn picture(options: &Options, first: usize, blocks: &[Block]) -> String {
         let address = ((first + index * row_blocks) as u64) << PageSize::MIB2.shift();
         text.push_str(&format!("{:>9} ", Bytes::new(address).to_string()));
         let signs = row.chunks(a_sign).map(|group| sign(most_frequent(group)));
-        draw(&mut text, signs, colours);
+        draw_signs(&mut text, signs, colours);
         text.push('\n');
     }
     let each = Bytes::new((a_sign as u64) << PageSize::MIB2.shift());
@@ -208,7 +219,7 @@ fn picture(options: &Options, first: usize, blocks: &[Block]) -> String {
 }
 
 /// Signs one after the other; the colour is said where it changes.
-fn draw(text: &mut String, signs: impl Iterator<Item = (char, u8)>, colours: bool) {
+fn draw_signs(text: &mut String, signs: impl Iterator<Item = (char, u8)>, colours: bool) {
     let mut current = None;
     for (sign, colour) in signs {
         if colours && current != Some(colour) {
@@ -278,7 +289,7 @@ fn page_picture(pages: &[Kind], start: u64, base: PageSize, colours: bool) -> St
     for (row, pages) in pages.chunks(COLUMNS).enumerate() {
         let address = start + ((row * COLUMNS) as u64) * base.bytes().get();
         text.push_str(&format!("{address:#14x} "));
-        draw(&mut text, pages.iter().map(sign), colours);
+        draw_signs(&mut text, pages.iter().map(sign), colours);
         text.push('\n');
     }
     for kind in Kind::ALL {
@@ -306,8 +317,16 @@ fn load(path: &Path) -> Result<Snapshot, Failure> {
     Snapshot::read(&mut BufReader::new(file)).map_err(|error| failed(std::io::Error::other(error)))
 }
 
+fn put_picture(path: &Path, maps: &[&Snapshot]) -> Result<u8, Failure> {
+    replace(path, &draw(Format::of(path)?, maps)?)?;
+    Ok(exit::SUCCESS)
+}
+
 fn diff(options: &Options, before: &Path, after: &Path) -> Result<u8, Failure> {
     let (before, after) = (load(before)?, load(after)?);
+    if let Some(path) = &options.output {
+        return put_picture(path, &[&before, &after]);
+    }
     let changes = before.changes(&after);
     let written = if options.json {
         let changes: Vec<_> = changes

@@ -5,6 +5,11 @@
 //! - [`blame`]: who stands in the way.
 //! - [`predict`]: how many huge pages could be had; [`reserve`] gets them, [`release`] gives them
 //!   back, and compacts.
+//! - [`collapse`]: huge pages for a running process; [`advise`]: settings to change; [`persist`]: a
+//!   unit that reserves at boot.
+//! - [`watch`]: all that as it changes; [`export`]: the same for Prometheus.
+//! - [`picture`]: maps in files.
+//! - [`topology`]: nodes, and the devices near each.
 
 use std::process::ExitCode;
 
@@ -16,15 +21,22 @@ use clap::{Parser, Subcommand};
 use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
 
+pub mod advise;
 pub mod blame;
+pub mod collapse;
 pub mod error;
+pub mod export;
 pub mod map;
+pub mod persist;
+pub mod picture;
 pub mod predict;
 pub mod release;
 pub mod request;
 pub mod reserve;
 pub mod status;
 pub mod table;
+pub mod topology;
+pub mod watch;
 
 pub use error::Failure;
 
@@ -49,6 +61,12 @@ enum Command {
     Reserve(reserve::Options),
     Release(release::Options),
     Compact(release::CompactOptions),
+    Collapse(collapse::Options),
+    Advise(advise::Options),
+    Persist(persist::Options),
+    Watch(watch::Options),
+    Export(export::Options),
+    Topology(topology::Options),
 }
 
 /// What every command is given: the machine's files, its base page, and whether to stop.
@@ -86,6 +104,12 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Reserve(options) => reserve::run(options, context),
         Command::Release(options) => release::run(options, context),
         Command::Compact(options) => release::compact(options, context),
+        Command::Collapse(options) => collapse::run(options, context),
+        Command::Advise(options) => advise::run(options, context),
+        Command::Persist(options) => persist::run(options, context),
+        Command::Watch(options) => watch::run(options, context),
+        Command::Export(options) => export::run(options, context),
+        Command::Topology(options) => topology::run(options, context),
     }
 }
 

@@ -137,7 +137,7 @@ impl Ager {
     pub fn age(&mut self, interrupts: Interrupts) -> Result<(), SystemFailure> {
         match self.name {
             AgerName::Files => self.each_directory(interrupts, |path, files| {
-                files.into_iter().try_for_each(|n| fs::write(path.join(n.to_string()), [1; SMALL]))
+                files.into_iter().try_for_each(|n| overwrite(&path.join(n.to_string())))
             }),
             AgerName::Slab => self.each_directory(interrupts, |path, files| {
                 let names = files.start * LOOKUPS..files.end * LOOKUPS;
@@ -183,4 +183,11 @@ impl Ager {
             other => other.map(drop),
         }
     }
+}
+
+/// Writes a file without cutting it short first: the disk's room for it stays, which some disks
+/// would be told of one by one.
+fn overwrite(path: &Path) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    io::Write::write_all(&mut file, &[1; SMALL])
 }

@@ -235,7 +235,8 @@ fn measure_way(
         cold_cached_before: cold_before,
         pages_migrated: after.since(&before, "pgmigrate_success"),
         predicted: said.as_ref().and_then(|said| said.predicted),
-        verdict: said.map(|said| said.verdict),
+        verdict: said.as_ref().map(|said| said.verdict.clone()),
+        rungs: said.map(|said| said.rungs),
     })
 }
 

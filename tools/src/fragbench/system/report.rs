@@ -46,6 +46,9 @@ pub struct WayReport {
     /// What it says of itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
+    /// What each of its rungs gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rungs: Option<serde_json::Value>,
 }
 
 impl fmt::Display for Report {

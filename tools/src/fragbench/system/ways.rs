@@ -35,6 +35,8 @@ pub struct Said {
     pub predicted: Option<u64>,
     /// What it says came of it.
     pub verdict: String,
+    /// What each rung gave, as it reports them.
+    pub rungs: serde_json::Value,
 }
 
 impl Way {
