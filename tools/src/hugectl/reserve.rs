@@ -10,6 +10,7 @@ use bookend_defrag::system::ladder::{Cache, Goal, Outcome, Progress, climb, roll
 use bookend_defrag::system::machine::Kernel;
 use bookend_defrag::system::pools::Place;
 use bookend_defrag::system::rung::{Rung, RungReport};
+use bookend_defrag::system::survey::{Class, survey};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -117,7 +118,8 @@ pub struct Report {
     pub blockers: Vec<KindCount>,
     /// Whose pinned pages stand in the way of the rest.
     pub pinned: Vec<PinnedBy>,
-    /// Runs of neighbouring pages, with --contiguous, where frames could be read.
+    /// Runs of neighbouring blocks that all huge pages of the machine lie in, with --contiguous and
+    /// where page flags could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runs: Option<u64>,
 }
@@ -193,7 +195,12 @@ fn reserve(
         outcome.obtained
     };
     let blame = (!all).then(|| blame(&context.files, context.base, node_of(place), NAMED));
-    Ok(report(&goal, outcome, kept, predicted, blame, started))
+    let mut report = report(&goal, outcome, kept, predicted, blame, started);
+    if goal.contiguous {
+        let survey = survey(&context.files, context.base).ok();
+        report.runs = survey.map(|survey| survey.runs_of(Class::Hugetlb, node_of(place)));
+    }
+    Ok(report)
 }
 
 /// The report of a dry run: what was predicted, and nothing obtained beyond what there is.
@@ -342,5 +349,8 @@ fn text(report: &Report) -> String {
         text.push_str(&format!("Predicted: {} pages\n", format::count(predicted)));
     }
     text.push_str(&report.verdict);
+    if let Some(runs) = report.runs {
+        text.push_str(&format!("; huge pages lie in {} runs", format::count(runs)));
+    }
     text
 }

@@ -208,6 +208,16 @@ impl Survey {
         self.zones.iter().find(|zone| zone.has(pfn)).map(|zone| zone.node)
     }
 
+    /// How many runs of neighbouring blocks of a class there are, of one node or of all.
+    pub fn runs_of(&self, class: Class, node: Option<Node>) -> u64 {
+        let is_one = |index: usize| {
+            let here = node.is_none() || self.node_of(index) == node;
+            here && self.blocks.get(index).is_some_and(|block| block.class() == class)
+        };
+        let begins = |&index: &usize| is_one(index) && (index == 0 || !is_one(index - 1));
+        (0..self.blocks.len()).filter(begins).count() as u64
+    }
+
     /// How many blocks have 1 blocker, 2 to 3, 4 to 7, and so on by powers of two.
     pub fn histogram(&self, node: Option<Node>) -> Vec<u64> {
         let buckets = self.pages_a_block().ilog2() as usize + 1;

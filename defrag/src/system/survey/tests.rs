@@ -64,6 +64,15 @@ fn the_blocks_that_one_page_spoils_are_named() {
 }
 
 #[test]
+fn neighbours_of_a_class_are_one_run() {
+    let machine = machine(&[(FREE, FREE), (FREE, FREE), (FILE, FILE), (FREE, FREE)]);
+    let survey = survey(machine.files(), BASE).unwrap();
+    let runs = |class| survey.runs_of(class, None);
+    assert_eq!((runs(Class::Free), runs(Class::Recoverable), runs(Class::Hugetlb)), (2, 1, 0));
+    assert_eq!(survey.runs_of(Class::Free, Some(Node::new(1))), 0);
+}
+
+#[test]
 fn a_block_can_be_looked_at_page_by_page() {
     let machine = machine(&[(FREE, FREE), (FILE, PGTABLE)]);
     let pages = pages_of(machine.files(), BASE, 1).unwrap();
