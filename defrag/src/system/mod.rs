@@ -11,8 +11,8 @@
 //! - [`survey`]: every block of physical memory, and what stands in its way; [`holders`] and
 //!   [`slabs`] say whose it is, and [`blame`](mod@blame) all that in one value.
 //! - [`predict`](mod@predict): how many huge pages could be had, before anything is touched.
-//! - [`ladder`]: gets them, [`rung`] by rung, on a [`machine`], whose slow work is [`bounded`];
-//!   [`cgroups`] and [`hotplug`] are two of its means.
+//! - [`ladder`]: gets them, [`rung`] by rung, on a [`machine`]; that of the [`kernel`] does slow work
+//!   in [`bounded`] writes, and [`cgroups`] and [`hotplug`] are two of its means.
 //! - [`collapse`](mod@collapse): huge pages for a running process.
 //! - [`topology`](mod@topology): nodes, and the devices near each.
 //! - [`advice`](mod@advice): settings that the machine should change.
@@ -27,6 +27,7 @@ pub mod files;
 pub mod holders;
 pub mod hotplug;
 pub mod indices;
+pub mod kernel;
 pub mod ladder;
 pub mod machine;
 pub mod pagetypes;

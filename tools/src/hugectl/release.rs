@@ -3,7 +3,8 @@
 use bookend::units::PageSize;
 use bookend_defrag::system::HugePools;
 use bookend_defrag::system::bounded::Limit;
-use bookend_defrag::system::machine::{Did, Kernel, Machine};
+use bookend_defrag::system::kernel::Kernel;
+use bookend_defrag::system::machine::{Did, Machine};
 use clap::Args;
 use serde::Serialize;
 
