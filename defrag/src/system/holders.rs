@@ -65,29 +65,52 @@ pub fn top(processes: &[Process], n: usize, of: impl Fn(&Process) -> u64) -> Vec
     most
 }
 
-/// Where a process's pages are.
+/// Where a process's pinned pages are, as far as can be told.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pinned {
     /// The process.
     pub process: Process,
-    /// Blocks with pages of it, and how many pages each has.
-    pub blocks: BTreeMap<u64, u32>,
-    /// The share of these pages that is pinned, as far as can be told.
-    pub share: f64,
+    /// Blocks that may have pinned pages, and how likely it is that they have one.
+    pub blocks: BTreeMap<u64, f64>,
 }
 
 impl Pinned {
     /// How likely it is that the block cannot be freed because of it.
     pub fn chance(&self, block: u64) -> f64 {
-        let pages = self.blocks.get(&block).copied().unwrap_or(0);
-        1.0 - (1.0 - self.share).powi(pages as i32)
+        self.blocks.get(&block).copied().unwrap_or(0.0)
     }
 
     /// How many blocks it holds, as far as can be told.
     pub fn expected_blocks(&self) -> f64 {
-        self.blocks.keys().map(|&block| self.chance(block)).sum()
+        self.blocks.values().sum()
+    }
+
+    /// Nothing tells which pages of a process are pinned. What is pinned are buffers, so its pages
+    /// are sought in the mappings with most pages first; in the last of these, which they do not
+    /// fill, every page is as likely to be one.
+    fn of(process: &Process, base: PageSize, mut mappings: Vec<PagesByBlock>) -> Self {
+        let pages = |mapping: &PagesByBlock| mapping.values().map(|&n| u64::from(n)).sum::<u64>();
+        mappings.sort_by_cached_key(|mapping| std::cmp::Reverse(pages(mapping)));
+        let mut left = process.pinned_bytes >> base.shift();
+        let mut blocks = BTreeMap::new();
+        for mapping in mappings {
+            let here = left.min(pages(&mapping));
+            if here == 0 {
+                break;
+            }
+            left -= here;
+            let share = here as f64 / pages(&mapping) as f64;
+            for (block, n) in mapping {
+                let chance = blocks.entry(block).or_insert(0.0);
+                *chance = 1.0 - (1.0 - *chance) * (1.0 - share).powi(n as i32);
+            }
+        }
+        Self { process: process.clone(), blocks }
     }
 }
+
+/// How many pages a mapping has in which block.
+type PagesByBlock = BTreeMap<u64, u32>;
 
 /// The pages of every process that has pinned some.
 ///
@@ -100,13 +123,8 @@ pub fn pinned(
 ) -> Result<Vec<Pinned>, FileError> {
     let mut found = Vec::new();
     for process in top(processes, processes.len(), |process| process.pinned_bytes) {
-        match blocks_of(files, base, process.pid) {
-            Ok(blocks) => {
-                let pages: u64 = blocks.values().map(|&pages| u64::from(pages)).sum();
-                let pinned = process.pinned_bytes >> base.shift();
-                let share = if pages == 0 { 0.0 } else { (pinned as f64 / pages as f64).min(1.0) };
-                found.push(Pinned { process: process.clone(), blocks, share });
-            }
+        match mappings_of(files, base, process.pid) {
+            Ok(mappings) => found.push(Pinned::of(process, base, mappings)),
             Err(FileError::Absent { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -119,16 +137,17 @@ const PRESENT: u64 = 1 << 63;
 const FILE_OR_SHARED: u64 = 1 << 61;
 const FRAME: u64 = (1 << 55) - 1;
 
-/// Blocks in which anonymous pages of a process are.
-fn blocks_of(files: &Files, base: PageSize, pid: u64) -> Result<BTreeMap<u64, u32>, FileError> {
+/// Blocks in which anonymous pages of a process are, mapping by mapping.
+fn mappings_of(files: &Files, base: PageSize, pid: u64) -> Result<Vec<PagesByBlock>, FileError> {
     let maps = files.text(format!("proc/{pid}/maps"))?;
     let path = files.path(format!("proc/{pid}/pagemap"));
     let failed = |source| read_error(&path, source);
     let file = File::open(&path).map_err(failed)?;
-    let mut blocks = BTreeMap::new();
     let to_block = PageSize::MIB2.shift() - base.shift();
+    let mut mappings = Vec::new();
     for (start, end) in maps.lines().filter_map(range) {
         let pages = start >> base.shift()..end >> base.shift();
+        let mut blocks = PagesByBlock::new();
         each_word(&file, pages, |word| {
             let frame = word & FRAME;
             if word & PRESENT != 0 && word & FILE_OR_SHARED == 0 && frame != 0 {
@@ -136,8 +155,9 @@ fn blocks_of(files: &Files, base: PageSize, pid: u64) -> Result<BTreeMap<u64, u3
             }
         })
         .map_err(failed)?;
+        mappings.push(blocks);
     }
-    Ok(blocks)
+    Ok(mappings)
 }
 
 /// The first field of a line of maps: `7f00-7f01`; none for the kernel's own page of system calls.
@@ -217,9 +237,26 @@ mod tests {
         let pinned = pinned(machine.files(), BASE, &processes).unwrap();
         assert_eq!(pinned.len(), 1);
         let blocks: Vec<_> = pinned[0].blocks.iter().map(|(&block, &n)| (block, n)).collect();
-        assert_eq!(blocks, [(7, 1), (9, 1)], "pages of files do not count");
-        assert_eq!((pinned[0].share, pinned[0].expected_blocks()), (1.0, 2.0));
+        assert_eq!(blocks, [(7, 1.0), (9, 1.0)], "pages of files do not count");
+        assert_eq!(pinned[0].expected_blocks(), 2.0);
         assert_eq!(pinned[0].chance(11), 0.0);
+    }
+
+    #[test]
+    fn large_mappings_are_where_pinned_pages_are_sought_first() {
+        let machine = machine();
+        let process = &processes(machine.files()).unwrap()[0];
+        let heap = BTreeMap::from([(1, 1)]);
+        let buffers = BTreeMap::from([(2, 1), (3, 3)]);
+        let of = |pages: u64, mappings: &[&PagesByBlock]| {
+            let process = Process { pinned_bytes: pages << 12, ..process.clone() };
+            Pinned::of(&process, BASE, mappings.iter().map(|&mapping| mapping.clone()).collect())
+        };
+        let chances = |pinned: &Pinned| [1, 2, 3].map(|block| pinned.chance(block));
+        assert_eq!(chances(&of(4, &[&heap, &buffers])), [0.0, 1.0, 1.0]);
+        assert_eq!(chances(&of(9, &[&heap, &buffers])), [1.0, 1.0, 1.0], "more than it has");
+        assert_eq!(chances(&of(2, &[&heap, &buffers])), [0.0, 0.5, 0.875]);
+        assert_eq!(of(2, &[]).expected_blocks(), 0.0);
     }
 
     #[test]

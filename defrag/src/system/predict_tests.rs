@@ -106,11 +106,13 @@ fn pinned_pages_hold_their_blocks() {
         pinned_bytes: 8192,
         resident_bytes: 8192,
     };
-    let blocks = BTreeMap::from([(1, 1), (2, 1)]);
-    let pinned = [Pinned { process, blocks, share: 1.0 }];
-    assert_eq!(promises(&memory, &pinned, 0.0, PageSize::MIB2).last(), Some(&2));
-    let maybe = [Pinned { share: 0.5, ..pinned[0].clone() }];
-    assert_eq!(promises(&memory, &maybe, 0.0, PageSize::MIB2).last(), Some(&3));
+    let promised = |chance| {
+        let blocks = BTreeMap::from([(1, chance), (2, chance)]);
+        let pinned = [Pinned { process: process.clone(), blocks }];
+        promises(&memory, &pinned, 0.0, PageSize::MIB2).last().copied()
+    };
+    assert_eq!(promised(1.0), Some(2));
+    assert_eq!(promised(0.5), Some(3));
 }
 
 #[test]
