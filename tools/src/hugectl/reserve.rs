@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bookend::units::{Bytes, PageSize};
+use bookend::units::{Bytes, Node, PageSize};
 use bookend_defrag::system::HugePools;
 use bookend_defrag::system::blame::{Blame, KindCount, PinnedBy, blame};
 use bookend_defrag::system::bounded::{Limit, Stop};
@@ -10,7 +10,7 @@ use bookend_defrag::system::kernel::Kernel;
 use bookend_defrag::system::ladder::{Cache, Goal, Outcome, Progress, climb, roll_back};
 use bookend_defrag::system::pools::Place;
 use bookend_defrag::system::rung::{Rung, RungReport};
-use bookend_defrag::system::survey::{Class, survey};
+use bookend_defrag::system::survey::{Class, Kind, Region, survey};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -118,6 +118,9 @@ pub struct Report {
     pub blockers: Vec<KindCount>,
     /// Whose pinned pages stand in the way of the rest.
     pub pinned: Vec<PinnedBy>,
+    /// Of gigantic pages that are missing, the ranges that something spoils, fewest blocks first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spoilt: Vec<Region>,
     /// Runs of neighbouring blocks that all huge pages of the machine lie in, with --contiguous and
     /// where page flags could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,11 +199,35 @@ fn reserve(
     };
     let blame = (!all).then(|| blame(&context.files, context.base, node_of(place), NAMED));
     let mut report = report(&goal, outcome, kept, predicted, blame, started);
-    if goal.contiguous {
-        let survey = survey(&context.files, context.base).ok();
-        report.runs = survey.map(|survey| survey.runs_of(Class::Hugetlb, node_of(place)));
+    if goal.contiguous || (!all && goal.page > PageSize::MIB2) {
+        look(&mut report, context, &goal, node_of(place));
     }
     Ok(report)
+}
+
+/// Adds what another look at memory tells: runs, and which gigabytes are spoilt.
+fn look(report: &mut Report, context: &Context, goal: &Goal, node: Option<Node>) {
+    let Ok(survey) = survey(&context.files, context.base) else { return };
+    if goal.contiguous {
+        report.runs = Some(survey.runs_of(Class::Hugetlb, node));
+        return;
+    }
+    // Those that are pages already are in nobody's way.
+    let is_page = |region: &Region| region.worst == Kind::Hugetlb && region.blockers == 0;
+    report.spoilt = survey.spoilt_regions(goal.page, node);
+    report.spoilt.retain(|region| !is_page(region));
+    let names: Vec<_> = report.spoilt.iter().map(name_region).collect();
+    if !names.is_empty() {
+        let (count, page) = (names.len(), goal.page);
+        let names = names.join(", ");
+        report.verdict.push_str(&format!("; {count} ranges of {page} are spoilt: {names}"));
+    }
+}
+
+fn name_region(region: &Region) -> String {
+    let at = Bytes::new(region.address);
+    let blocks = if region.blocks == 1 { "block" } else { "blocks" };
+    format!("at {at} by {} {blocks} of mostly {}", format::count(region.blocks), region.worst)
 }
 
 /// The report of a dry run: what was predicted, and nothing obtained beyond what there is.
@@ -229,6 +256,7 @@ fn dry(
         verdict: format!("dry run: {verdict}"),
         blockers: blame.as_ref().map(|blame| blame.kinds.clone()).unwrap_or_default(),
         pinned: blame.map(|blame| blame.pinned).unwrap_or_default(),
+        spoilt: Vec::new(),
         runs: None,
     }
 }
@@ -253,6 +281,7 @@ fn report(
         verdict,
         blockers: blame.as_ref().map(|blame| blame.kinds.clone()).unwrap_or_default(),
         pinned: blame.map(|blame| blame.pinned).unwrap_or_default(),
+        spoilt: Vec::new(),
         runs: None,
     }
 }

@@ -13,6 +13,7 @@ pub mod scan;
 pub mod snapshot;
 
 use bookend::units::{Node, PageSize};
+use serde::Serialize;
 
 pub use block::{Block, Class, Pages};
 pub use kinds::Kind;
@@ -161,6 +162,19 @@ pub struct Spoilt {
     pub worst: Kind,
 }
 
+/// A range as long and aligned as a gigantic page, that something stands in the way of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Region {
+    /// Its physical address.
+    pub address: u64,
+    /// How many of its blocks cannot be emptied.
+    pub blocks: u64,
+    /// How many pages stand in these.
+    pub blockers: u64,
+    /// The kind that most of these blocks have most of.
+    pub worst: Kind,
+}
+
 impl Survey {
     /// Tells the lone blocks that per-CPU lists account for from those that the kernel holds.
     fn settle(mut self) -> Self {
@@ -218,6 +232,19 @@ impl Survey {
         (0..self.blocks.len()).filter(begins).count() as u64
     }
 
+    /// The ranges of a page's size in which something stands that cannot be moved, fewest blocks
+    /// first; those without any memory are left out.
+    pub fn spoilt_regions(&self, page: PageSize, node: Option<Node>) -> Vec<Region> {
+        let len = (page.bytes().get() >> PageSize::MIB2.shift()).max(1) as usize;
+        let all =
+            self.blocks.chunks(len).enumerate().map(|(number, blocks)| (number * len, blocks));
+        let here = all.filter(|&(first, _)| node.is_none() || self.node_of(first) == node);
+        let mut regions: Vec<_> =
+            here.filter_map(|(first, blocks)| region(first, blocks)).collect();
+        regions.sort_by_key(|region| region.blocks);
+        regions
+    }
+
     /// How many blocks have 1 blocker, 2 to 3, 4 to 7, and so on by powers of two.
     pub fn histogram(&self, node: Option<Node>) -> Vec<u64> {
         let buckets = self.pages_a_block().ilog2() as usize + 1;
@@ -244,6 +271,26 @@ impl Survey {
         let here = all.filter(move |&(index, _)| node.is_none() || self.node_of(index) == node);
         here.filter(|(_, block)| matches!(block.class(), Class::Slab | Class::Blocked))
     }
+}
+
+fn region(first: usize, blocks: &[Block]) -> Option<Region> {
+    if blocks.iter().all(|block| block.class() == Class::Absent) {
+        return None;
+    }
+    let stays = |block: &&Block| !matches!(block.class(), Class::Free | Class::Recoverable);
+    let spoilt: Vec<_> = blocks.iter().filter(stays).collect();
+    let kind_of = |block: &Block| match block.class() {
+        Class::Hugetlb => Kind::Hugetlb,
+        _ => block.worst(),
+    };
+    let count = |kind: Kind| spoilt.iter().filter(|block| kind_of(block) == kind).count();
+    let worst = Kind::ALL.into_iter().max_by_key(|&kind| count(kind))?;
+    (!spoilt.is_empty()).then(|| Region {
+        address: (first as u64) << PageSize::MIB2.shift(),
+        blocks: spoilt.len() as u64,
+        blockers: spoilt.iter().map(|block| u64::from(block.blockers())).sum(),
+        worst,
+    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,22 @@ fn neighbours_of_a_class_are_one_run() {
 }
 
 #[test]
+fn spoilt_gigabytes_are_told_with_what_spoils_them() {
+    let mut blocks = vec![(FREE, FREE); 1024 + 512];
+    blocks[3] = (FREE, SLAB);
+    blocks[4] = (FREE, SLAB);
+    blocks[1100] = (PGTABLE, FREE);
+    let machine = machine(&blocks);
+    let survey = survey(machine.files(), BASE).unwrap();
+    let regions = survey.spoilt_regions(PageSize::GIB1, None);
+    let expected = [(2 << 30, 1, 511, Kind::PageTable), (0, 2, 2, Kind::Slab)];
+    let told: Vec<_> = regions.iter().map(|r| (r.address, r.blocks, r.blockers, r.worst)).collect();
+    assert_eq!(told, expected);
+    let second = survey.spoilt_regions(PageSize::GIB1, Some(Node::new(1)));
+    assert_eq!((second.len(), second[0].address), (1, 2 << 30));
+}
+
+#[test]
 fn a_block_can_be_looked_at_page_by_page() {
     let machine = machine(&[(FREE, FREE), (FILE, PGTABLE)]);
     let pages = pages_of(machine.files(), BASE, 1).unwrap();
