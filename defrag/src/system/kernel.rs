@@ -4,6 +4,7 @@
 //! others alone, or is not done: what the kernel can only do to all nodes at once is unsupported
 //! then.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bookend::units::{Bytes, Node, PageSize};
@@ -54,8 +55,16 @@ impl Kernel {
         match bounded::write(&self.files.path(name), value, &self.limit) {
             Ok(Written::Whole) => Ok(Did::Done),
             Ok(Written::Stopped(stop)) => Ok(Did::Stopped(stop)),
-            // What reclaim says when it could give up less than it was asked for.
-            Err(error) if error.kind() == Some(std::io::ErrorKind::WouldBlock) => Ok(Did::Short),
+            // What reclaim says when it could give up less than it was asked for, and when the
+            // kernel is at it already.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Some(ErrorKind::WouldBlock | ErrorKind::ResourceBusy)
+                ) =>
+            {
+                Ok(Did::Short)
+            }
             Err(error) => Err(error),
         }
     }

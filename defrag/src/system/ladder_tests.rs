@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bookend::units::Bytes;
+
+use super::super::machine::{Did, State};
 use super::*;
 
 /// A machine in which huge pages become available in fixed portions.

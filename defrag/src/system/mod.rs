@@ -21,6 +21,7 @@ pub mod advice;
 pub mod blame;
 pub mod bounded;
 pub mod cgroups;
+mod climber;
 pub mod collapse;
 pub mod counters;
 pub mod files;
