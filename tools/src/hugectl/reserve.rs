@@ -383,3 +383,77 @@ fn text(report: &Report) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bookend_defrag::system::holders::Process;
+
+    fn goal(pages: u64) -> Goal {
+        Goal {
+            page: PageSize::MIB2,
+            pages,
+            contiguous: false,
+            cache: Cache::Coldest,
+            max_rung: Rung::Offline,
+            ceiling: None,
+        }
+    }
+
+    fn outcome(obtained: u64, stopped: Option<Stop>) -> Outcome {
+        Outcome { before: 1, obtained, time: Duration::ZERO, rungs: Vec::new(), stopped }
+    }
+
+    fn held() -> Blame {
+        let process = Process {
+            pid: 42,
+            name: "nic".into(),
+            page_table_bytes: 0,
+            locked_bytes: 0,
+            pinned_bytes: 1 << 20,
+            resident_bytes: 1 << 20,
+        };
+        Blame {
+            kinds: vec![KindCount { kind: Kind::PageTable, pages: 9, blocks: 3 }],
+            histogram: Vec::new(),
+            slab_blocks: 0,
+            blocked_blocks: 3,
+            single: Vec::new(),
+            single_blocks: 0,
+            caches: Vec::new(),
+            page_tables: Vec::new(),
+            pinned: vec![PinnedBy { process, blocks: Some(1234) }],
+            locked: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_verdict_names_who_is_in_the_way() {
+        assert_eq!(verdict(&goal(7), &outcome(7, None), 7, None), "all 7 pages of 2 MiB are there");
+        assert_eq!(
+            verdict(&goal(2000), &outcome(9, Some(Stop::Timeout)), 9, Some(&held())),
+            "9 of 2,000 pages of 2 MiB, when time was up: about 1,234 blocks are held by pages that \
+             nic (42) has pinned, 3 blocks are held by page tables; what belongs to the kernel only \
+             a reboot frees"
+        );
+        let back = verdict(&goal(20), &outcome(9, Some(Stop::Asked)), 1, None);
+        assert!(back.ends_with("interrupted; given back, so that there are 1 again"), "{back}");
+    }
+
+    #[test]
+    fn rungs_have_the_librarys_order() {
+        for (name, rung) in RungName::value_variants().iter().zip(Rung::ALL) {
+            assert_eq!(Rung::from(*name), rung);
+            assert_eq!(name.to_possible_value().unwrap().get_name(), rung.name());
+        }
+    }
+
+    #[test]
+    fn a_time_limit_is_above_zero() {
+        assert_eq!(seconds("2.5"), Ok(2.5));
+        for text in ["0", "-1", "inf", "NaN", "soon"] {
+            assert!(seconds(text).unwrap_err().contains(text));
+        }
+    }
+}
