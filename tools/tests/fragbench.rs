@@ -100,6 +100,9 @@ fn bad_input_is_told_and_tried_by_nobody() {
         (&["scatter", "--size", "1024T"], 1, "more than this machine's memory"),
         (&["scatter", "--json", "--csv"], 2, "cannot be used with"),
         (&["scatter", "extra"], 2, "unexpected argument"),
+        (&["system"], 2, "--ager"),
+        (&["system", "--ager", "rust"], 2, "invalid value"),
+        (&["system", "--ager", "slab", "--ways", "twice"], 2, "invalid value"),
         (&["age"], 2, "unrecognized subcommand"),
         (&[], 2, "Usage"),
     ] {
@@ -144,6 +147,10 @@ fn only_root_may_reserve() {
         Command::new(&copy).args(arguments).uid(65534).gid(65534).output().unwrap()
     };
     let output = run(&["scatter", "--size", "4M", "--reserve"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("only root"), "{output:?}");
+
+    let output = run(&["system", "--ager", "movable"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("only root"), "{output:?}");
 

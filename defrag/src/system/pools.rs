@@ -5,48 +5,11 @@
 //! write is read back; and `nr_hugepages` counts surplus pages, which are nobody's to set, so they
 //! are taken off.
 
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::PathBuf;
 
 use bookend::units::{Bytes, Node, PageSize};
 
-/// Why a pool cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PoolsError {
-    /// The kernel has no pool of that size, or lacks the feature.
-    #[error("{}: no such pool or feature in this kernel", path.display())]
-    Absent {
-        /// The file that is missing.
-        path: PathBuf,
-    },
-    /// A file cannot be read.
-    #[error("{}: cannot read", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file cannot be written; as a rule only root may.
-    #[error("{}: cannot write \"{value}\"", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What was to be written.
-        value: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file does not hold what it should.
-    #[error("{}: \"{text}\" is not what was expected there", path.display())]
-    Strange {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        text: String,
-    },
-}
+use super::files::{FileError, Files, get, number, numbered, put};
 
 /// Which part of a pool: the whole machine's or one node's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +18,21 @@ pub enum Place {
     Machine,
     /// One NUMA node's.
     Node(Node),
+}
+
+/// What a pool has, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Pages, in use or not, the surplus included.
+    pub total: u64,
+    /// Pages that nobody uses.
+    pub free: u64,
+    /// Pages beyond what the pool was set to.
+    pub surplus: u64,
+    /// Free pages that are promised to mappings; only the machine tells.
+    pub reserved: Option<u64>,
+    /// How many surplus pages may be made; only the machine tells.
+    pub overcommit: Option<u64>,
 }
 
 /// The pools of all sizes.
@@ -75,6 +53,11 @@ impl HugePools {
         Self::at("/sys")
     }
 
+    /// Those of a tree of files.
+    pub fn of(files: &Files) -> Self {
+        Self::at(files.path("sys"))
+    }
+
     /// Those below another root than `/sys`, for tests.
     pub fn at(sys: impl Into<PathBuf>) -> Self {
         Self { sys: sys.into() }
@@ -83,8 +66,8 @@ impl HugePools {
     /// The page sizes that have a pool, largest first.
     ///
     /// # Errors
-    /// [`PoolsError`] of the directory; a kernel without hugetlb is [`PoolsError::Absent`].
-    pub fn sizes(&self) -> Result<Vec<PageSize>, PoolsError> {
+    /// [`FileError`] of the directory; a kernel without hugetlb is [`FileError::Absent`].
+    pub fn sizes(&self) -> Result<Vec<PageSize>, FileError> {
         let directory = self.sys.join("kernel/mm/hugepages");
         let names = numbered(&directory, "hugepages-", "kB")?;
         let mut sizes: Vec<_> =
@@ -96,14 +79,13 @@ impl HugePools {
     /// The machine's NUMA nodes; none where the kernel knows of none.
     ///
     /// # Errors
-    /// [`PoolsError::Read`] where the directory exists and cannot be read.
-    pub fn nodes(&self) -> Result<Vec<Node>, PoolsError> {
+    /// [`FileError::Read`] where the directory exists and cannot be read.
+    pub fn nodes(&self) -> Result<Vec<Node>, FileError> {
         match numbered(&self.sys.join("devices/system/node"), "node", "") {
-            Ok(mut numbers) => {
-                numbers.sort_unstable();
+            Ok(numbers) => {
                 Ok(numbers.into_iter().filter_map(|n| n.try_into().ok().map(Node::new)).collect())
             }
-            Err(PoolsError::Absent { .. }) => Ok(Vec::new()),
+            Err(FileError::Absent { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -111,17 +93,36 @@ impl HugePools {
     /// Persistent pages of a pool, in use or not: `nr_hugepages` less the surplus.
     ///
     /// # Errors
-    /// [`PoolsError`] of the files.
-    pub fn persistent(&self, page: PageSize, place: Place) -> Result<u64, PoolsError> {
+    /// [`FileError`] of the files.
+    pub fn persistent(&self, page: PageSize, place: Place) -> Result<u64, FileError> {
         let all = number(&self.file(page, place, "nr_hugepages"))?;
         Ok(all.saturating_sub(number(&self.file(page, place, "surplus_hugepages"))?))
+    }
+
+    /// All counts of a pool.
+    ///
+    /// # Errors
+    /// [`FileError`] of the files.
+    pub fn counts(&self, page: PageSize, place: Place) -> Result<Counts, FileError> {
+        let of = |name| number(&self.file(page, place, name));
+        let machine = |name| match of(name) {
+            Err(FileError::Absent { .. }) => Ok(None),
+            other => other.map(Some),
+        };
+        Ok(Counts {
+            total: of("nr_hugepages")?,
+            free: of("free_hugepages")?,
+            surplus: of("surplus_hugepages")?,
+            reserved: machine("resv_hugepages")?,
+            overcommit: machine("nr_overcommit_hugepages")?,
+        })
     }
 
     /// Pages that nobody uses and nobody has been promised, machine-wide.
     ///
     /// # Errors
-    /// [`PoolsError`] of the files.
-    pub fn available(&self, page: PageSize) -> Result<u64, PoolsError> {
+    /// [`FileError`] of the files.
+    pub fn available(&self, page: PageSize) -> Result<u64, FileError> {
         let free = number(&self.file(page, Place::Machine, "free_hugepages"))?;
         Ok(free.saturating_sub(number(&self.file(page, Place::Machine, "resv_hugepages"))?))
     }
@@ -130,8 +131,8 @@ impl HugePools {
     /// be fewer (memory is broken up) or more (pages are in use).
     ///
     /// # Errors
-    /// [`PoolsError`] of the files.
-    pub fn resize(&self, page: PageSize, place: Place, pages: u64) -> Result<u64, PoolsError> {
+    /// [`FileError`] of the files.
+    pub fn resize(&self, page: PageSize, place: Place, pages: u64) -> Result<u64, FileError> {
         put(&self.file(page, place, "nr_hugepages"), &pages.to_string())?;
         self.persistent(page, place)
     }
@@ -139,21 +140,21 @@ impl HugePools {
     /// The size into which [`HugePools::demote`] splits pages.
     ///
     /// # Errors
-    /// [`PoolsError::Absent`] on kernels before 5.16 and for sizes that cannot be split.
-    pub fn demote_size(&self, page: PageSize) -> Result<PageSize, PoolsError> {
+    /// [`FileError::Absent`] on kernels before 5.16 and for sizes that cannot be split.
+    pub fn demote_size(&self, page: PageSize) -> Result<PageSize, FileError> {
         let path = self.file(page, Place::Machine, "demote_size");
         let text = get(&path)?;
         text.strip_suffix("kB")
             .and_then(|kib| kib.parse().ok())
             .and_then(|kib| PageSize::from_bytes(Bytes::kib(kib)))
-            .ok_or(PoolsError::Strange { path, text })
+            .ok_or(FileError::Strange { path, text })
     }
 
     /// Sets the size into which [`HugePools::demote`] splits pages.
     ///
     /// # Errors
     /// As [`HugePools::demote_size`].
-    pub fn set_demote_size(&self, page: PageSize, into: PageSize) -> Result<(), PoolsError> {
+    pub fn set_demote_size(&self, page: PageSize, into: PageSize) -> Result<(), FileError> {
         let path = self.file(page, Place::Machine, "demote_size");
         get(&path)?; // absence is told apart from a refusal
         put(&path, &format!("{}kB", into.bytes().get() >> 10))
@@ -163,8 +164,8 @@ impl HugePools {
     /// enter the other, each in one physical run.
     ///
     /// # Errors
-    /// [`PoolsError`] of the file.
-    pub fn demote(&self, page: PageSize, pages: u64) -> Result<(), PoolsError> {
+    /// [`FileError`] of the file.
+    pub fn demote(&self, page: PageSize, pages: u64) -> Result<(), FileError> {
         put(&self.file(page, Place::Machine, "demote"), &pages.to_string())
     }
 
@@ -176,51 +177,5 @@ impl HugePools {
             Place::Node(node) => self.sys.join(format!("devices/system/node/node{node}/hugepages")),
         };
         root.join(pool).join(name)
-    }
-}
-
-/// The numbers N of all entries `{prefix}N{suffix}` of a directory.
-fn numbered(directory: &Path, prefix: &str, suffix: &str) -> Result<Vec<u64>, PoolsError> {
-    let failed = |source| read_error(directory, source);
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix));
-        numbers.extend(number.and_then(|n| n.parse::<u64>().ok()));
-    }
-    Ok(numbers)
-}
-
-fn read_error(path: &Path, source: io::Error) -> PoolsError {
-    let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::NotFound => PoolsError::Absent { path },
-        _ => PoolsError::Read { path, source },
-    }
-}
-
-fn get(path: &Path) -> Result<String, PoolsError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(source) => Err(read_error(path, source)),
-    }
-}
-
-fn number(path: &Path) -> Result<u64, PoolsError> {
-    let text = get(path)?;
-    text.parse().map_err(|_| PoolsError::Strange { path: path.to_owned(), text })
-}
-
-/// Writes without creating: a file that is not there is a feature that is not there.
-fn put(path: &Path, value: &str) -> Result<(), PoolsError> {
-    let written = fs::OpenOptions::new().write(true).truncate(true).open(path);
-    match written.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes())) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(PoolsError::Absent { path: path.to_owned() })
-        }
-        Err(source) => {
-            Err(PoolsError::Write { path: path.to_owned(), value: value.to_owned(), source })
-        }
     }
 }

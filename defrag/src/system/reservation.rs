@@ -9,7 +9,8 @@
 //! Memory in reserved pages must be unmapped before the guard ends, or the kernel keeps those
 //! pages until it is.
 
-use super::pools::{HugePools, Place, PoolsError};
+use super::files::FileError;
+use super::pools::{HugePools, Place};
 use bookend::units::PageSize;
 
 /// How often a write that gains nothing is repeated: memory just freed may still be in per-CPU
@@ -49,7 +50,7 @@ pub enum ReserveError {
     Stopped,
     /// The pool itself.
     #[error(transparent)]
-    Pools(#[from] PoolsError),
+    Pools(#[from] FileError),
 }
 
 /// A pool was not put back.
@@ -77,7 +78,7 @@ pub enum RestoreError {
     NotRestored(#[from] NotRestored),
     /// A file could not be read or written.
     #[error("the huge page pools cannot be put back as they were")]
-    Pools(#[from] PoolsError),
+    Pools(#[from] FileError),
 }
 
 /// One number to put back.
@@ -104,8 +105,8 @@ impl Reservation {
     /// Writes down the pools as they are.
     ///
     /// # Errors
-    /// [`PoolsError`] where they cannot be read.
-    pub fn begin(pools: HugePools) -> Result<Self, PoolsError> {
+    /// [`FileError`] where they cannot be read.
+    pub fn begin(pools: HugePools) -> Result<Self, FileError> {
         let nodes = pools.nodes()?;
         let places: Vec<_> = match nodes.as_slice() {
             [] | [_] => vec![Place::Machine],
@@ -117,7 +118,7 @@ impl Reservation {
                 match pools.persistent(page, place) {
                     Ok(persistent) => sizes.push(Before { page, place, persistent }),
                     // A node of devices or processors only has no pool.
-                    Err(PoolsError::Absent { .. }) if place != Place::Machine => (),
+                    Err(FileError::Absent { .. }) if place != Place::Machine => (),
                     Err(error) => return Err(error),
                 }
             }
@@ -167,7 +168,7 @@ impl Reservation {
     /// neighbours. They are the next that the kernel hands out.
     ///
     /// # Errors
-    /// [`ReserveError::Shortfall`] of the large pages; [`PoolsError::Absent`] on kernels before
+    /// [`ReserveError::Shortfall`] of the large pages; [`FileError::Absent`] on kernels before
     /// 5.16; [`ReserveError::Split`] where splitting did not give the pages.
     pub fn reserve_split(
         &mut self,
@@ -333,14 +334,14 @@ mod tests {
     fn an_old_kernel_and_a_strange_file_are_told_apart() {
         let sys = tempfile::tempdir().unwrap();
         let pools = HugePools::at(sys.path());
-        assert!(matches!(pools.sizes(), Err(PoolsError::Absent { .. })));
+        assert!(matches!(pools.sizes(), Err(FileError::Absent { .. })));
         tree(sys.path(), MACHINE, 0, 0);
         assert_eq!(pools.sizes().unwrap(), [PageSize::GIB1, PageSize::MIB2]);
         let demote_size = pools.file(PageSize::GIB1, Place::Machine, "demote_size");
         fs::remove_file(demote_size).unwrap();
         let mut reservation = Reservation::begin(pools.clone()).unwrap();
         let error = reservation.reserve_split(PageSize::GIB1, PageSize::MIB2, 4).unwrap_err();
-        assert!(matches!(error, ReserveError::Pools(PoolsError::Absent { .. })));
+        assert!(matches!(error, ReserveError::Pools(FileError::Absent { .. })));
         drop(reservation);
         let nr = pools.file(PageSize::MIB2, Place::Machine, "nr_hugepages");
         fs::write(nr, "many\n").unwrap();

@@ -9,6 +9,8 @@ pub const SUCCESS: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The command line makes no sense; nothing was tried. (clap exits with the same.)
 pub const USAGE: u8 = 2;
+/// Some of what was asked for was done, and the rest cannot be; the report says why.
+pub const PARTLY: u8 = 3;
 /// Ended by SIGINT: 128 + 2, as shells report it.
 pub const INTERRUPTED: u8 = 130;
 /// Ended by SIGTERM: 128 + 15.

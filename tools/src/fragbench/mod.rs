@@ -1,6 +1,7 @@
 //! What `fragbench` does: one module a mode.
 //!
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
+//! - [`system`]: ages the machine and compares ways to get huge pages out of it.
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod obtain;
 pub mod report;
 pub mod scatter;
+pub mod system;
 
 /// The tool's name in messages.
 const TOOL: &str = "fragbench";
@@ -28,6 +30,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Mode {
     Scatter(scatter::Options),
+    System(system::Options),
 }
 
 /// Runs the tool on the process's command line.
@@ -39,6 +42,10 @@ pub fn main() -> ExitCode {
     };
     match cli.mode {
         Mode::Scatter(options) => match scatter::run(&options, interrupts) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit::fail(TOOL, &error, error.status()),
+        },
+        Mode::System(options) => match system::run(&options, interrupts) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => exit::fail(TOOL, &error, error.status()),
         },

@@ -3,7 +3,7 @@
 use bookend::pool::{FrameOrder, OrderOutcome, Pool, PoolError, Rung, Use};
 use bookend::units::{Bytes, PageSize};
 use bookend_defrag::system::reservation::{ReserveError, RestoreError};
-use bookend_defrag::system::{HugePools, PoolsError, Reservation};
+use bookend_defrag::system::{FileError, HugePools, Reservation};
 
 use super::memory;
 use super::report::Pages;
@@ -48,7 +48,7 @@ pub enum Unavailable {
     NotRestored(RestoreError),
     /// The machine's pools cannot be read.
     #[error(transparent)]
-    Pools(#[from] PoolsError),
+    Pools(#[from] FileError),
     /// The pool could not be built.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -137,7 +137,7 @@ fn hugetlb(
         return Err(Unavailable::NeedsReserve);
     }
     let sizes = match pools.sizes() {
-        Err(PoolsError::Absent { .. }) => Vec::new(),
+        Err(FileError::Absent { .. }) => Vec::new(),
         sizes => sizes?,
     };
     for wanted in [Some(page), split.then_some(PageSize::GIB1)].into_iter().flatten() {

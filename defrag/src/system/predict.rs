@@ -1,0 +1,201 @@
+//! How many pages each rung should give, before anything is touched.
+//!
+//! From a survey and the zones' free blocks:
+//!
+//! - **ask** gives the free blocks there are;
+//! - **compact** turns free pages into free blocks as far as there are blocks that can be emptied,
+//!   and no further than there are free pages;
+//! - **reclaim** makes room of the pages of files, so that what bounds it are the blocks that can be
+//!   emptied at all, and the room elsewhere for anonymous pages that have to leave them;
+//! - **slab** adds blocks that slab alone stands in, by the share of slab that shrinks.
+//!
+//! Blocks in which pinned pages stand are taken off by how likely they are to be pinned. Gigantic
+//! pages are counted by runs of such blocks. Later rungs promise nothing beyond these: they are
+//! other ways to the same blocks.
+
+use bookend::units::{Node, PageSize};
+use serde::Serialize;
+
+use super::holders::Pinned;
+use super::rung::Rung;
+use super::survey::{Block, Class, Kind, Survey};
+use super::zones::Zone;
+
+/// What one rung, and those before it, should give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Promise {
+    /// The rung.
+    pub rung: Rung,
+    /// Pages in addition to those that the pool has.
+    pub pages: u64,
+}
+
+/// What is known of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Its blocks.
+    pub survey: &'a Survey,
+    /// Its zones.
+    pub zones: &'a [Zone],
+    /// Who has pinned what.
+    pub pinned: &'a [Pinned],
+    /// The share of slab that shrinkers can free, 0 to 1.
+    pub slab_share: f64,
+}
+
+/// What the rungs should give of pages of a size, on a node or the whole machine.
+pub fn predict(known: &Known<'_>, page: PageSize, node: Option<Node>) -> Vec<Promise> {
+    let sums = Sums::of(known, page, node);
+    let counts = if page > PageSize::MIB2 {
+        gigantic(known, &sums, page, node)
+    } else {
+        small(known, &sums, page)
+    };
+    // A later rung keeps what earlier ones won.
+    let mut most = 0;
+    let promise = |(rung, pages): (Rung, f64)| {
+        most = most.max(pages.max(0.0).round() as u64);
+        Promise { rung, pages: most }
+    };
+    counts.into_iter().map(promise).collect()
+}
+
+/// Sums over a node, in base pages where nothing else is said.
+struct Sums {
+    /// Free blocks of the page's size.
+    suitable: f64,
+    /// Free beyond the watermarks.
+    spare: f64,
+    /// Watermarks.
+    kept: f64,
+    /// Blocks that can be emptied, less those that pins hold.
+    can_go: f64,
+    /// Blocks that slab alone stands in.
+    slab: f64,
+    /// Pages of files that can be dropped.
+    files: f64,
+    /// Anonymous pages in blocks that can be emptied.
+    to_move: f64,
+    /// Room for these in all other blocks, once files are dropped.
+    room: f64,
+}
+
+impl Sums {
+    fn of(known: &Known<'_>, page: PageSize, node: Option<Node>) -> Self {
+        let zones = known.zones.iter().filter(|zone| node.is_none_or(|node| zone.node == node));
+        let mut sums = Self::of_blocks(known, node);
+        let order = page.shift() - known.survey.base.shift();
+        for zone in zones {
+            let spare = zone.spare() + zone.in_lists;
+            let suitable = zone.blocks.suitable(order as usize).min(spare >> order);
+            sums.suitable += suitable as f64;
+            sums.spare += spare as f64;
+            sums.kept += zone.high as f64;
+        }
+        sums
+    }
+
+    fn of_blocks(known: &Known<'_>, node: Option<Node>) -> Self {
+        let survey = known.survey;
+        let blocks = survey.classes(node);
+        let pages = |classes: &[Class], kinds: &[Kind]| -> f64 {
+            let zones = survey.of_node(node);
+            let each = |zone: &super::survey::ZoneSurvey| -> u64 {
+                let pairs =
+                    classes.iter().flat_map(|class| kinds.iter().map(move |kind| (class, kind)));
+                pairs.map(|(&class, &kind)| zone.pages_in(class, kind)).sum()
+            };
+            zones.map(each).sum::<u64>() as f64
+        };
+        let (good, bad) = ([Class::Free, Class::Recoverable], [Class::Slab, Class::Blocked]);
+        let can_go = blocks[Class::Free.index()] + blocks[Class::Recoverable.index()];
+        Self {
+            suitable: 0.0,
+            spare: 0.0,
+            kept: 0.0,
+            can_go: can_go as f64 - held(known, node),
+            slab: blocks[Class::Slab.index()] as f64 * known.slab_share,
+            files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File]),
+            to_move: pages(&good, &[Kind::Anon, Kind::Locked]),
+            room: pages(&bad, &[Kind::Free, Kind::File]),
+        }
+    }
+}
+
+/// Blocks that would be recoverable if nothing were pinned in them.
+fn held(known: &Known<'_>, node: Option<Node>) -> f64 {
+    let survey = known.survey;
+    let here = |&block: &u64| {
+        let there = survey.blocks.get(block as usize);
+        there.is_some_and(|block| block.class() == Class::Recoverable)
+            && (node.is_none() || survey.node_of(block as usize) == node)
+    };
+    let of = |pinned: &Pinned| -> f64 {
+        pinned.blocks.keys().copied().filter(here).map(|block| pinned.chance(block)).sum()
+    };
+    known.pinned.iter().map(of).sum()
+}
+
+fn small(known: &Known<'_>, sums: &Sums, page: PageSize) -> Vec<(Rung, f64)> {
+    let a_page = (1u64 << (page.shift() - known.survey.base.shift())) as f64;
+    let blocks_a_page = page.bytes().get() as f64 / PageSize::MIB2.bytes().get() as f64;
+    // Anonymous pages that find no room elsewhere keep blocks for themselves.
+    let bound = |blocks: f64, room: f64| {
+        let cramped = (sums.to_move + sums.kept - room).max(0.0) / a_page;
+        (blocks / blocks_a_page - cramped).max(0.0)
+    };
+    let compact = (sums.spare / a_page).floor().min(sums.can_go / blocks_a_page);
+    let reclaim = bound(sums.can_go, sums.room).min((sums.spare + sums.files) / a_page);
+    let slab_pages = sums.slab * known.survey.pages_a_block() as f64;
+    let slab = bound(sums.can_go + sums.slab, sums.room)
+        .min((sums.spare + sums.files + slab_pages) / a_page);
+    vec![
+        (Rung::Ask, sums.suitable),
+        (Rung::Compact, compact),
+        (Rung::Reclaim, reclaim),
+        (Rung::Slab, slab),
+    ]
+}
+
+/// By aligned runs of blocks that can be emptied, and by how much room there is for what is in them.
+fn gigantic(
+    known: &Known<'_>,
+    sums: &Sums,
+    page: PageSize,
+    node: Option<Node>,
+) -> Vec<(Rung, f64)> {
+    let a_page = (1u64 << (page.shift() - known.survey.base.shift())) as f64;
+    let runs = |slab| runs(known, page, node, slab) as f64;
+    let (plain, with_slab) = (runs(false), runs(true));
+    let room = |pages: f64| (pages / a_page).floor();
+    vec![
+        (Rung::Ask, plain.min(room(sums.spare))),
+        (Rung::Reclaim, plain.min(room(sums.spare + sums.files))),
+        (Rung::Slab, with_slab.min(room(sums.spare + sums.files))),
+    ]
+}
+
+/// Aligned runs of a page's size in which nothing stands that cannot go.
+fn runs(known: &Known<'_>, page: PageSize, node: Option<Node>, slab: bool) -> u64 {
+    let len = (page.bytes().get() >> PageSize::MIB2.shift()) as usize;
+    let can_go = |block: &Block| match block.class() {
+        Class::Free | Class::Recoverable => true,
+        Class::Slab => slab && known.slab_share > 0.5,
+        _ => false,
+    };
+    let pinned = |block: usize| known.pinned.iter().any(|p| p.chance(block as u64) > 0.5);
+    let good = |(number, blocks): (usize, &[Block])| {
+        let first = number * len;
+        blocks.len() == len
+            && (node.is_none() || known.survey.node_of(first) == node)
+            && known.survey.node_of(first) == known.survey.node_of(first + len - 1)
+            && blocks.iter().all(can_go)
+            && !(first..first + len).any(pinned)
+    };
+    let all = known.survey.blocks.chunks(len).enumerate();
+    all.filter(|&(number, blocks)| good((number, blocks))).count() as u64
+}
+
+#[cfg(test)]
+#[path = "predict_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! Predictions for made-up memories.
+
+use std::collections::BTreeMap;
+
+use super::super::holders::Process;
+use super::super::made_up::MadeUp;
+use super::super::survey::survey;
+use super::super::zones::zones;
+use super::*;
+
+const BASE: PageSize = PageSize::KIB4;
+const FREE: u64 = 1 << 10;
+const FILE: u64 = 1 << 5;
+const ANON: u64 = 1 << 5 | 1 << 12;
+const SLAB: u64 = 1 << 7;
+const PGTABLE: u64 = 1 << 26;
+
+struct Memory {
+    survey: Survey,
+    zones: Vec<Zone>,
+}
+
+/// One zone with blocks of one kind each but for the last page; `free` as the zone tells it.
+fn memory(blocks: &[(u64, u64)], by_order: &[u64]) -> Memory {
+    let machine = MadeUp::empty();
+    let words = blocks.iter().flat_map(|&(most, last)| {
+        std::iter::repeat_n(most, 511).chain([last]).flat_map(u64::to_ne_bytes)
+    });
+    machine.put("proc/kpageflags", words.collect::<Vec<u8>>());
+    let pages = blocks.len() * 512;
+    let free: u64 = by_order.iter().enumerate().map(|(order, n)| n << order).sum();
+    machine.put(
+        "proc/zoneinfo",
+        format!(
+            "Node 0, zone Normal\n  pages free {free}\n low 0\n high 0\n spanned {pages}\n \
+             present {pages}\n managed {pages}\n start_pfn: 0\n"
+        ),
+    );
+    let orders: Vec<_> = by_order.iter().map(u64::to_string).collect();
+    machine.put("proc/buddyinfo", format!("Node 0, zone Normal {}\n", orders.join(" ")));
+    Memory {
+        survey: survey(machine.files(), BASE).unwrap(),
+        zones: zones(machine.files()).unwrap(),
+    }
+}
+
+fn promises(memory: &Memory, pinned: &[Pinned], slab_share: f64, page: PageSize) -> Vec<u64> {
+    let known = Known { survey: &memory.survey, zones: &memory.zones, pinned, slab_share };
+    predict(&known, page, None).iter().map(|promise| promise.pages).collect()
+}
+
+#[test]
+fn each_rung_promises_what_it_can_reach() {
+    // Two free blocks; four of files, of which one has a page table; two of slab; and 600 free pages
+    // in pieces that stand in the fourth block of files.
+    let blocks = [
+        (FREE, FREE),
+        (FREE, FREE),
+        (FILE, FILE),
+        (FILE, FILE),
+        (FILE, FILE),
+        (FILE, PGTABLE),
+        (SLAB, SLAB),
+        (SLAB, SLAB),
+    ];
+    let memory = memory(&blocks, &[600, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    // compact: of 1,624 free pages three blocks; reclaim: all five that can be emptied; half of slab.
+    assert_eq!(promises(&memory, &[], 0.5, PageSize::MIB2), [2, 3, 5, 6]);
+}
+
+#[test]
+fn anonymous_memory_needs_room_elsewhere() {
+    // Two blocks of it, and no others to put it in.
+    let memory =
+        memory(&[(ANON, ANON), (ANON, ANON), (FREE, FREE)], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(promises(&memory, &[], 0.0, PageSize::MIB2), [1, 1, 1, 1]);
+    // Half of one block is free, the other half anonymous, in each of four: two can be emptied.
+    let halves = memory_of_halves();
+    assert_eq!(promises(&halves, &[], 0.0, PageSize::MIB2), [0, 2, 2, 2]);
+}
+
+fn memory_of_halves() -> Memory {
+    let machine = MadeUp::empty();
+    let words = (0..4 * 512).map(|page| if page % 2 == 0 { ANON } else { FREE });
+    machine.put("proc/kpageflags", words.flat_map(u64::to_ne_bytes).collect::<Vec<u8>>());
+    machine.put(
+        "proc/zoneinfo",
+        "Node 0, zone Normal\n pages free 1024\n high 0\n spanned 2048\n present 2048\n \
+         managed 2048\n start_pfn: 0\n",
+    );
+    machine.put("proc/buddyinfo", "Node 0, zone Normal 1024\n");
+    Memory {
+        survey: survey(machine.files(), BASE).unwrap(),
+        zones: zones(machine.files()).unwrap(),
+    }
+}
+
+#[test]
+fn pinned_pages_hold_their_blocks() {
+    let memory = memory(&[(FILE, FILE), (FILE, ANON), (FILE, ANON), (FREE, FREE)], &[512]);
+    let process = Process {
+        pid: 1,
+        name: "holder".into(),
+        page_table_bytes: 0,
+        locked_bytes: 0,
+        pinned_bytes: 8192,
+        resident_bytes: 8192,
+    };
+    let promised = |chance| {
+        let blocks = BTreeMap::from([(1, chance), (2, chance)]);
+        let pinned = [Pinned { process: process.clone(), blocks }];
+        promises(&memory, &pinned, 0.0, PageSize::MIB2).last().copied()
+    };
+    assert_eq!(promised(1.0), Some(2));
+    assert_eq!(promised(0.5), Some(3));
+}
+
+#[test]
+fn gigantic_pages_need_whole_runs() {
+    let mut blocks = vec![(FREE, FREE); 1536];
+    blocks[100] = (FREE, PGTABLE);
+    blocks[600] = (FREE, SLAB);
+    let memory = memory(&blocks, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1534]);
+    assert_eq!(promises(&memory, &[], 1.0, PageSize::GIB1), [1, 1, 2]);
+    assert_eq!(promises(&memory, &[], 0.0, PageSize::GIB1), [1, 1, 1]);
+}

@@ -1,0 +1,168 @@
+//! Reads `/proc/kpageflags` whole, by all processors at once.
+//!
+//! The kernel makes each word when it is read, some 60 ns a page, so that reading is the cost and
+//! processors share it: each takes the next piece of a few MiB of the file until it ends. A piece is
+//! summed up into a word a block and a table a zone and then forgotten; memory use is four bytes a
+//! block and a buffer a thread.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bookend::units::PageSize;
+
+use super::block::{Block, Pages};
+use super::kinds::Kind;
+use super::ram::Ram;
+use super::{Survey, ZoneSurvey};
+use crate::system::files::{FileError, Files, read_error};
+use crate::system::zones::{Zone, zones};
+
+/// Bytes of a page's word.
+const WORD: usize = 8;
+/// Blocks that a thread takes at a time: 256 KiB of the file with 4 KiB pages.
+const PIECE_BLOCKS: u64 = 64;
+
+pub(super) const KPAGEFLAGS: &str = "proc/kpageflags";
+
+/// What one thread has seen.
+struct Seen {
+    pieces: Vec<(u64, Vec<Block>)>,
+    zones: Vec<ZoneSurvey>,
+}
+
+/// Looks at all of memory.
+///
+/// # Errors
+/// [`FileError`] of the zones or of kpageflags, which only root may read.
+pub fn survey(files: &Files, base: PageSize) -> Result<Survey, FileError> {
+    let zones = zones(files)?;
+    let ram = Ram::of(files);
+    let path = files.path(KPAGEFLAGS);
+    let failed = |source| read_error(&path, source);
+    let file = File::open(&path).map_err(failed)?;
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let seen: io::Result<Vec<Seen>> = std::thread::scope(|scope| {
+        let scan = || scan(&file, &next, &zones, &ram, base);
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(scan)).collect();
+        let mine = scan();
+        let others = others.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+        });
+        std::iter::once(mine).chain(others).collect()
+    });
+    Ok(join(seen.map_err(failed)?, zones, base))
+}
+
+/// One page's word each of a single block, for looking at it more closely.
+///
+/// # Errors
+/// [`FileError`] of kpageflags.
+pub fn pages_of(files: &Files, base: PageSize, block: u64) -> Result<Vec<Kind>, FileError> {
+    let path = files.path(KPAGEFLAGS);
+    let failed = |source| read_error(&path, source);
+    let file = File::open(&path).map_err(failed)?;
+    let pages = pages_a_block(base);
+    let mut buffer = vec![0; pages as usize * WORD];
+    let n = read_full(&file, &mut buffer, block * pages * WORD as u64).map_err(failed)?;
+    let mut kinds = Vec::with_capacity(pages as usize);
+    let mut before = Kind::Kernel;
+    for word in words(&buffer[..n]) {
+        before = Kind::of(word, before);
+        kinds.push(before);
+    }
+    kinds.resize(pages as usize, Kind::Absent);
+    Ok(kinds)
+}
+
+/// Base pages of a block.
+pub(super) const fn pages_a_block(base: PageSize) -> u64 {
+    1 << (PageSize::MIB2.shift() - base.shift())
+}
+
+/// One thread's share.
+fn scan(
+    file: &File,
+    next: &AtomicU64,
+    zones: &[Zone],
+    ram: &Ram,
+    base: PageSize,
+) -> io::Result<Seen> {
+    let pages = pages_a_block(base);
+    let block_bytes = pages as usize * WORD;
+    let mut buffer = vec![0; block_bytes * PIECE_BLOCKS as usize];
+    let mut seen = Seen {
+        pieces: Vec::new(),
+        zones: zones.iter().map(|zone| ZoneSurvey::of(zone, base)).collect(),
+    };
+    loop {
+        let piece = next.fetch_add(1, Ordering::Relaxed);
+        let first = piece * PIECE_BLOCKS;
+        let n = read_full(file, &mut buffer, first * block_bytes as u64)?;
+        let blocks = buffer[..n].chunks(block_bytes).zip(first..).map(|(words, index)| {
+            if !ram.has(index) {
+                return Block::ABSENT; // whatever its flags say, which nobody has ever set
+            }
+            let counts = count(words, pages);
+            if let Some(zone) = seen.zones.iter_mut().find(|zone| zone.has(index * pages)) {
+                zone.add(&counts);
+            }
+            Block::new(&counts)
+        });
+        let blocks: Vec<_> = blocks.collect();
+        if !blocks.is_empty() {
+            seen.pieces.push((piece, blocks));
+        }
+        if n < buffer.len() {
+            return Ok(seen);
+        }
+    }
+}
+
+/// How many pages of each kind; what a block lacks at the file's end is absent.
+fn count(bytes: &[u8], pages: u64) -> Pages {
+    let mut counts = [0; Kind::COUNT];
+    let mut before = Kind::Kernel;
+    for word in words(bytes) {
+        before = Kind::of(word, before);
+        counts[before.index()] += 1;
+    }
+    counts[Kind::Absent.index()] += pages - (bytes.len() / WORD) as u64;
+    counts
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (words, _) = bytes.as_chunks::<WORD>();
+    words.iter().map(|&word| u64::from_ne_bytes(word))
+}
+
+/// Fills the buffer, but for the end of the file.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+fn join(seen: Vec<Seen>, zones: Vec<Zone>, base: PageSize) -> Survey {
+    let mut pieces = Vec::new();
+    let mut totals: Vec<_> = zones.iter().map(|zone| ZoneSurvey::of(zone, base)).collect();
+    for thread in seen {
+        pieces.extend(thread.pieces);
+        for (total, part) in totals.iter_mut().zip(&thread.zones) {
+            total.join(part);
+        }
+    }
+    pieces.sort_unstable_by_key(|&(piece, _)| piece);
+    let blocks = pieces.into_iter().flat_map(|(_, blocks)| blocks).collect();
+    Survey { base, blocks, zones: totals }.settle()
+}
