@@ -206,6 +206,17 @@ fn statistics_are_printed_at_the_end() {
     assert!(stats["slabs"].as_u64() <= stats["committed"].as_u64(), "{stats}");
 }
 
+/// What `bookend.h` declares is in the library: a cache in C, whose owner is called back.
+#[test]
+fn objects_of_c_programs_move() {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../allocator/preload/include");
+    let include = include.to_str().expect("a path in UTF-8");
+    let options = ["-I", include, "-Wall", "-Wl,--unresolved-symbols=ignore-in-object-files"];
+    let program = compile_as("movable.c", "movable_c", &options);
+    let output = assert_success(&mut Command::new(program), true);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("migrated"));
+}
+
 /// Programs that everybody has give the same answer with another allocator under them.
 #[test]
 fn real_programs_answer_the_same() {
