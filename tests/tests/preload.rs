@@ -211,9 +211,15 @@ fn statistics_are_printed_at_the_end() {
 fn objects_of_c_programs_move() {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../allocator/preload/include");
     let include = include.to_str().expect("a path in UTF-8");
-    let options = ["-I", include, "-Wall", "-Wl,--unresolved-symbols=ignore-in-object-files"];
+    let library = library();
+    let options = ["-I", include, "-Wl,--no-as-needed", library.to_str().expect("UTF-8")];
     let program = compile_as("movable.c", "movable_c", &options);
-    let output = assert_success(&mut Command::new(program), true);
+    // By the name that it is linked to.
+    let links = Path::new(env!("CARGO_TARGET_TMPDIR")).join("movable_c_lib");
+    std::fs::create_dir_all(&links).unwrap();
+    let _ = std::fs::remove_file(links.join("libbookend.so.0"));
+    std::os::unix::fs::symlink(library, links.join("libbookend.so.0")).unwrap();
+    let output = assert_success(Command::new(program).env("LD_LIBRARY_PATH", &links), false);
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("migrated"));
 }
 

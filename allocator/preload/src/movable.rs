@@ -214,6 +214,7 @@ unsafe extern "C" fn bookend_unpin(handle: u64) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn bookend_compact(bytes_max: u64, microseconds_max: u64) -> i64 {
     checked(-1, |heap| {
+        heap.check_may_move()?;
         let time = core::time::Duration::from_micros(microseconds_max);
         let mut budget = Budget::UNLIMITED.bytes(Bytes::new(bytes_max)).time(time);
         let before = heap.snapshot();
