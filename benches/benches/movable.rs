@@ -200,7 +200,6 @@ fn raw<'a, T>(_: &'a Session<'_>, link: &'a Box<T>) -> &'a T {
 }
 
 #[inline(always)]
-#[expect(clippy::borrowed_box, reason = "the peer of `reach_mut`")]
 fn raw_mut<'a, T>(_: &'a Session<'_>, link: &'a mut Box<T>) -> &'a mut T {
     link
 }
@@ -521,7 +520,8 @@ fn main() {
     let small = std::env::args().any(|argument| argument == "--test");
     let scale = if small { 40 } else { 1 };
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, fn(u64)); 6] = [
+    type Part = (&'static str, fn(u64));
+    let parts: [Part; 6] = [
         ("access", access),
         ("pins", pins),
         ("moving", moving),
