@@ -207,6 +207,23 @@ fn statistics_are_printed_at_the_end() {
     assert!(stats["slabs"].as_u64() <= stats["committed"].as_u64(), "{stats}");
 }
 
+/// What `bookend.h` declares is in the library: a cache in C, whose owner is called back.
+#[test]
+fn objects_of_c_programs_move() {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../allocator/preload/include");
+    let include = include.to_str().expect("a path in UTF-8");
+    let library = library();
+    let options = ["-I", include, "-Wl,--no-as-needed", library.to_str().expect("UTF-8")];
+    let program = compile_as("movable.c", "movable_c", &options);
+    // By the name that it is linked to.
+    let links = Path::new(env!("CARGO_TARGET_TMPDIR")).join("movable_c_lib");
+    std::fs::create_dir_all(&links).unwrap();
+    let _ = std::fs::remove_file(links.join("libbookend.so.0"));
+    std::os::unix::fs::symlink(library, links.join("libbookend.so.0")).unwrap();
+    let output = assert_success(Command::new(program).env("LD_LIBRARY_PATH", &links), false);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("migrated"));
+}
+
 /// Programs that everybody has give the same answer with another allocator under them.
 #[test]
 fn real_programs_answer_the_same() {

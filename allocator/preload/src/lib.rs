@@ -11,6 +11,7 @@
 mod cpp;
 mod extras;
 mod family;
+mod movable;
 
 use allocator::heap::raw;
 

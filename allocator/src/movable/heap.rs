@@ -14,7 +14,7 @@ use super::slab::{Bin, Size, Zone};
 use super::store::{Big, Store};
 use super::tables::{ObjectId, Tables};
 use super::threads::in_session;
-use super::word::{Offset, REACH, Word};
+use super::word::{Offset, Word, is_reachable};
 use crate::os::Os;
 use crate::placement::{Arena, ArenaError, Class, Misuse, Refusal};
 use crate::units::{BlockRange, Blocks, Bytes};
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<O: Os> Inner<O> {
     pub fn new(arena: Arc<Arena<O>>, objects: u32) -> Result<Arc<Self>, MovableError> {
         let blocks = arena.pool().capacity();
-        if blocks.bytes() > REACH {
+        if !is_reachable(arena.pool().base().as_ptr() as u64, blocks.bytes()) {
             return Err(MovableError::TooLong { arena: blocks });
         }
         let unmapped = |cause| MovableError::Tables { objects, cause };

@@ -20,6 +20,8 @@ fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
 }
 
 const BLOCK: u64 = 2 << 20;
+/// Where the heap would begin.
+const BASE: u64 = 16 * BLOCK;
 
 /// One object that begins in block 0, and a place for it in block 1; slots of two threads.
 struct World {
@@ -67,8 +69,9 @@ impl World {
     fn look(&self, slot: usize, handle: &Handle, change: impl FnOnce(&Self, Offset)) {
         let shown = protocol::enter(&self.slots[slot], &self.epoch);
         let hint = Hint(handle.0.load(Ordering::Acquire));
-        let at = if self.stamp(hint.offset()).load(Ordering::Relaxed) == hint.stamp() {
-            hint.offset()
+        let at = place(hint.block(BASE) as u32);
+        let at = if self.stamp(at).load(Ordering::Relaxed) == hint.stamp() {
+            at
         } else {
             self.find(handle, shown)
         };
@@ -86,7 +89,7 @@ impl World {
             };
             match protocol::find(&self.word, |at| self.stamp(at), role) {
                 Ok(seen) => {
-                    let hint = seen.stamp.map_or(Hint::NONE, |stamp| Hint::new(seen.at, stamp));
+                    let hint = Hint::new(BASE, seen.at, seen.stamp);
                     handle.0.store(hint.0, Ordering::Release);
                     return seen.at;
                 }
@@ -151,7 +154,7 @@ fn place(block: u32) -> Offset {
 }
 
 fn handle() -> Handle {
-    Handle(AtomicU64::new(Hint::new(place(0), 0).0))
+    Handle(AtomicU64::new(Hint::new(BASE, place(0), Some(0)).0))
 }
 
 #[test]

@@ -237,6 +237,14 @@ impl<O: Os> MovableHeap<O> {
         Snapshot::of(&self.inner)
     }
 
+    /// Whether this thread may move objects now.
+    ///
+    /// # Errors
+    /// [`MovableError::InSession`], [`MovableError::InCallback`]: it would wait for itself.
+    pub fn check_may_move(&self) -> Result<(), MovableError> {
+        self.inner.check_may_move()
+    }
+
     /// Lets blocks take nothing in until what is returned is dropped: those that are to be emptied
     /// together. Blocks that do not hold movable objects are left out.
     pub fn close(&self, blocks: impl IntoIterator<Item = BlockId>) -> Closed<'_, O> {

@@ -33,7 +33,7 @@
 //! So what is claimed is nobody's, and the old place can be used again at once after publishing: no
 //! second wait. What sessions have written is seen by the copy, as slots are cleared with *release*
 //! and read with *acquire*; what was copied is seen with the word that says where it is, and with a
-//! hint that was made from it.
+//! hint that was made from it (released, and read by dependency; see `Session::address`).
 //!
 //! # Pins
 //! A pin is counted in the word by a compare-and-exchange that fails where COPYING is set; the claim

@@ -3,7 +3,8 @@
 
 use core::fmt;
 use core::slice;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::handle::{Handle, Movable, MovableBytes};
 use super::registry;
@@ -20,13 +21,18 @@ use super::word::Hint;
 /// Sessions never wait for a mover, but while the one object that they ask for is copied.
 pub struct Session<'heap> {
     tables: &'heap Tables,
+    /// Of the tables, so that an access need not go through them.
+    stamps: &'heap [AtomicU32],
+    base: *mut u8,
+    heap: u8,
     presence: Presence,
 }
 
 impl<'heap> Session<'heap> {
     #[inline]
     pub(super) fn begin(tables: &'heap Tables) -> Self {
-        Self { presence: Presence::begin(), tables }
+        let (base, heap) = (tables.base.as_ptr(), tables.heap);
+        Self { presence: Presence::begin(), stamps: &tables.stamps, base, heap, tables }
     }
 
     /// The object. One comparison with the stamp of its block, as long as it has not been moved since
@@ -76,37 +82,36 @@ impl<'heap> Session<'heap> {
     /// Where the object stands for as long as the session lives.
     #[inline(always)]
     pub(super) fn address(&self, handle: &Handle) -> *mut u8 {
-        let tables = self.tables;
-        let hint = Hint(handle.hint.load(Acquire));
-        let at = hint.offset();
-        if handle.id.heap() == tables.heap {
-            // SAFETY: a hint of this heap's is none, of block 0, or was made from the offset of an
+        // Relaxed, so that what the session holds can stay in registers: whatever is read at the
+        // address that the hint holds comes after the hint itself, by the dependency that RCU in the
+        // kernel relies on too.
+        let hint = Hint(handle.hint.load(Relaxed));
+        if handle.id.heap() == self.heap {
+            // SAFETY: a hint of this heap's is none, of block 0, or was made from the address of an
             // object of it, whose block has a stamp.
-            let stamp = unsafe { tables.stamps.get_unchecked(at.block().as_usize()) };
+            let stamp = unsafe { self.stamps.get_unchecked(hint.block(self.base as u64)) };
             if stamp.load(Relaxed) == hint.stamp() {
-                return tables.address(at);
+                return self.base.with_addr(hint.address() as usize);
             }
         }
-        self.find(handle)
+        find(self.tables, self.presence.epoch(), handle)
     }
+}
 
-    /// Looks it up by its word, and renews the hint.
-    #[cold]
-    #[inline(never)]
-    fn find(&self, handle: &Handle) -> *mut u8 {
-        let tables = if handle.id.heap() == self.tables.heap {
-            self.tables
-        } else {
-            // A session holds the movers of every heap.
-            // SAFETY: the caller has a handle of a live object of that heap.
-            unsafe { registry::heap(handle.id.heap()) }.tables()
-        };
-        let Some((at, hint)) = tables.find(handle.id.index(), self.presence.epoch()) else {
-            being_moved(handle.id)
-        };
-        handle.hint.store(hint.0, Release);
-        tables.address(at)
-    }
+/// Looks an object up by its word, and renews the hint.
+#[cold]
+#[inline(never)]
+fn find(tables: &Tables, epoch: u64, handle: &Handle) -> *mut u8 {
+    let tables = if handle.id.heap() == tables.heap {
+        tables
+    } else {
+        // A session holds the movers of every heap.
+        // SAFETY: the caller has a handle of a live object of that heap.
+        unsafe { registry::heap(handle.id.heap()) }.tables()
+    };
+    let Some((at, hint)) = tables.find(handle.id.index(), epoch) else { being_moved(handle.id) };
+    handle.hint.store(hint.0, Release);
+    tables.address(at)
 }
 
 #[cold]

@@ -85,6 +85,8 @@ pub(super) struct Slab {
     /// How many there are, and how many are taken.
     pub places: u32,
     pub taken: u32,
+    /// Whether the store has it among those with room.
+    pub listed: bool,
     /// Bit i: place i is taken.
     bits: Box<[u64]>,
     /// Which object stands in each place, or is about to.
@@ -101,6 +103,7 @@ impl Slab {
             size: bin.size.bytes() as u32,
             places,
             taken: 0,
+            listed: false,
             bits: vec![0; places.div_ceil(64) as usize].into(),
             objects: vec![0; places as usize].into(),
         }

@@ -171,9 +171,14 @@ impl<O: Os> Store<O> {
 
     /// Puts a slab among those with room, if it is to be taken from, or takes it out.
     fn list(&mut self, slab: u32) {
-        let Slab { run, bin, taken, places, .. } = *self.slab(slab);
-        if taken < places && !self.filler(bin.zone).is_closed(run.block) {
+        let Slab { run, bin, taken, places, listed, .. } = *self.slab(slab);
+        let roomy = taken < places && !self.filler(bin.zone).is_closed(run.block);
+        if roomy == listed {
+            return; // as for nearly every object
+        }
+        if roomy {
             self.roomy.entry(bin).or_default().insert(run.slice());
+            self.slab_mut(slab).listed = true;
         } else {
             self.unlist(slab);
         }
@@ -181,6 +186,7 @@ impl<O: Os> Store<O> {
 
     fn unlist(&mut self, slab: u32) {
         let Slab { run, bin, .. } = *self.slab(slab);
+        self.slab_mut(slab).listed = false;
         if let Some(roomy) = self.roomy.get_mut(&bin) {
             roomy.remove(&run.slice());
         }
@@ -314,7 +320,7 @@ impl<O: Os> Store<O> {
             let open = !self.filler(slab.bin.zone).is_closed(slab.run.block);
             let listed =
                 self.roomy.get(&slab.bin).is_some_and(|set| set.contains(&slab.run.slice()));
-            if listed != (open && slab.taken < slab.places) {
+            if listed != (open && slab.taken < slab.places) || listed != slab.listed {
                 return Err("a slab with room is not listed, or one without is");
             }
             roomy += usize::from(listed);

@@ -149,6 +149,11 @@ impl Tables {
         self.base.as_ptr().wrapping_add(at.bytes())
     }
 
+    /// The address of the heap.
+    pub fn start(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
     pub fn word(&self, index: u32) -> &AtomicU64 {
         &self.words[index as usize]
     }
@@ -159,7 +164,7 @@ impl Tables {
 
     /// A hint for an object that nobody else knows yet.
     pub fn hint(&self, at: Offset) -> Hint {
-        Hint::new(at, self.stamp(at).load(Acquire))
+        Hint::new(self.start(), at, Some(self.stamp(at).load(Acquire)))
     }
 
     /// Whether this thread is the one that moves, and so would wait for itself.
@@ -183,7 +188,7 @@ impl Tables {
             };
             match protocol::find(word, |at| self.stamp(at), role) {
                 Ok(seen) => {
-                    let hint = seen.stamp.map_or(Hint::NONE, |stamp| Hint::new(seen.at, stamp));
+                    let hint = Hint::new(self.start(), seen.at, seen.stamp);
                     return Some((seen.at, hint));
                 }
                 Err(Wait::Insisted) => {

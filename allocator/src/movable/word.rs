@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word  | 1 unused | offset: 40 bits | pins: 16 bits | flags: 7 bits |
-//! hint  | offset: 40 bits                | stamp: 24 bits            |
+//! hint  | stamp: 17 bits | address: 43 bits, and 4 that are zero in it: 4 bits of the stamp |
 //! ```
 //!
 //! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB.
@@ -12,12 +12,14 @@ use crate::units::{BLOCK_SHIFT, BlockId, Bytes};
 /// Binary logarithm of the unit that offsets count.
 pub(super) const UNIT_SHIFT: u32 = 4;
 const OFFSET_BITS: u32 = 40;
-const STAMP_BITS: u32 = 24;
+/// Addresses of user space, which are multiples of the unit.
+const ADDRESS_BITS: u32 = 47;
+const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - (1 << UNIT_SHIFT);
+const STAMP_BITS: u32 = u64::BITS - ADDRESS_BITS + UNIT_SHIFT;
 const PIN_SHIFT: u32 = 7;
 const PIN_BITS: u32 = 16;
 const OFFSET_SHIFT: u32 = PIN_SHIFT + PIN_BITS;
 const _: () = assert!(OFFSET_SHIFT + OFFSET_BITS <= u64::BITS);
-const _: () = assert!(OFFSET_BITS + STAMP_BITS == u64::BITS);
 
 /// The longest pool that offsets reach over.
 pub(super) const REACH: Bytes = Bytes::new(1 << (OFFSET_BITS + UNIT_SHIFT));
@@ -107,31 +109,48 @@ impl Word {
     }
 }
 
-/// Where an object was seen, and its block's stamp at that time.
+/// Where an object was seen, and its block's stamp at that time. The address comes out by one operation,
+/// since everything that is read at it waits for that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Hint(pub u64);
 
 impl Hint {
-    /// Matches no stamp: [`next_stamp`] leaves out that of all ones.
-    pub const NONE: Self = Self(STAMP_MASK);
-
-    pub const fn new(at: Offset, stamp: u32) -> Self {
-        if stamp as u64 >= STAMP_MASK {
-            Self::NONE
-        } else {
-            Self(at.0 << STAMP_BITS | stamp as u64)
+    /// For an object of a heap that begins at `base`. Where the stamp is one that no hint has, or there
+    /// is none, the hint is one of the base itself that matches no stamp: [`next_stamp`] leaves out
+    /// that of all ones.
+    pub fn new(base: u64, at: Offset, stamp: Option<u32>) -> Self {
+        match stamp.map(u64::from).filter(|&stamp| stamp < STAMP_MASK) {
+            Some(stamp) => Self::pack(base + at.bytes() as u64, stamp),
+            None => Self::pack(base, STAMP_MASK),
         }
     }
 
+    const fn pack(address: u64, stamp: u64) -> Self {
+        debug_assert!(address & !ADDRESS_MASK == 0);
+        Self(stamp >> UNIT_SHIFT << ADDRESS_BITS | address | stamp & ((1 << UNIT_SHIFT) - 1))
+    }
+
     #[inline(always)]
-    pub const fn offset(self) -> Offset {
-        Offset(self.0 >> STAMP_BITS)
+    pub const fn address(self) -> u64 {
+        self.0 & ADDRESS_MASK
     }
 
     #[inline(always)]
     pub const fn stamp(self) -> u32 {
-        (self.0 & STAMP_MASK) as u32
+        ((self.0 >> ADDRESS_BITS) << UNIT_SHIFT | self.0 & ((1 << UNIT_SHIFT) - 1)) as u32
     }
+
+    /// The block of a heap that begins at `base`.
+    #[inline(always)]
+    pub const fn block(self, base: u64) -> usize {
+        ((self.address() - base) >> BLOCK_SHIFT) as usize
+    }
+}
+
+/// Whether a heap can stand there: addresses of 128 TiB, which is all of user space unless a program
+/// asks for more by name.
+pub(super) const fn is_reachable(base: u64, len: Bytes) -> bool {
+    base + len.get() <= 1 << ADDRESS_BITS && len.get() <= REACH.get()
 }
 
 const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
@@ -171,20 +190,24 @@ mod tests {
 
     #[test]
     fn stamps_alternate_and_no_hint_matches_one_that_is_odd_or_was_used_before() {
-        let mut stamp = 0;
-        let near = STAMP_MASK as u32 - 4;
-        for from in [0, near, u32::MAX - 5] {
-            stamp = if from == 0 { 0 } else { from & !1 };
-            for _ in 0..5 {
+        const BASE: u64 = 0x7F12_3460_0000;
+        let none = Hint::new(BASE, Offset::of_bytes(64), None);
+        assert_eq!((none.block(BASE), none.address()), (0, BASE));
+        for from in [0, STAMP_MASK as u32 - 5, u32::MAX - 5] {
+            let mut stamp = from & !1;
+            for _ in 0..8 {
                 let next = next_stamp(stamp);
                 assert_eq!(is_odd(next), !is_odd(stamp), "{stamp:#x}");
-                assert_ne!(Hint::NONE.stamp(), next);
+                assert_ne!(none.stamp(), next);
                 stamp = next;
             }
         }
-        assert!(stamp as u64 > STAMP_MASK, "the last ones are those that no hint has");
-        assert_eq!(Hint::new(Offset::of_bytes(64), stamp), Hint::NONE);
-        let hint = Hint::new(Offset::of_bytes(REACH.get() - 16), 6);
-        assert_eq!((hint.offset().bytes() as u64, hint.stamp()), (REACH.get() - 16, 6));
+        let late = Hint::new(BASE, Offset::of_bytes(64), Some(u32::MAX - 1));
+        assert_eq!(late, none, "the last ones are those that no hint has");
+        for stamp in [0, 6, 0x1234A, STAMP_MASK as u32 - 1] {
+            let hint = Hint::new(BASE, Offset::of_bytes((9 << 21) + 4080), Some(stamp));
+            assert_eq!((hint.address(), hint.stamp()), (BASE + (9 << 21) + 4080, stamp));
+            assert_eq!(hint.block(BASE), 9);
+        }
     }
 }

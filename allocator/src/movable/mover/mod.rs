@@ -121,14 +121,17 @@ pub(super) struct Moving<'a, O: Os> {
 }
 
 impl<O: Os> Inner<O> {
-    /// Waits for whoever moves.
-    pub(super) fn begin_moving(&self) -> Result<Moving<'_, O>, MovableError> {
+    /// Whether this thread may move: it would wait for itself in a callback or a session.
+    pub(super) fn check_may_move(&self) -> Result<(), MovableError> {
         if self.tables.is_mover() {
             return Err(MovableError::InCallback);
         }
-        if in_session() {
-            return Err(MovableError::InSession);
-        }
+        if in_session() { Err(MovableError::InSession) } else { Ok(()) }
+    }
+
+    /// Waits for whoever moves.
+    pub(super) fn begin_moving(&self) -> Result<Moving<'_, O>, MovableError> {
+        self.check_may_move()?;
         let turn = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
         self.tables.mover.store(this_thread(), Relaxed);
         Ok(Moving { heap: self, _turn: turn })
