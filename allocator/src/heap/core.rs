@@ -247,16 +247,24 @@ impl<O: Os> Heap<O> {
 
 impl<O: Os> Central<O> {
     fn adopt(&mut self, shared: &Shared) -> Option<NonNull<Local>> {
-        let local = Heap::<O>::local(shared, Owner(self.retired))?;
-        // SAFETY: threads' heaps are never unmapped.
-        let standing = unsafe { &(*local.as_ptr()).standing };
-        // Somebody may be visiting it; then it waits for the next thread.
-        if !standing.holder.adopt() {
-            return None;
+        let mut before: Option<&AtomicU32> = None;
+        let mut owner = self.retired;
+        while let Some(local) = Heap::<O>::local(shared, Owner(owner)) {
+            // SAFETY: threads' heaps are never unmapped, and this part is for everybody.
+            let standing: &Standing = unsafe { &(*local.as_ptr()).standing };
+            let next = standing.next.load(Ordering::Relaxed);
+            if standing.holder.adopt() {
+                match before {
+                    Some(link) => link.store(next, Ordering::Relaxed),
+                    None => self.retired = next,
+                }
+                self.active += 1;
+                return Some(local);
+            }
+            // Somebody is visiting it; then it waits for the next thread.
+            (before, owner) = (Some(&standing.next), next);
         }
-        self.retired = standing.next.load(Ordering::Relaxed);
-        self.active += 1;
-        Some(local)
+        None
     }
 
     /// Whether one more heap without a thread may keep what is in its bins.
@@ -306,7 +314,7 @@ impl Word {
         let entry = shared.view.slice(at).map(|slice| shared.view.entry(slice));
         let Some(Entry::Slab(owner, now)) = entry else { die(Fault::Foreign, at) };
         // SAFETY: its slice's word said so.
-        let head = unsafe { shared.view.head(at) };
+        let head = unsafe { shared.view.head(at, now) };
         let (object, within) = class.shape().locate(at - shared.view.address(head));
         // A slab of another class now: all that was in it has been freed since.
         if now != class {

@@ -238,8 +238,7 @@ impl Own {
 
     /// Whether an address lies in a slab of this heap.
     fn owns(&self, shared: &Shared, at: usize) -> bool {
-        let entry = shared.view.slice(at).map(|slice| shared.view.entry(slice));
-        matches!(entry, Some(Entry::Slab(owner, _)) if owner == self.owner)
+        shared.view.slice(at).is_some_and(|slice| shared.view.owner(slice) == self.owner)
     }
 
     /// Whether frees of a slice that is so go through this thread's bins.
@@ -541,26 +540,28 @@ impl Own {
         class: Class,
         objects: &[*mut u8],
     ) {
+        // One after the other, though neighbours often lie in the same slab: what tells them from
+        // others is a branch that no processor foresees.
         let mut left = objects;
-        while let Some(&first) = left.first() {
-            let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
-            if others > 0 {
+        while let Some((&object, rest)) = left.split_first() {
+            let at = object as usize;
+            if !self.owns(shared, at) {
+                let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
                 heap.free_remotely(shared, class, &left[..others]);
                 left = &left[others..];
                 continue;
             }
-            // SAFETY: the object lies in a slab of this thread's.
-            let head = unsafe { shared.view.head(first as usize) };
+            // SAFETY: the object lies in a slab of this thread's, which is of that class.
+            let head = unsafe { shared.view.head(at, class) };
             // SAFETY: as above.
             let slab = unsafe { shared.view.record(head).slab() };
-            match slab.give(shared.view.address(head), left) {
-                Ok(0) => die(Fault::Interior, first as usize), // what is left over of the slab
-                Ok(given) => left = &left[given..],
-                Err((given, fault)) => die(fault, left[given] as usize),
+            if let Err(fault) = slab.give(class.shape(), at - shared.view.address(head)) {
+                die(fault, at);
             }
             if slab.state == State::Full || (slab.state == State::Partial && slab.is_empty()) {
                 self.after_free(heap, shared, head, class);
             }
+            left = rest;
         }
     }
 

@@ -20,7 +20,7 @@ use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::classes::{Class, OBJECTS_MAX};
+use super::classes::{Class, OBJECTS_MAX, Shape};
 use super::fatal::Fault;
 use super::remote::{self, Freed};
 use crate::os::Zeroed;
@@ -267,34 +267,22 @@ impl Slab {
         wanted
     }
 
-    /// Puts objects back, from the first to the last that lies in this slab, which begins at `base`;
-    /// how many those are. On an error the object after as many others should not be put back.
+    /// Puts back the object that lies `offset` bytes into the slab, which is cut as `shape` says.
     #[inline]
-    pub fn give(&mut self, base: usize, objects: &[*mut u8]) -> Result<usize, (usize, Fault)> {
-        let shape = self.class().shape();
-        let end = shape.objects as usize * shape.size as usize;
-        let (mut given, mut lowest) = (0, usize::from(self.lowest));
-        for &object in objects {
-            let offset = (object as usize).wrapping_sub(base);
-            if offset >= end {
-                break;
-            }
-            let (object, within) = shape.locate(offset);
-            let (at, bit) = (object as usize / 64, 1u64 << (object % 64));
-            let word = &mut self.free[at];
-            if within != 0 {
-                return Err((given, Fault::Interior));
-            }
-            if *word & bit != 0 {
-                return Err((given, Fault::Twice));
-            }
-            *word |= bit;
-            lowest = lowest.min(at);
-            given += 1;
+    pub fn give(&mut self, shape: &Shape, offset: usize) -> Result<(), Fault> {
+        let (object, within) = shape.locate(offset);
+        if within != 0 || object >= shape.objects {
+            return Err(Fault::Interior);
         }
-        self.lowest = lowest as u8;
-        self.add_free(given as i32);
-        Ok(given)
+        let (at, bit) = (object as usize / 64, 1u64 << (object % 64));
+        let word = &mut self.free[at % WORDS];
+        if *word & bit != 0 {
+            return Err(Fault::Twice);
+        }
+        *word |= bit;
+        self.lowest = self.lowest.min(at as u8);
+        self.add_free(1);
+        Ok(())
     }
 
     fn words(&self) -> usize {
@@ -339,28 +327,21 @@ mod tests {
         records
     }
 
-    /// Where the slab would begin.
-    const BASE: usize = 0x10_0000;
-
-    fn slab_bytes(class: Class) -> usize {
-        class.shape().slices as usize * super::super::classes::SLICE_BYTES
-    }
-
     #[test]
     fn objects_are_taken_lowest_first_and_put_back_once() {
         let class = Class::of(16);
         let records = slab(class);
         // SAFETY: as above.
         let slab = unsafe { records[0].slab() };
-        let at = |object: usize| (BASE + object * 16) as *mut u8;
         assert!(slab.is_empty());
         let mut taken = Vec::new();
         assert_eq!(slab.take(100, |object| taken.push(object)), 100);
         assert_eq!(taken, (0..100).collect::<Vec<_>>());
         slab.validate().unwrap();
-        assert_eq!(slab.give(BASE, &[at(3)]), Ok(1));
-        assert_eq!(slab.give(BASE, &[at(7), at(3)]), Err((1, Fault::Twice)));
-        assert_eq!(slab.give(BASE, &[(BASE + 8) as *mut u8]), Err((0, Fault::Interior)));
+        let shape = class.shape();
+        assert_eq!(slab.give(shape, 3 * 16), Ok(()));
+        assert_eq!(slab.give(shape, 3 * 16), Err(Fault::Twice));
+        assert_eq!(slab.give(shape, 8), Err(Fault::Interior));
     }
 
     #[test]
@@ -370,7 +351,7 @@ mod tests {
         // SAFETY: as above.
         let slab = unsafe { records[0].slab() };
         slab.take(100, |_| ());
-        assert_eq!(slab.give(BASE, &[(BASE + 3 * 16) as *mut u8]), Ok(1));
+        assert_eq!(slab.give(class.shape(), 3 * 16), Ok(()));
         slab.validate().unwrap();
         let mut again = Vec::new();
         slab.take(2, |object| again.push(object));
@@ -389,11 +370,12 @@ mod tests {
             let mut count = 0;
             assert_eq!(slab.take(u32::MAX, |_| count += 1), objects);
             assert_eq!((count, slab.take(1, |_| ())), (objects, 0));
-            let at = |object| (BASE + object as usize * class.size()) as *mut u8;
-            // The last is not an object of it.
-            let mut all: Vec<_> = (0..objects).map(at).collect();
-            all.push((BASE + slab_bytes(class)) as *mut u8);
-            assert_eq!(slab.give(BASE, &all), Ok(objects as usize));
+            let shape = class.shape();
+            let offsets = (0..objects as usize).map(|object| object * class.size());
+            offsets.for_each(|offset| slab.give(shape, offset).unwrap());
+            // What is left over of the slab is no object.
+            let end = objects as usize * class.size();
+            assert_eq!(slab.give(shape, end), Err(Fault::Interior));
             assert!(slab.is_empty());
             slab.validate().unwrap();
             slab.end();

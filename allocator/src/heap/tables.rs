@@ -139,6 +139,15 @@ impl View {
         Entry::of(unsafe { self.entries.add(slice as usize).as_ref() }.load(Ordering::Relaxed))
     }
 
+    /// The owner of a slab's slice; of any other it is nobody's number.
+    #[inline]
+    pub fn owner(&self, slice: u32) -> Owner {
+        debug_assert!((slice as usize) < self.slices);
+        // SAFETY: as above.
+        let word = unsafe { self.entries.add(slice as usize).as_ref() }.load(Ordering::Relaxed);
+        Owner(word >> OWNER_SHIFT)
+    }
+
     /// Says what a slice is.
     ///
     /// # Safety
@@ -164,10 +173,13 @@ impl View {
     /// The first slice of the slab that an address lies in.
     ///
     /// # Safety
-    /// It lies in one: the word of its slice said so.
+    /// It lies in one, of that class: the word of its slice said so.
     #[inline]
-    pub unsafe fn head(&self, address: usize) -> u32 {
+    pub unsafe fn head(&self, address: usize, class: Class) -> u32 {
         let slice = (address.wrapping_sub(self.base) >> super::classes::SLICE_SHIFT) as u32;
+        if class.shape().slices == 1 {
+            return slice;
+        }
         // SAFETY: a slab's slices have records.
         slice - u32::from(unsafe { self.record(slice) }.to_head())
     }
