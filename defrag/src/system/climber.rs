@@ -113,13 +113,17 @@ impl<'a, M: Machine> Climber<'a, M> {
         }
     }
 
-    /// Asks for the pages that are ready, again while that helps; gives how many more there are.
+    /// Asks for the pages that are ready, again while many are; gives how many more there are.
     fn ask(&mut self) -> Result<u64, FileError> {
-        let mut gained = 0;
+        // One at least: whether the pool can be asked at all has to come out.
+        let (mut gained, mut least) = (0, 1);
         while let Some(ready) = self.machine.ready(self.goal.page)? {
-            // One at least: whether the pool can be asked at all has to come out.
-            let more = self.ask_for(ready.max(1))?;
-            gained += more;
+            // Few pages after many are what the kernel reclaims in the background meanwhile.
+            if gained > 0 && ready < self.missing()?.div_ceil(WORTH_ONE_IN) {
+                return Ok(gained);
+            }
+            let more = self.ask_for(ready.max(least))?;
+            (gained, least) = (gained + more, 0);
             if more == 0 || self.missing()? == 0 {
                 return Ok(gained);
             }
