@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // the contract of Allocator
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -14,20 +15,14 @@ use super::global::{Bookend, raw};
 unsafe impl Allocator for Bookend {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        if layout.size() == 0 {
-            return Ok(nothing(layout));
-        }
-        // SAFETY: the layout has a size.
-        slice(unsafe { self.alloc(layout) }, layout.size())
+        // SAFETY: the layout has a size then.
+        some_or_nothing(layout, || unsafe { self.alloc(layout) })
     }
 
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        if layout.size() == 0 {
-            return Ok(nothing(layout));
-        }
-        // SAFETY: the layout has a size.
-        slice(unsafe { self.alloc_zeroed(layout) }, layout.size())
+        // SAFETY: the layout has a size then.
+        some_or_nothing(layout, || unsafe { self.alloc_zeroed(layout) })
     }
 
     #[inline]
@@ -73,12 +68,17 @@ unsafe impl Allocator for Bookend {
     }
 }
 
-/// Of no bytes: an aligned address where nothing is.
-fn nothing(layout: Layout) -> NonNull<[u8]> {
-    let at = NonNull::without_provenance(
-        core::num::NonZeroUsize::new(layout.align()).expect("an alignment is not zero"),
-    );
-    NonNull::slice_from_raw_parts(at, 0)
+/// What `allocate` gives for a layout that has a size; of no bytes, an aligned address where nothing
+/// is.
+fn some_or_nothing(
+    layout: Layout,
+    allocate: impl FnOnce() -> *mut u8,
+) -> Result<NonNull<[u8]>, AllocError> {
+    if layout.size() != 0 {
+        return slice(allocate(), layout.size());
+    }
+    let align = NonZeroUsize::new(layout.align()).expect("an alignment is not zero");
+    Ok(NonNull::slice_from_raw_parts(NonNull::without_provenance(align), 0))
 }
 
 fn slice(at: *mut u8, size: usize) -> Result<NonNull<[u8]>, AllocError> {

@@ -311,20 +311,36 @@ impl Own {
     /// has been handed out.
     #[inline(always)]
     pub unsafe fn keep(own: *mut Self, at: *mut u8) -> bool {
-        // SAFETY: (1) a slice of the span has a word; (2) it has the heap's tag only where that is
-        // this thread's to write; (3) then what is left of
-        // the word is where a bin stands; (4) a bin that is not full has a place at `top`.
+        // SAFETY: (1) a word has the heap's tag only where that is this thread's to write; (2) then
+        // what is left of it is where a bin stands.
+        unsafe {
+            let Some(word) = Self::word(own, at) else { return false };
+            let offset = (u64::from(word) ^ (*own).tag) as usize;
+            offset < CLASSES * BIN_BYTES && Self::push(Self::bin(own, offset), at)
+        }
+    }
+
+    /// The word of an address's slice, if it is one of the span.
+    ///
+    /// # Safety
+    /// `own` is a heap.
+    #[inline(always)]
+    unsafe fn word(own: *mut Self, at: *mut u8) -> Option<u32> {
+        // SAFETY: a slice of the span has a word; the rest is the caller's.
         unsafe {
             let slice = (at as usize).wrapping_sub((*own).base) >> SLICE_SHIFT;
-            if slice >= (*own).slices {
-                return false;
-            }
-            let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
-            let offset = (u64::from(word) ^ (*own).tag) as usize;
-            if offset >= CLASSES * BIN_BYTES {
-                return false;
-            }
-            let bin = Self::bin(own, offset);
+            (slice < (*own).slices).then(|| (*(*own).entries.add(slice)).load(Ordering::Relaxed))
+        }
+    }
+
+    /// Puts an object on top of a bin; whether it had room.
+    ///
+    /// # Safety
+    /// The bin is of this thread's heap.
+    #[inline(always)]
+    unsafe fn push(bin: *mut Bin, at: *mut u8) -> bool {
+        // SAFETY: a bin that is not full has a place at `top`; the rest is the caller's.
+        unsafe {
             let top = (*bin).top;
             if top == (*bin).end {
                 return false;
@@ -341,28 +357,16 @@ impl Own {
     /// As [`Own::keep`], for objects of other threads' slabs.
     #[inline]
     pub unsafe fn set_aside(own: *mut Self, at: *mut u8) -> bool {
-        // SAFETY: (1) a slice of the span has a word; (2) where it is that of a slab, the lower bits
-        // say where the bin stands among others; (3) the empty heap has no slices, so this one is
-        // the thread's to write; (4) where the bin is not full there is a place at `top`.
+        // SAFETY: (1) where a word is that of a slab, the lower bits say where the bin stands among
+        // others; (2) the empty heap has no slices, so this one is the thread's to write.
         unsafe {
-            let slice = (at as usize).wrapping_sub((*own).base) >> SLICE_SHIFT;
-            if slice >= (*own).slices {
-                return false;
-            }
-            let word = (*(*own).entries.add(slice)).load(Ordering::Relaxed);
+            let Some(word) = Self::word(own, at) else { return false };
             if (u64::from(word) ^ (*own).tag) < (CLASSES * BIN_BYTES) as u64 {
                 return false;
             }
             let Some(offset) = Entry::bin_of(word) else { return false };
-            let bin: *mut Bin = (&raw mut (*own).aside).byte_add(offset).cast();
-            let top = (*bin).top;
-            if top == (*bin).end {
-                return false;
-            }
-            *top = at;
-            (*bin).top = top.add(1);
+            Self::push((&raw mut (*own).aside).byte_add(offset).cast(), at)
         }
-        true
     }
 
     /// Whether other threads' objects of a class are set aside.
