@@ -29,6 +29,12 @@ pub fn complain(tool: &str, message: &dyn fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{tool}: {message}");
 }
 
+/// Prints a remark on standard error, for whoever watches: no failure, and no part of the output.
+pub fn remark(message: &dyn fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
 /// An error and its causes, colon by colon; a cause that the text so far ends with is not repeated.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

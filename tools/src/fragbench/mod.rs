@@ -2,6 +2,9 @@
 //!
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
 //! - [`system`]: ages the machine and compares ways to get huge pages out of it.
+//! - [`week`]: what is contiguous on Friday, under four policies.
+//!
+//! They share [`about`] (machine and cost of a run) and [`plot`].
 
 use std::process::ExitCode;
 
@@ -10,11 +13,14 @@ use clap::{Parser, Subcommand};
 use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
 
+pub mod about;
 pub mod memory;
 pub mod obtain;
+pub mod plot;
 pub mod report;
 pub mod scatter;
 pub mod system;
+pub mod week;
 
 /// The tool's name in messages.
 const TOOL: &str = "fragbench";
@@ -31,6 +37,7 @@ pub struct Cli {
 enum Mode {
     Scatter(scatter::Options),
     System(system::Options),
+    Week(week::Options),
 }
 
 /// Runs the tool on the process's command line.
@@ -41,14 +48,21 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
     match cli.mode {
-        Mode::Scatter(options) => match scatter::run(&options, interrupts) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => exit::fail(TOOL, &error, error.status()),
-        },
-        Mode::System(options) => match system::run(&options, interrupts) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => exit::fail(TOOL, &error, error.status()),
-        },
+        Mode::Scatter(options) => {
+            ended(scatter::run(&options, interrupts), scatter::ScatterFailure::status)
+        }
+        Mode::System(options) => {
+            ended(system::run(&options, interrupts), system::SystemFailure::status)
+        }
+        Mode::Week(options) => ended(week::run(&options, interrupts), week::WeekFailure::status),
+    }
+}
+
+/// The exit code of a mode, and its error on standard error.
+fn ended<E: std::error::Error>(result: Result<(), E>, status: fn(&E) -> u8) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::fail(TOOL, &error, status(&error)),
     }
 }
 

@@ -1,0 +1,274 @@
+//! Plots that a person can read: charts side by side, each with axes, units and a legend.
+//!
+//! SVG or PNG, by the file's name. The text is set in a font that is built in, so that a machine without
+//! fonts draws the same picture.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::register_font;
+
+/// Pixels of one chart.
+const CHART: (u32, u32) = (760, 420);
+/// Pixels for the heading.
+const HEADING: u32 = 44;
+const FONT: &str = "sans-serif";
+const INK: RGBColor = RGBColor(40, 40, 40);
+
+/// Colours that people who see fewer colours tell apart (Okabe and Ito).
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(213, 94, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(204, 121, 167),
+    RGBColor(0, 120, 90),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+];
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// In the legend.
+    pub name: String,
+    /// Along the x axis; a gap where a value is not a number.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Axes and lines.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// Above it.
+    pub title: String,
+    /// The x axis: what, and in which unit.
+    pub x: String,
+    /// The y axis: the same.
+    pub y: String,
+    /// Where the y axis ends; it begins at 0. `None` ends it a little above the highest value.
+    pub y_end: Option<f64>,
+    /// Lines, at most six.
+    pub series: Vec<Series>,
+}
+
+/// Why there is no plot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlotError {
+    /// Neither kind.
+    #[error("--plot {0:?}: the name must end in .svg or .png, which says what to draw")]
+    Kind(PathBuf),
+    /// The file cannot be written.
+    #[error("cannot write the plot {path:?}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The drawing library failed.
+    #[error("cannot draw the plot: {0}")]
+    Draw(String),
+}
+
+/// Where a plot goes, by what its name says; usable as clap's `value_parser`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Svg,
+    Png,
+}
+
+impl std::str::FromStr for Target {
+    type Err = PlotError;
+
+    fn from_str(text: &str) -> Result<Self, PlotError> {
+        let path = PathBuf::from(text);
+        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        let kind = match extension.as_deref() {
+            Some("svg") => Kind::Svg,
+            Some("png") => Kind::Png,
+            _ => return Err(PlotError::Kind(path)),
+        };
+        Ok(Self { path, kind })
+    }
+}
+
+/// Draws charts below a heading, two in a row.
+///
+/// # Errors
+/// [`PlotError`].
+pub fn draw(target: &Target, heading: &str, charts: &[Chart]) -> Result<(), PlotError> {
+    // Once is enough, and again does no harm.
+    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|_| PlotError::Draw("the built-in font cannot be read".to_owned()))?;
+    let rows = charts.len().div_ceil(2) as u32;
+    let columns = charts.len().min(2) as u32;
+    let size = (CHART.0 * columns, CHART.1 * rows + HEADING);
+    match target.kind {
+        Kind::Svg => {
+            let mut text = String::new();
+            draw_on(SVGBackend::with_string(&mut text, size), heading, charts)?;
+            fs::write(&target.path, text).map_err(|cause| unwritten(&target.path, cause))
+        }
+        Kind::Png => {
+            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
+            draw_on(BitMapBackend::with_buffer(&mut pixels, size), heading, charts)?;
+            write_png(&target.path, size, &pixels).map_err(|cause| unwritten(&target.path, cause))
+        }
+    }
+}
+
+fn unwritten(path: &Path, cause: io::Error) -> PlotError {
+    PlotError::Write { path: path.to_owned(), cause }
+}
+
+fn write_png(path: &Path, (width, height): (u32, u32), pixels: &[u8]) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(io::Error::other)?;
+    writer.write_image_data(pixels).map_err(io::Error::other)?;
+    writer.finish().map_err(io::Error::other)?;
+    file.flush()
+}
+
+fn draw_on<B: DrawingBackend>(
+    backend: B,
+    heading: &str,
+    charts: &[Chart],
+) -> Result<(), PlotError> {
+    let failed = |error: &dyn std::fmt::Display| PlotError::Draw(error.to_string());
+    let root = backend.into_drawing_area();
+    root.fill(&WHITE).map_err(|error| failed(&error))?;
+    let below =
+        root.titled(heading, (FONT, 24).into_font().color(&INK)).map_err(|error| failed(&error))?;
+    let areas = below.split_evenly((charts.len().div_ceil(2), charts.len().min(2)));
+    for (area, chart) in areas.iter().zip(charts) {
+        draw_chart(area, chart).map_err(|error| failed(&error))?;
+    }
+    root.present().map_err(|error| failed(&error))
+}
+
+type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> Drawn<B> {
+    let mut context = ChartBuilder::on(area)
+        .caption(&chart.title, (FONT, 20).into_font().color(&INK))
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(78)
+        .build_cartesian_2d(x_range(chart), y_range(chart))?;
+    context
+        .configure_mesh()
+        .x_desc(&chart.x)
+        .y_desc(&chart.y)
+        .x_labels(11)
+        .y_labels(6)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(INK.mix(0.12))
+        .axis_style(INK)
+        .label_style((FONT, 15).into_font().color(&INK))
+        .axis_desc_style((FONT, 16).into_font().color(&INK))
+        .draw()?;
+    for (series, &colour) in chart.series.iter().zip(COLOURS.iter().cycle()) {
+        let style = colour.stroke_width(2);
+        // Only the first stretch is in the legend.
+        let stretches = series.points.split(|(_, y)| !y.is_finite()).filter(|s| !s.is_empty());
+        for (n, stretch) in stretches.enumerate() {
+            let line = LineSeries::new(stretch.iter().copied(), style);
+            let drawn = context.draw_series(line)?;
+            if n == 0 {
+                drawn.label(&series.name).legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(3))
+                });
+            }
+        }
+    }
+    context
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .background_style(WHITE.mix(0.85))
+        .border_style(INK.mix(0.3))
+        .label_font((FONT, 15).into_font().color(&INK))
+        .draw()
+}
+
+fn x_range(chart: &Chart) -> Range<f64> {
+    let xs = || chart.series.iter().flat_map(|series| &series.points).map(|point| point.0);
+    let (start, end) = (xs().fold(f64::MAX, f64::min), xs().fold(f64::MIN, f64::max));
+    if start < end { start..end } else { 0.0..1.0 }
+}
+
+fn y_range(chart: &Chart) -> Range<f64> {
+    let ys = chart.series.iter().flat_map(|series| &series.points).map(|point| point.1);
+    let highest = ys.filter(|y| y.is_finite()).fold(0.0, f64::max);
+    let end = chart.y_end.unwrap_or(highest * 1.05);
+    0.0..if end > 0.0 { end } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart() -> Chart {
+        let series = |name: &str, points: &[(f64, f64)]| Series {
+            name: name.to_owned(),
+            points: points.to_vec(),
+        };
+        Chart {
+            title: "Things over time".to_owned(),
+            x: "hours".to_owned(),
+            y: "things (MiB)".to_owned(),
+            y_end: None,
+            series: vec![
+                series("first", &[(0.0, 1.0), (1.0, 3.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, 2.0)]),
+                series("second", &[(0.0, 0.0), (4.0, 4.0)]),
+            ],
+        }
+    }
+
+    #[test]
+    fn an_svg_has_the_axes_the_units_and_the_legend() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plot.svg");
+        let target = path.to_str().unwrap().parse().unwrap();
+        draw(&target, "A heading", &[chart(), chart(), chart()]).unwrap();
+        let svg = fs::read_to_string(path).unwrap();
+        for text in ["A heading", "Things over time", "hours", "things (MiB)", "first", "second"] {
+            assert!(svg.contains(text), "{text} is not in the plot");
+        }
+    }
+
+    #[test]
+    fn a_png_has_the_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plot.png");
+        let target = path.to_str().unwrap().parse().unwrap();
+        draw(&target, "A heading", &[chart()]).unwrap();
+        let decoder = png::Decoder::new(io::BufReader::new(File::open(path).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        let has = |colour: RGBColor| pixels.chunks(3).any(|p| p == [colour.0, colour.1, colour.2]);
+        assert!(has(COLOURS[0]) && has(COLOURS[1]) && !has(COLOURS[2]));
+    }
+
+    #[test]
+    fn other_kinds_and_places_are_told() {
+        let other = "plot.jpeg".parse::<Target>().unwrap_err();
+        assert!(other.to_string().contains(".svg or .png"), "{other}");
+        let target = "/nowhere/plot.svg".parse().unwrap();
+        let error = draw(&target, "", &[chart()]).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/plot.svg"), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! One server under one policy: plays the trace's events, and answers the probe's requests.
+
+use std::time::Instant;
+
+use bookend::placement::{Class, Moved, Placement, Unmapped};
+use bookend::units::{BlockRange, Blocks, Bytes};
+
+use super::backing::{Backing, Corrupt};
+use super::compact;
+use super::contents::{Contents, Side};
+use super::latency::Latencies;
+use super::policy::{Policy, Purpose};
+use super::trace::{Event, Item, ItemId};
+
+/// Of the free bytes, the part that must be had in one piece: what is left is for the ends of blocks
+/// that small objects share.
+pub const FITS: f64 = 0.97;
+
+/// What a server was asked by the trace, since it was last looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// How long requests took that needed blocks.
+    pub latencies: Latencies,
+    /// Requests.
+    pub requests: u64,
+    /// Requests that were refused, though they fit in 97% of the free bytes.
+    pub refused: u64,
+}
+
+/// A table of blocks, and what is in it.
+#[derive(Debug)]
+pub struct Server<B> {
+    policy: Policy,
+    table: Placement,
+    contents: Contents<B>,
+    asked: Asked,
+}
+
+impl<B: Backing> Server<B> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// Where there is no memory for the table.
+    pub fn new(policy: Policy, capacity: Blocks, backing: B) -> Result<Self, Unmapped> {
+        let table = Placement::new(capacity)?;
+        let contents = Contents::new(capacity.as_usize(), policy.moves(), backing);
+        Ok(Self { policy, table, contents, asked: Asked::default() })
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// The table, to look at.
+    pub fn table(&self) -> &Placement {
+        &self.table
+    }
+
+    /// Bytes that no object has, also in blocks that others share.
+    pub fn free_bytes(&self) -> Bytes {
+        self.table.capacity().bytes() - self.contents.live()
+    }
+
+    /// Bytes moved so far.
+    pub fn moved(&self) -> Bytes {
+        self.contents.moved()
+    }
+
+    /// What the trace asked for since this was called last.
+    pub fn take_asked(&mut self) -> Asked {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// Plays one event.
+    ///
+    /// # Errors
+    /// Where an object's bytes are not what was put there.
+    pub fn play(&mut self, event: Event) -> Result<(), Corrupt> {
+        match event {
+            Event::Allocate(id, item) => self.allocate(id, item),
+            Event::Free(id) => {
+                if let Some(freed) = self.contents.take(id)? {
+                    self.give(freed);
+                }
+            }
+            Event::Hour(_) => {}
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self, id: ItemId, item: Item) {
+        self.asked.requests += 1;
+        let granted = match item {
+            Item::Extent(blocks) => match self.timed(Purpose::Extent, blocks) {
+                Some((range, class)) => {
+                    self.contents.put_extent(id, item, range, class);
+                    true
+                }
+                None => false,
+            },
+            Item::Small { order, movable } => self.allocate_small(id, item, order, movable),
+        };
+        if !granted && fits(item.bytes(), self.free_bytes()) {
+            self.asked.refused += 1;
+        }
+    }
+
+    fn allocate_small(&mut self, id: ItemId, item: Item, order: u8, movable: bool) -> bool {
+        let (side, purpose) = match movable {
+            true if self.policy.sets_movable_apart() => (Side::Movable, Purpose::Movable),
+            true => (Side::Pinned, Purpose::Movable),
+            false => (Side::Pinned, Purpose::Pinned),
+        };
+        if self.contents.put_small(id, item, side, order) {
+            return true;
+        }
+        let Some((range, class)) = self.timed(purpose, Blocks::ONE) else { return false };
+        self.contents.open(side, range.start(), class);
+        self.contents.put_small(id, item, side, order)
+    }
+
+    fn timed(&mut self, purpose: Purpose, blocks: Blocks) -> Option<(BlockRange, Class)> {
+        let start = Instant::now();
+        let taken = self.take(purpose, blocks);
+        self.asked.latencies.add(start.elapsed());
+        taken
+    }
+
+    /// A request of the probe.
+    pub fn probe(&mut self, blocks: Blocks) -> Option<BlockRange> {
+        self.take(Purpose::Probe, blocks).map(|(range, _)| range)
+    }
+
+    /// Takes blocks, where the policy looks for them.
+    fn take(&mut self, purpose: Purpose, blocks: Blocks) -> Option<(BlockRange, Class)> {
+        self.policy.classes(purpose).iter().find_map(|&class| {
+            let taken = if self.policy.moves() {
+                self.take_moving(class, blocks)
+            } else {
+                self.table.allocate_now(class, blocks)
+            };
+            taken.map(|range| (range, class))
+        })
+    }
+
+    /// Takes blocks, making room where there is none.
+    fn take_moving(&mut self, class: Class, blocks: Blocks) -> Option<BlockRange> {
+        let Self { table, contents, .. } = self;
+        if let Some(range) = table.allocate_now(class, blocks) {
+            return Some(range);
+        }
+        if class != Class::Pinned {
+            return compact::make_room(table, contents, blocks)
+                .then(|| table.allocate_now(class, blocks))
+                .flatten();
+        }
+        loop {
+            let evicted = table.allocate_moving(class, blocks, |from, to| {
+                contents.carry(from, to);
+                Moved::Done
+            });
+            // Movable objects may have to be put together before others can go up.
+            if evicted.is_ok() || !contents.empty_one(table) {
+                return evicted.ok();
+            }
+        }
+    }
+
+    /// Frees blocks.
+    pub fn give(&mut self, range: BlockRange) {
+        let freed = self.table.free(range);
+        debug_assert!(freed.is_ok(), "an extent is freed once: {freed:?}");
+    }
+
+    /// Checks the table.
+    ///
+    /// # Panics
+    /// With what is wrong.
+    #[cfg(test)]
+    pub fn validate(&self) {
+        if let Err(broken) = self.table.validate() {
+            panic!("the table contradicts itself: {broken:?}");
+        }
+        let free = self.table.free_blocks().bytes() + self.contents.spare();
+        assert_eq!(free, self.free_bytes(), "every byte is free, an object's or spare");
+    }
+}
+
+/// Whether a request fits in 97% of the free bytes.
+fn fits(wanted: Bytes, free: Bytes) -> bool {
+    wanted.get() as f64 <= FITS * free.get() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backing::{Nothing, Real};
+    use super::super::trace::Trace;
+    use super::*;
+    use bookend::pool::Pool;
+
+    const CAPACITY: Bytes = Bytes::mib(256);
+
+    fn blocks() -> Blocks {
+        Blocks::holding(CAPACITY).unwrap()
+    }
+
+    /// Plays a trace, and validates every so often.
+    fn play(policy: Policy, backing: impl Backing, seed: u64) -> (u64, Bytes) {
+        let mut server = Server::new(policy, blocks(), backing).unwrap();
+        for (n, event) in Trace::new(CAPACITY, seed).enumerate() {
+            server.play(event).unwrap();
+            if n % 997 == 0 {
+                server.validate();
+            }
+        }
+        server.validate();
+        (server.asked.refused, server.moved())
+    }
+
+    #[test]
+    fn every_byte_is_accounted_for_under_each_policy() {
+        for policy in Policy::ALL {
+            let (refused, moved) = play(policy, Nothing, 3);
+            assert_eq!(moved > Bytes::ZERO, policy.moves(), "{policy:?}");
+            // Only moving keeps every promise.
+            assert!(policy.moves() || refused > 0, "the trace is too easy for {policy:?}");
+        }
+    }
+
+    #[test]
+    fn no_byte_is_lost_when_extents_and_small_objects_move() {
+        let pool = Pool::builder().capacity(CAPACITY).build().unwrap();
+        let (_, moved) = play(Policy::Defrag, Real::new(pool), 4);
+        assert!(moved > CAPACITY, "something moved: {moved}");
+    }
+}
