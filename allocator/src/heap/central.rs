@@ -393,6 +393,7 @@ impl<O: Os> Central<O> {
             hugetlb_refused_blocks: counts.hugetlb_refused,
             transparent_refused_blocks: counts.transparent_refused,
             unmoved: counts.unmoved,
+            other_node_blocks: counts.other_node,
             failures: self.failures,
             heaps: u64::from(self.owners),
             threads: u64::from(self.active),

@@ -59,7 +59,7 @@ fn line(text: core::fmt::Arguments<'_>) {
 }
 
 /// The counts, each with its name and whether it is of bytes.
-fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 16] {
+fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 17] {
     [
         ("reserved", stats.reserved, true),
         ("committed", stats.committed, true),
@@ -72,6 +72,7 @@ fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 16] 
         ("hugetlb_refused_blocks", stats.hugetlb_refused_blocks, false),
         ("transparent_refused_blocks", stats.transparent_refused_blocks, false),
         ("unmoved", stats.unmoved, false),
+        ("other_node_blocks", stats.other_node_blocks, false),
         ("released_blocks", stats.released_blocks, false),
         ("kept_blocks", stats.kept_blocks, false),
         ("misplaced_blocks", stats.misplaced_blocks, false),

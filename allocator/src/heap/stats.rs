@@ -15,6 +15,8 @@ pub(super) struct Supplied {
     pub unmoved: u64,
     /// Requests for which there was no memory.
     pub refused: u64,
+    /// Free blocks that were given back because whoever wanted them runs on another node.
+    pub other_node: u64,
     /// Blocks placed at the end where they do not belong, because the other was full.
     pub misplaced: u64,
 }
@@ -49,6 +51,8 @@ pub struct Stats {
     /// Times that a long allocation grew and the system would not move its pages, so that it was
     /// copied.
     pub unmoved: u64,
+    /// Free blocks given back, because the thread that took them ran on another NUMA node.
+    pub other_node_blocks: u64,
     /// Blocks that had to be placed among those of the other end, so far.
     pub misplaced_blocks: u64,
     /// Requests for which there was no memory.

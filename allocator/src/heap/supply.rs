@@ -7,6 +7,10 @@
 //! Base pages come first, so that a small heap stays small; from a certain size on, blocks are
 //! advised to become huge pages as they are opened, each on its own account, never the whole span.
 //!
+//! On a machine of several NUMA nodes, pages come on the node of the thread that touches them first. A
+//! free block that has memory of another node than that of the thread which takes it is given back
+//! first, so that it comes anew: zeroing it once is less than reaching it from afar for long.
+//!
 //! Where checks are wanted, a huge extent is followed by a guard: a block without memory, which
 //! cannot be touched.
 #![allow(unsafe_code)] // gives free blocks back
@@ -34,8 +38,11 @@ struct Idle {
 /// The blocks of a heap.
 #[derive(Debug)]
 pub(super) struct Supply<O: Os> {
+    os: O,
     pool: Pool<O>,
     placement: Placement<O>,
+    /// Node of the thread that opened a block, plus one; empty on a machine of one node.
+    nodes: Array<u8, O>,
     /// When each free block was freed, in milliseconds.
     freed_ms: Array<u32, O>,
     /// Length of the huge extent that begins at a block.
@@ -85,8 +92,11 @@ impl<O: Os> Supply<O> {
         let placement = Placement::with_os(os.clone(), blocks)
             .map_err(|unmapped| NoSupply::Table(unmapped.cause))?;
         Ok(Self {
+            nodes: Array::new(os.clone(), if has_nodes(&os) { blocks.as_usize() } else { 0 })
+                .map_err(NoSupply::Table)?,
             freed_ms: Array::new(os.clone(), blocks.as_usize()).map_err(NoSupply::Table)?,
-            extents: Array::new(os, blocks.as_usize()).map_err(NoSupply::Table)?,
+            extents: Array::new(os.clone(), blocks.as_usize()).map_err(NoSupply::Table)?,
+            os,
             pool,
             placement,
             queue: [Idle { start: BlockId::new(0), len: Blocks::ZERO, since_ms: 0 }; QUEUE],
@@ -213,6 +223,7 @@ impl<O: Os> Supply<O> {
 
     /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
     fn open(&mut self, range: BlockRange, used: Bytes) -> Result<bool, PoolError> {
+        self.bring_near(range);
         let before = self.behind(range);
         let absent = range.len().get() - before.present;
         if absent == 0 {
@@ -226,6 +237,24 @@ impl<O: Os> Supply<O> {
         // Of two parts the second may have failed.
         self.recount(range, before);
         result.map(|()| before.present == 0)
+    }
+
+    /// Says that the running thread's node is a range's, and gives blocks of it back that have
+    /// memory of another. Not hugetlb pages: there may be no other.
+    fn bring_near(&mut self, range: BlockRange) {
+        if self.nodes.is_empty() {
+            return;
+        }
+        let Some(node) = self.os.processor_node() else { return };
+        let node = node.get().min(u32::from(u8::MAX) - 1) as u8 + 1;
+        for block in range.iter() {
+            let was = core::mem::replace(&mut self.nodes[block.as_usize()], node);
+            let far = was != node && was != 0;
+            if far && self.pool.rung(block).is_some_and(|rung| !rung.is_hugetlb()) {
+                self.release_run(BlockRange::new(block, Blocks::ONE));
+                self.counts.other_node += 1;
+            }
+        }
     }
 
     fn open_absent(&mut self, range: BlockRange, used: Bytes, rung: Rung) -> Result<(), PoolError> {
@@ -451,5 +480,44 @@ impl<O: Os> Supply<O> {
             return Err("an extent has a block without memory");
         }
         Ok(())
+    }
+}
+
+/// Whether the machine has several NUMA nodes.
+fn has_nodes<O: Os>(os: &O) -> bool {
+    let mut list = [0; 64];
+    // As "0-3" or "0,2"; where it cannot be read there is one as far as we know.
+    let read = os.read_file(c"/sys/devices/system/node/online", &mut list).unwrap_or(0);
+    list[..read].iter().any(|byte| matches!(byte, b'-' | b','))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::fake::{FakeOs, FreeOrder};
+    use crate::units::{Node, PageSize};
+
+    #[test]
+    fn blocks_of_another_node_come_anew() {
+        let os =
+            FakeOs::new().with_huge_pages_on(Node::new(1), PageSize::MIB2, 1, FreeOrder::Ascending);
+        let mut supply = Supply::new(os.clone(), Bytes::mib(64), Config::DEFAULT).unwrap();
+        let take = |supply: &mut Supply<FakeOs>, node: u32| {
+            os.run_on(Node::new(node));
+            let (range, zero) = supply.take_extent(Blocks::new(3), 1, Bytes::mib(6)).unwrap();
+            supply.validate().unwrap();
+            supply.give_extent(range, 0);
+            (zero, supply.counts.other_node)
+        };
+        assert_eq!(take(&mut supply, 0), (true, 0));
+        assert_eq!(take(&mut supply, 0), (false, 0), "what is near is taken as it is");
+        assert_eq!(take(&mut supply, 1), (true, 3), "what is far is given back");
+        assert_eq!(take(&mut supply, 1), (false, 3));
+    }
+
+    #[test]
+    fn a_machine_of_one_node_is_not_asked() {
+        let supply = Supply::new(FakeOs::new(), Bytes::mib(64), Config::DEFAULT).unwrap();
+        assert!(supply.nodes.is_empty());
     }
 }

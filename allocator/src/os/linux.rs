@@ -76,6 +76,15 @@ impl Os for Linux {
         if written < 0 { 1 } else { processors.max(1) as usize }
     }
 
+    fn processor_node(&self) -> Option<Node> {
+        let (mut processor, mut node) = (0u32, 0u32);
+        let nothing = ptr::null::<libc::c_void>();
+        // SAFETY: the call writes two integers.
+        let failed =
+            unsafe { libc::syscall(libc::SYS_getcpu, &mut processor, &mut node, nothing) } < 0;
+        (!failed).then(|| Node::new(node))
+    }
+
     unsafe fn map(
         &self,
         at: Option<NonNull<u8>>,

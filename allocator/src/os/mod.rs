@@ -122,6 +122,12 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
     /// How many processors this process may run on; at least 1.
     fn processors(&self) -> usize;
 
+    /// The NUMA node of the processor that the caller runs on, at this moment; `None` where it is not
+    /// known.
+    fn processor_node(&self) -> Option<Node> {
+        None
+    }
+
     /// Maps `len` bytes of `backing`, readable and writable (but for [`Backing::Reserved`]).
     /// Without `at` the kernel chooses the address; with it, what was mapped there is replaced.
     ///

@@ -64,6 +64,8 @@ struct State {
     /// Whether frame numbers are shown.
     privileged: bool,
     processors: usize,
+    /// Where the caller runs.
+    processor_node: Node,
     /// At the nth call of a kind, another process takes pages.
     thefts: Vec<(Call, u64, PageSize, u64)>,
 }
@@ -115,6 +117,10 @@ impl Os for FakeOs {
 
     fn processors(&self) -> usize {
         self.state().processors
+    }
+
+    fn processor_node(&self) -> Option<Node> {
+        Some(self.state().processor_node)
     }
 
     unsafe fn map(

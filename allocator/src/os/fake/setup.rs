@@ -38,6 +38,7 @@ impl FakeOs {
             tree: Tree::plausible(),
             privileged: true,
             processors: 2,
+            processor_node: Node::new(0),
             thefts: Vec::new(),
         };
         Self(Arc::new(Machine { state: Mutex::new(state), now_ns: AtomicU64::new(0) }))
@@ -104,6 +105,11 @@ impl FakeOs {
     pub fn with_privilege(self, privileged: bool) -> Self {
         self.state().privileged = privileged;
         self
+    }
+
+    /// From now on the caller runs on a processor of that node.
+    pub fn run_on(&self, node: Node) {
+        self.state().processor_node = node;
     }
 
     /// Says how many processors there are.

@@ -258,7 +258,7 @@ fn module(context: &Context<'_>, allocator: Option<&Path>, module: &str, script:
 /// The wheel uses the C library's malloc throughout, so the preload reaches everything.
 fn duckdb(context: &Context<'_>, allocator: Option<&Path>) -> Outcome {
     let script = "import duckdb, sys\n\
-        con = duckdb.connect(); con.execute('set threads=2')\n\
+        con = duckdb.connect(); con.execute('set threads=2'); con.execute('set enable_progress_bar=false')\n\
         con.execute(f\"create table t as select i as id, hash(i)%1000003 as k, \
         (hash(i*7)%100000)/8.0 as v, 'name-'||(hash(i*3)%500000) as s from range({sys.argv[1]}) r(i)\")\n\
         for q in ('select k%100, count(*), sum(v) from t group by 1 order by 1', \
