@@ -10,7 +10,9 @@
 //! - **slab** adds blocks that slab alone stands in, by the share of slab that shrinks.
 //!
 //! Blocks in which pinned pages stand are taken off by how likely they are to be pinned. Gigantic
-//! pages are counted by runs of such blocks. Later rungs promise nothing beyond these: they are
+//! pages are counted by runs of such blocks. Blocks that one page of a file fills which is in frequent use are
+//! not promised: compaction does not move pages as large as those it makes, and reclaim takes colder
+//! ones first. Later rungs promise nothing beyond these: they are
 //! other ways to the same blocks.
 
 use bookend::units::{Node, PageSize};
@@ -60,6 +62,21 @@ pub fn predict(known: &Known<'_>, page: PageSize, node: Option<Node>) -> Vec<Pro
     counts.into_iter().map(promise).collect()
 }
 
+/// How far a promise may be off because the survey was a [`glance`](super::survey::glance): three
+/// standard deviations, in pages. Nothing for a whole survey.
+pub fn margin(survey: &Survey, page: PageSize, promised: u64) -> u64 {
+    if survey.one_in == 1 {
+        return 0;
+    }
+    let classes = survey.classes(None);
+    let all = (classes.iter().sum::<u64>() - classes[Class::Absent.index()]) as f64;
+    let pages_a_block = PageSize::MIB2.bytes().get() as f64 / page.bytes().get() as f64;
+    // Even where all blocks looked at were alike, the others need not be.
+    let share = (promised as f64 / pages_a_block / all.max(1.0)).clamp(0.05, 0.95);
+    let deviation = (all * survey.one_in as f64 * share * (1.0 - share)).sqrt();
+    (3.0 * deviation * pages_a_block).ceil() as u64
+}
+
 /// Sums over a node, in base pages where nothing else is said.
 struct Sums {
     /// Free blocks of the page's size.
@@ -72,7 +89,7 @@ struct Sums {
     can_go: f64,
     /// Blocks that slab alone stands in.
     slab: f64,
-    /// Pages of files that can be dropped.
+    /// Pages of files that can be dropped, but for those that fill a block and are in frequent use.
     files: f64,
     /// Anonymous pages in blocks that can be emptied.
     to_move: f64,
@@ -108,14 +125,16 @@ impl Sums {
             zones.map(each).sum::<u64>() as f64
         };
         let (good, bad) = ([Class::Free, Class::Recoverable], [Class::Slab, Class::Blocked]);
+        let hot = survey.of_node(node).map(|zone| zone.hot_folios).sum::<u64>() as f64;
         let can_go = blocks[Class::Free.index()] + blocks[Class::Recoverable.index()];
         Self {
             suitable: 0.0,
             spare: 0.0,
             kept: 0.0,
-            can_go: can_go as f64 - held(known, node),
+            can_go: can_go as f64 - hot - held(known, node),
             slab: blocks[Class::Slab.index()] as f64 * known.slab_share,
-            files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File]),
+            files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File])
+                - hot * survey.pages_a_block() as f64,
             to_move: pages(&good, &[Kind::Anon, Kind::Locked]),
             room: pages(&bad, &[Kind::Free, Kind::File]),
         }
@@ -133,7 +152,7 @@ fn held(known: &Known<'_>, node: Option<Node>) -> f64 {
     let of = |pinned: &Pinned| -> f64 {
         pinned.blocks.keys().copied().filter(here).map(|block| pinned.chance(block)).sum()
     };
-    known.pinned.iter().map(of).sum()
+    known.pinned.iter().map(of).sum::<f64>() * survey.one_in as f64
 }
 
 fn small(known: &Known<'_>, sums: &Sums, page: PageSize) -> Vec<(Rung, f64)> {

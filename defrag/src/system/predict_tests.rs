@@ -96,6 +96,25 @@ fn memory_of_halves() -> Memory {
 }
 
 #[test]
+fn files_in_frequent_use_that_fill_blocks_are_not_promised() {
+    let mut memory = memory(&[(FILE, FILE), (FILE, FILE), (FREE, FREE)], &[512]);
+    let most = |memory: &Memory| promises(memory, &[], 0.0, PageSize::MIB2).last().copied();
+    assert_eq!(most(&memory), Some(3));
+    memory.survey.zones[0].hot_folios = 1;
+    assert_eq!(most(&memory), Some(2));
+}
+
+#[test]
+fn a_glance_may_be_off_and_a_survey_may_not() {
+    let mut memory = memory(&[(FILE, FILE); 800], &[0]);
+    assert_eq!(margin(&memory.survey, PageSize::MIB2, 400), 0);
+    memory.survey.one_in = 8;
+    // Three times the square root of 800 · 8 / 4.
+    assert_eq!(margin(&memory.survey, PageSize::MIB2, 400), 120);
+    assert!(margin(&memory.survey, PageSize::MIB2, 800) > 0, "alike does not mean certain");
+}
+
+#[test]
 fn pinned_pages_hold_their_blocks() {
     let memory = memory(&[(FILE, FILE), (FILE, ANON), (FILE, ANON), (FREE, FREE)], &[512]);
     let process = Process {

@@ -1,45 +1,23 @@
-//! The man page and the shell completions, made from the definition of the command line.
+//! hugecp's man page and shell completions.
 
 use std::io;
 
-use clap::ValueEnum;
-use clap_complete::Shell;
-
 use super::options;
-
-/// What `--generate` prints.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum What {
-    /// The man page, hugecp(1)
-    Man,
-    /// Completions for bash
-    Bash,
-    /// Completions for zsh
-    Zsh,
-    /// Completions for fish
-    Fish,
-}
+use crate::cli::generate;
+pub use crate::cli::generate::What;
 
 /// Writes `what` to `out`.
 ///
 /// # Errors
 /// What writing fails with.
 pub fn generate(what: What, out: &mut dyn io::Write) -> io::Result<()> {
-    let shell = match what {
-        What::Man => return clap_mangen::Man::new(options::command()).render(out),
-        What::Bash => Shell::Bash,
-        What::Zsh => Shell::Zsh,
-        What::Fish => Shell::Fish,
-    };
-    // The generator panics where writing fails; a buffer does not.
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut options::command(), "hugecp", &mut text);
-    out.write_all(&text)
+    generate::generate(what, options::command(), out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     fn text(what: What) -> String {
         let mut out = Vec::new();

@@ -16,9 +16,10 @@ use std::process::ExitCode;
 use bookend::os::{Linux, Os};
 use bookend::units::{Node, PageSize};
 use bookend_defrag::system::{Files, HugePools};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::exit;
+use crate::cli::generate::{self, What};
 use crate::cli::interrupt::Interrupts;
 
 pub mod advise;
@@ -52,6 +53,14 @@ pub struct Cli {
     command: Command,
 }
 
+/// Options of `generate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GenerateOptions {
+    /// What to print
+    #[arg(value_name = "WHAT", value_enum)]
+    what: What,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Status(status::Options),
@@ -67,6 +76,8 @@ enum Command {
     Watch(watch::Options),
     Export(export::Options),
     Topology(topology::Options),
+    /// Prints the man page or the completions of a shell
+    Generate(GenerateOptions),
 }
 
 /// What every command is given: the machine's files, its base page, and whether to stop.
@@ -110,6 +121,14 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Watch(options) => watch::run(options, context),
         Command::Export(options) => export::run(options, context),
         Command::Topology(options) => topology::run(options, context),
+        Command::Generate(options) => print_generated(options.what),
+    }
+}
+
+fn print_generated(what: What) -> Result<u8, Failure> {
+    match generate::generate(what, Cli::command(), &mut std::io::stdout().lock()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(exit::SUCCESS),
     }
 }
 
@@ -128,10 +147,43 @@ fn check_node(files: &Files, node: Option<Node>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::ValueEnum;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn generated(what: What) -> String {
+        let mut out = Vec::new();
+        generate::generate(what, Cli::command(), &mut out).unwrap();
+        String::from_utf8(out).unwrap().replace("\\-", "-")
+    }
+
+    #[test]
+    fn the_man_page_and_each_shell_know_every_command_and_option() {
+        for &what in What::value_variants() {
+            let text = generated(what);
+            let commands = Cli::command();
+            for command in commands.get_subcommands() {
+                assert!(text.contains(command.get_name()), "{what:?}: {command}");
+                for long in command.get_arguments().filter_map(|option| option.get_long()) {
+                    let spelled = match what {
+                        What::Fish => format!("-l {long}"),
+                        _ => format!("--{long}"),
+                    };
+                    assert!(text.contains(&spelled), "{what:?}: {command} {spelled}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_man_page_has_a_part_for_each_command() {
+        let text = generated(What::Man);
+        assert_eq!(text.matches(".TH ").count(), 1);
+        for part in [".SH \"HUGECTL RESERVE\"", "SIGKILL leaves the pool", "hugectl reserve"] {
+            assert!(text.contains(part), "no {part}");
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::time::Instant;
 use bookend::units::{Node, PageSize};
 use bookend_defrag::system::holders::{pinned, processes};
 use bookend_defrag::system::pools::Place;
-use bookend_defrag::system::predict::{Known, Promise, predict};
+use bookend_defrag::system::predict::{Known, Promise, margin, predict};
+use bookend_defrag::system::rung::Rung;
 use bookend_defrag::system::status::{Missing, why};
-use bookend_defrag::system::survey::survey;
+use bookend_defrag::system::survey::{Survey, glance, survey};
 use bookend_defrag::system::zones::zones;
 use bookend_defrag::system::{HugePools, counters::Counters};
 use clap::Args;
@@ -52,7 +53,7 @@ pub struct Prediction {
 
 impl Prediction {
     /// The most that any rung up to this one promises.
-    pub fn most(&self, max: bookend_defrag::system::rung::Rung) -> u64 {
+    pub fn most(&self, max: Rung) -> u64 {
         let within = self.rungs.iter().filter(|promise| promise.rung <= max);
         within.map(|promise| promise.pages).max().unwrap_or(self.now)
     }
@@ -81,8 +82,40 @@ pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
 /// [`Failure::File`]: without page flags there is no prediction.
 pub fn prediction(context: &Context, page: PageSize, place: Place) -> Result<Prediction, Failure> {
     let started = Instant::now();
+    let survey = survey(&context.files, context.base)?;
+    from(&survey, context, page, place, started)
+}
+
+/// A prediction from a glance at memory, where that is enough to tell that the pool can have so many
+/// pages by reclaim; `None` where it takes a whole survey to tell.
+///
+/// # Errors
+/// As of [`prediction`].
+pub fn ample(
+    context: &Context,
+    page: PageSize,
+    place: Place,
+    pages: u64,
+) -> Result<Option<Prediction>, Failure> {
+    let started = Instant::now();
+    if page > PageSize::MIB2 {
+        return Ok(None); // whole runs of blocks have to be looked at
+    }
+    let survey = glance(&context.files, context.base)?;
+    let prediction = from(&survey, context, page, place, started)?;
+    let most = prediction.most(Rung::Reclaim);
+    let least = most.saturating_sub(margin(&survey, page, most - prediction.now));
+    Ok((least >= pages).then_some(prediction))
+}
+
+fn from(
+    survey: &Survey,
+    context: &Context,
+    page: PageSize,
+    place: Place,
+    started: Instant,
+) -> Result<Prediction, Failure> {
     let (files, base) = (&context.files, context.base);
-    let survey = survey(files, base)?;
     let zones = zones(files)?;
     let mut missing = Vec::new();
     let pinned = processes(files).and_then(|all| pinned(files, base, &all));
@@ -91,7 +124,7 @@ pub fn prediction(context: &Context, page: PageSize, place: Place) -> Result<Pre
         Vec::new()
     });
     let slab_share = slab_share(&Counters::meminfo(files)?);
-    let known = Known { survey: &survey, zones: &zones, pinned: &pinned, slab_share };
+    let known = Known { survey, zones: &zones, pinned: &pinned, slab_share };
     let now = HugePools::of(files).persistent(page, place)?;
     let mut rungs = predict(&known, page, node_of(place));
     rungs.iter_mut().for_each(|promise| promise.pages += now);

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::predict::{node_of, prediction};
+use super::predict::{Prediction, ample, node_of, prediction};
 use super::request::{Amounts, Wanted, place};
 use super::table::Table;
 use super::{Context, Failure};
@@ -78,7 +78,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// The rungs by name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 enum RungName {
     Ask,
     Compact,
@@ -177,7 +177,7 @@ fn reserve(
 ) -> Result<Report, Failure> {
     let started = Instant::now();
     let now = HugePools::of(&context.files).persistent(wanted.page, place)?;
-    let prediction = prediction(context, wanted.page, place).ok();
+    let prediction = foresee(options, context, place, wanted);
     let most = |rung| prediction.as_ref().map(|prediction| prediction.most(rung));
     let goal = goal(options, wanted, most(Rung::Reclaim));
     let predicted = most(goal.max_rung).map(|most| most.min(goal.pages));
@@ -203,6 +203,22 @@ fn reserve(
         look(&mut report, context, &goal, node_of(place));
     }
     Ok(report)
+}
+
+/// What can be had; where a glance tells that it is plenty, no more than a glance is taken.
+fn foresee(
+    options: &Options,
+    context: &Context,
+    place: Place,
+    wanted: Wanted,
+) -> Option<Prediction> {
+    if !options.dry_run && options.max_rung >= RungName::Reclaim && !options.keep_cache {
+        let ample = ample(context, wanted.page, place, wanted.pages);
+        if let Ok(Some(prediction)) = ample {
+            return Some(prediction);
+        }
+    }
+    prediction(context, wanted.page, place).ok()
 }
 
 /// Adds what another look at memory tells: runs, and which gigabytes are spoilt.

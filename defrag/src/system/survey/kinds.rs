@@ -47,11 +47,13 @@ pub enum Kind {
 const LOCKED: u64 = 1 << 0;
 const UPTODATE: u64 = 1 << 3;
 const LRU: u64 = 1 << 5;
+const ACTIVE: u64 = 1 << 6;
 const SLAB: u64 = 1 << 7;
 const WRITEBACK: u64 = 1 << 8;
 const BUDDY: u64 = 1 << 10;
 const ANON: u64 = 1 << 12;
 const SWAPBACKED: u64 = 1 << 14;
+const COMPOUND_HEAD: u64 = 1 << 15;
 const COMPOUND_TAIL: u64 = 1 << 16;
 const HUGE: u64 = 1 << 17;
 const UNEVICTABLE: u64 = 1 << 18;
@@ -61,6 +63,17 @@ const OFFLINE: u64 = 1 << 23;
 const PGTABLE: u64 = 1 << 26;
 const RESERVED: u64 = 1 << 32;
 const MLOCKED: u64 = 1 << 33;
+
+/// Whether a page is the first of a compound page of a file that is in frequent use.
+pub(super) fn is_hot_head(flags: u64) -> bool {
+    let is_active = flags & ACTIVE != 0 && flags & COMPOUND_HEAD != 0;
+    is_active && Kind::of(flags, Kind::Kernel) == Kind::File
+}
+
+/// Whether a page is a later one of a compound page.
+pub(super) const fn is_tail(flags: u64) -> bool {
+    flags & COMPOUND_TAIL != 0
+}
 
 /// Flags that alone decide, in this order.
 const DECISIVE: [(u64, Kind); 8] = [

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use block::{Block, Class, Pages};
 pub use kinds::Kind;
-pub use scan::{pages_of, survey};
+pub use scan::{glance, pages_of, survey};
 
 use super::zones::Zone;
 use scan::pages_a_block;
@@ -31,6 +31,9 @@ pub struct Survey {
     pub blocks: Vec<Block>,
     /// Sums by zone.
     pub zones: Vec<ZoneSurvey>,
+    /// One block in so many was looked at: 1 of a whole survey. Of a [`glance`] sums are estimates,
+    /// and the other blocks are said to be absent.
+    pub one_in: u64,
 }
 
 /// A zone's sums.
@@ -48,6 +51,9 @@ pub struct ZoneSurvey {
     pub pages: [Pages; Class::COUNT],
     /// Blocks by class.
     pub blocks: [u64; Class::COUNT],
+    /// Recoverable blocks that a single page of a file fills, and one in frequent use: compaction
+    /// moves no page as large as those it makes, and reclaim takes colder ones first.
+    pub hot_folios: u64,
     /// Free pages in per-CPU lists.
     in_lists: u64,
     /// Blocks that only pages without flags stand in the way of, by how many these are.
@@ -72,6 +78,7 @@ impl ZoneSurvey {
             end: start + zone.spanned,
             pages: [[0; Kind::COUNT]; Class::COUNT],
             blocks: [0; Class::COUNT],
+            hot_folios: 0,
             in_lists: zone.in_lists,
             lone: vec![Lone::default(); pages_a_block(base) as usize + 1],
         }
@@ -100,6 +107,7 @@ impl ZoneSurvey {
         for (mine, theirs) in self.pages.iter_mut().zip(&other.pages) {
             add(mine, theirs);
         }
+        self.hot_folios += other.hot_folios;
         for (mine, theirs) in self.lone.iter_mut().zip(&other.lone) {
             mine.blocks += theirs.blocks;
             add(&mut mine.pages, &theirs.pages);
@@ -132,6 +140,13 @@ impl ZoneSurvey {
             reach = number as u32;
         }
         reach
+    }
+
+    /// Takes those not looked at for like the others.
+    fn scale(&mut self, one_in: u64) {
+        let pages = self.pages.iter_mut().flatten();
+        pages.chain(&mut self.blocks).for_each(|count| *count *= one_in);
+        self.hot_folios *= one_in;
     }
 
     /// Pages of a kind in blocks of a class.
@@ -187,6 +202,7 @@ impl Survey {
                 *block = block.settled();
             }
         }
+        self.zones.iter_mut().for_each(|zone| zone.scale(self.one_in));
         self
     }
 

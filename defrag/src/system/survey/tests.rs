@@ -49,6 +49,51 @@ fn every_block_is_seen_once_whatever_the_threads_do() {
 }
 
 #[test]
+fn a_glance_estimates_what_a_survey_counts() {
+    // Whatever stands in every eighth block, or in one long run, a glance meets it as often.
+    let cycle = |index: usize| if index % 8 == 3 || index < 1000 { PGTABLE } else { FREE };
+    let blocks: Vec<_> = (0..8000).map(|index| (cycle(index), FREE)).collect();
+    let machine = machine(&blocks);
+    machine.put(
+        "proc/zoneinfo",
+        "Node 0, zone Normal\n pages free 0\n high 0\n spanned 4096000\n present 4096000\n \
+         managed 4096000\n start_pfn: 0\n",
+    );
+    let whole = survey(machine.files(), BASE).unwrap();
+    let part = glance(machine.files(), BASE).unwrap();
+    assert_eq!((whole.one_in, part.one_in, part.blocks.len()), (1, 8, 8000));
+    assert_eq!(part.classes(None).iter().sum::<u64>(), 8000);
+    for class in [Class::Free, Class::Blocked] {
+        let count = |survey: &Survey| survey.classes(None)[class.index()];
+        let off = count(&part).abs_diff(count(&whole));
+        assert!(off < 300, "{class:?}: {} for {}", count(&part), count(&whole));
+    }
+    // What was looked at is as it is.
+    let seen = part.blocks.iter().zip(&whole.blocks).filter(|(part, _)| **part != Block::ABSENT);
+    let same = seen.filter(|(part, whole)| part == whole).count();
+    assert_eq!(same, 1000);
+}
+
+#[test]
+fn pages_of_files_as_large_as_a_block_are_told_where_they_are_in_use() {
+    let (active, head, tail) = (1 << 6, 1 << 15, 1 << 16);
+    let block = |first, rest| std::iter::once(first).chain(std::iter::repeat_n(rest, 511));
+    let hot = |flags| survey_of(block(flags | head, FILE | tail)).hot_folios;
+    assert_eq!(hot(FILE | active), 1);
+    assert_eq!(hot(FILE), 0, "reclaim can have it");
+    assert_eq!(hot(FILE | active | 1 << 12), 0, "anonymous memory is not reclaimed");
+    let halves = block(FILE | active | head, FILE | tail).take(511).chain([FILE]);
+    assert_eq!(survey_of(halves).hot_folios, 0);
+}
+
+/// The only zone of a memory with these flags.
+fn survey_of(words: impl Iterator<Item = u64>) -> ZoneSurvey {
+    let machine = MadeUp::two_nodes();
+    machine.put("proc/kpageflags", words.flat_map(u64::to_ne_bytes).collect::<Vec<_>>());
+    survey(machine.files(), BASE).unwrap().zones.remove(0)
+}
+
+#[test]
 fn the_blocks_that_one_page_spoils_are_named() {
     let machine = machine(&[(FREE, FREE), (FILE, PGTABLE), (PGTABLE, FREE), (FREE, SLAB)]);
     let survey = survey(machine.files(), BASE).unwrap();
