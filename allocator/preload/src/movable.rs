@@ -9,13 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use allocator::movable::{
-    Answer, Budget, Cache, Holds, MovableError, MovableHeap, ObjectId, Obstacle, Owner, Snapshot,
-    Subject,
+    Answer, Budget, Cache, MovableError, MovableHeap, ObjectId, Owner, Subject,
 };
 use allocator::os::{Linux, Os};
 use allocator::placement::Arena;
 use allocator::pool::{Pool, Populate, Rung, Use};
-use allocator::units::{Blocks, Bytes, PageSize};
+use allocator::units::{Bytes, PageSize};
 use libc::size_t;
 
 use crate::set_errno;
@@ -215,47 +214,16 @@ unsafe extern "C" fn bookend_unpin(handle: u64) -> c_int {
     checked(-1, |heap| unsafe { heap.unpin_by_id(id(handle)?) }.map(|()| 0))
 }
 
-/// Empties the blocks with the fewest live bytes into the others: as many as these could take in if
-/// every object fitted everywhere, and where one does not, half as many.
-fn empty_most(
-    heap: &MovableHeap,
-    before: &Snapshot,
-    budget: &mut Budget,
-) -> Result<(), MovableError> {
-    let slabs = before.movable.iter().filter(|extent| extent.holds == Holds::Slabs);
-    let mut blocks: Vec<_> = slabs.map(|extent| (extent.live, extent.range.start())).collect();
-    blocks.sort_unstable();
-    let live = blocks.iter().fold(Bytes::ZERO, |sum, (live, _)| sum + *live);
-    let kept = Blocks::holding(live).map_or(blocks.len(), Blocks::as_usize);
-    let mut count = blocks.len().saturating_sub(kept);
-    while count > 0 {
-        let closed = heap.close(blocks[..count].iter().map(|&(_, block)| block));
-        let mut obstacle = None;
-        for &block in closed.blocks() {
-            obstacle = heap.empty(block, budget)?.obstacle;
-            if matches!(obstacle, Some(Obstacle::Budget | Obstacle::NoRoom)) {
-                break;
-            }
-        }
-        if obstacle != Some(Obstacle::NoRoom) {
-            break;
-        }
-        count /= 2;
-    }
-    Ok(())
-}
-
 /// See `bookend.h`.
 #[unsafe(no_mangle)]
 extern "C" fn bookend_compact(bytes_max: u64, microseconds_max: u64) -> i64 {
     checked(-1, |heap| {
-        heap.check_may_move()?;
         let time = core::time::Duration::from_micros(microseconds_max);
         let mut budget = Budget::UNLIMITED.bytes(Bytes::new(bytes_max)).time(time);
-        let before = heap.snapshot();
-        empty_most(heap, &before, &mut budget)?;
+        let before = heap.snapshot().free_blocks();
+        heap.compact(&mut budget)?;
         let after = heap.snapshot().free_blocks().get();
-        let freed = i64::from(after) - i64::from(before.free_blocks().get());
+        let freed = i64::from(after) - i64::from(before.get());
         // What cannot be given back stays with the heap.
         let _ = heap.arena().release_free();
         Ok(freed.max(0))

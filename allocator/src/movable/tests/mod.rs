@@ -2,6 +2,7 @@
 
 mod basics;
 mod callbacks;
+mod containers;
 mod failures;
 mod moves;
 mod properties;
