@@ -2,9 +2,10 @@
 //!
 //! Dimensions:
 //! - **access**: a hash table with chains, and a linked list in random order, each over [`Movable`]
-//!   handles in sessions and over `Box` (raw pointers), the same code for both; `small` fits into the
-//!   second cache, `large` into none. The table looks a random key up, the list is followed to its end.
-//!   Sessions of 1,000 lookups, or one pass of the list;
+//!   handles in sessions and over raw pointers, the same code for both, and the nodes of both in the same
+//!   pool, so that nothing differs but the access; `small` fits into the second cache, `large` into none.
+//!   The table looks a random key up, the list is followed to its end. Sessions of 1,000 lookups, or one
+//!   pass of the list;
 //! - **pins**: a pin and unpin of one object, and of random ones;
 //! - **moving**: blocks emptied into others, by size of object, beside `memcpy` of as many bytes in pieces
 //!   of 2 MiB, between memory that neither has in its caches;
@@ -16,7 +17,10 @@
 //! Peers run in turn in the same process, several rounds; ratios are of medians, and the fastest of each
 //! stand beside. `--test` runs everything small, to see that it runs.
 
+#![allow(unsafe_code)] // the peer follows raw pointers
+
 use std::hint::black_box;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +28,7 @@ use std::time::{Duration, Instant};
 use bookend::movable::{
     BinShape, Budget, Holds, Movable, MovableBytes, MovableHeap, Occupied, Session, Share, Snapshot,
 };
-use bookend::placement::Arena;
+use bookend::placement::{Arena, Class, Extent};
 use bookend::pool::{Pool, Populate, Rung, Use};
 use bookend::units::{BLOCK_BYTES, BlockId, BlockRange, Blocks, Bytes};
 use bookend_defrag::process::{Execution, Target, plan};
@@ -61,7 +65,7 @@ fn beside(what: &str, unit: &str, ours: &mut [f64], peers: &mut [f64]) {
 
 /// A hash table with chains and a linked list, the same code for each way to own a node and to reach it.
 macro_rules! structures {
-    ($name:ident, $link:ident, $pad:expr, $new:ident, $get:ident, $get_mut:ident) => {
+    ($name:ident, $link:ident, $pad:expr, $get:ident, $get_mut:ident) => {
         mod $name {
             use super::*;
 
@@ -86,14 +90,14 @@ macro_rules! structures {
             }
 
             impl Table {
-                pub fn new(heap: &MovableHeap, keys: u64) -> Self {
+                pub fn new(mut make: impl FnMut(Node) -> $link<Node>, keys: u64) -> Self {
                     let mut order: Vec<u64> = (0..keys).collect();
                     order.shuffle(&mut SmallRng::seed_from_u64(1));
                     let mut table = Self { buckets: (0..keys).map(|_| None).collect() };
                     for key in order {
                         let bucket = table.bucket(key);
                         let next = table.buckets[bucket].take();
-                        table.buckets[bucket] = Some($new(heap, Node::new(key, next)));
+                        table.buckets[bucket] = Some(make(Node::new(key, next)));
                     }
                     table
                 }
@@ -132,9 +136,13 @@ macro_rules! structures {
 
             impl List {
                 /// Nodes in random order in memory.
-                pub fn new(heap: &MovableHeap, len: u64) -> Self {
+                pub fn new(
+                    heap: &MovableHeap,
+                    mut make: impl FnMut(Node) -> $link<Node>,
+                    len: u64,
+                ) -> Self {
                     let mut links: Vec<_> =
-                        (0..len).map(|key| $new(heap, Node::new(key, None))).collect();
+                        (0..len).map(|key| make(Node::new(key, None))).collect();
                     links.shuffle(&mut SmallRng::seed_from_u64(2));
                     let (session, mut head) = (heap.session(), None);
                     for mut link in links {
@@ -172,8 +180,8 @@ macro_rules! structures {
     };
 }
 
-structures!(movable, Movable, 1, make, reach, reach_mut);
-structures!(boxed, Box, 2, make_box, raw, raw_mut);
+structures!(movable, Movable, 1, reach, reach_mut);
+structures!(pointers, Raw, 2, raw, raw_mut);
 
 fn make<T: Send + 'static>(heap: &MovableHeap, value: T) -> Movable<T> {
     heap.insert(value).expect("room")
@@ -189,19 +197,42 @@ fn reach_mut<'a, T>(session: &'a Session<'_>, link: &'a mut Movable<T>) -> &'a m
     session.get_mut(link)
 }
 
-fn make_box<T>(_: &MovableHeap, value: T) -> Box<T> {
-    Box::new(value)
+/// The peer of a handle: an address in a `Bump`, which outlives it.
+struct Raw<T>(NonNull<T>);
+
+/// Memory of the heap's own pool, handed out in order, as the heap's slabs are filled.
+struct Bump<'a> {
+    extent: Extent<'a>,
+    used: usize,
+}
+
+impl<'a> Bump<'a> {
+    fn new(heap: &'a MovableHeap, bytes: u64) -> Self {
+        let blocks = Blocks::holding(Bytes::new(bytes)).expect("as many blocks");
+        Self { extent: heap.arena().allocate(Class::Huge, blocks).expect("room"), used: 0 }
+    }
+
+    fn make<T>(&mut self, value: T) -> Raw<T> {
+        let place = &mut self.extent[self.used..][..size_of::<T>()];
+        self.used += place.len();
+        let at = NonNull::from(place).cast::<T>();
+        assert!(at.is_aligned());
+        // SAFETY: (1) as long as a T, aligned, and handed out once; (2) within the extent.
+        unsafe { at.write(value) };
+        Raw(at)
+    }
 }
 
 #[inline(always)]
-#[expect(clippy::borrowed_box, reason = "the peer of `reach`")]
-fn raw<'a, T>(_: &'a Session<'_>, link: &'a Box<T>) -> &'a T {
-    link
+fn raw<'a, T>(_: &'a Session<'_>, link: &'a Raw<T>) -> &'a T {
+    // SAFETY: its bump outlives it, and the link is borrowed.
+    unsafe { link.0.as_ref() }
 }
 
 #[inline(always)]
-fn raw_mut<'a, T>(_: &'a Session<'_>, link: &'a mut Box<T>) -> &'a mut T {
-    link
+fn raw_mut<'a, T>(_: &'a Session<'_>, link: &'a mut Raw<T>) -> &'a mut T {
+    // SAFETY: as above, exclusively.
+    unsafe { link.0.as_mut() }
 }
 
 fn seconds(work: impl FnOnce() -> u64) -> f64 {
@@ -213,7 +244,9 @@ fn seconds(work: impl FnOnce() -> u64) -> f64 {
 fn access(scale: u64) {
     for (name, nodes) in [("small", 8_000 / scale.min(4)), ("large", 4_000_000 / scale)] {
         let heap = heap(Bytes::new(nodes * 160) + Bytes::mib(16));
-        let (ours, peer) = (movable::Table::new(&heap, nodes), boxed::Table::new(&heap, nodes));
+        let mut bump = Bump::new(&heap, nodes * 64);
+        let ours = movable::Table::new(|node| make(&heap, node), nodes);
+        let peer = pointers::Table::new(|node| bump.make(node), nodes);
         let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
         let rounds = 2_000_000 / scale / 1000;
         for round in 0..ROUNDS as u64 {
@@ -229,7 +262,9 @@ fn access(scale: u64) {
         }
         beside(&format!("hash table, {name}: a lookup"), "ns", &mut our_times, &mut peer_times);
         drop((ours, peer));
-        let (ours, peer) = (movable::List::new(&heap, nodes), boxed::List::new(&heap, nodes));
+        bump.used = 0;
+        let ours = movable::List::new(&heap, |node| make(&heap, node), nodes);
+        let peer = pointers::List::new(&heap, |node| bump.make(node), nodes);
         let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
         let passes = (2_000_000 / scale / nodes).max(1);
         for _ in 0..ROUNDS {

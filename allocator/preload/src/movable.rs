@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use allocator::movable::{
-    Answer, Budget, Cache, MovableError, MovableHeap, ObjectId, Obstacle, Owner, Subject,
+    Answer, Budget, Cache, MovableError, MovableHeap, ObjectId, Owner, Subject,
 };
 use allocator::os::{Linux, Os};
 use allocator::placement::Arena;
@@ -186,7 +186,11 @@ unsafe extern "C" fn bookend_cache_alloc(cache: *mut c_void) -> u64 {
 /// See `bookend.h`.
 #[unsafe(no_mangle)]
 extern "C" fn bookend_cache_free(handle: u64) -> c_int {
-    checked(-1, |heap| heap.free_by_id(id(handle)?).map(|()| 0))
+    checked(-1, |heap| {
+        let id = id(handle)?;
+        // SAFETY: every object of this heap was made by number.
+        unsafe { heap.free_by_id(id) }.map(|()| 0)
+    })
 }
 
 /// See `bookend.h`.
@@ -214,24 +218,12 @@ unsafe extern "C" fn bookend_unpin(handle: u64) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn bookend_compact(bytes_max: u64, microseconds_max: u64) -> i64 {
     checked(-1, |heap| {
-        heap.check_may_move()?;
         let time = core::time::Duration::from_micros(microseconds_max);
         let mut budget = Budget::UNLIMITED.bytes(Bytes::new(bytes_max)).time(time);
-        let before = heap.snapshot();
-        let mut extents = before.movable.clone();
-        // The emptiest first, into the fullest: these are closed to what the others hold.
-        extents.sort_by_key(|extent| extent.live);
-        extents.truncate(extents.len() / 2);
-        let closed = heap.close(extents.iter().map(|extent| extent.range.start()));
-        for &block in closed.blocks() {
-            let carried = heap.empty(block, &mut budget)?;
-            if matches!(carried.obstacle, Some(Obstacle::Budget | Obstacle::NoRoom)) {
-                break;
-            }
-        }
-        drop(closed);
+        let before = heap.snapshot().free_blocks();
+        heap.compact(&mut budget)?;
         let after = heap.snapshot().free_blocks().get();
-        let freed = i64::from(after) - i64::from(before.free_blocks().get());
+        let freed = i64::from(after) - i64::from(before.get());
         // What cannot be given back stays with the heap.
         let _ = heap.arena().release_free();
         Ok(freed.max(0))

@@ -39,9 +39,13 @@ impl<O: Os> MovableHeap<O> {
 
     /// Frees an object. From an owner's callback for this very object, it ends when that is over.
     ///
+    /// # Safety
+    /// The object was made by [`make_by_id`](Self::make_by_id), or the number is of none: what a
+    /// [`Movable`](super::Movable) owns is not to be freed under it.
+    ///
     /// # Errors
     /// [`MovableError::NoSuchObject`]; [`MovableError::Pinned`]. Nothing is changed then.
-    pub fn free_by_id(&self, id: ObjectId) -> Result<(), MovableError> {
+    pub unsafe fn free_by_id(&self, id: ObjectId) -> Result<(), MovableError> {
         self.inner().check(id)?;
         // The heap goes on: this is a handle to it.
         self.inner().end(id, None).map(drop)
@@ -53,7 +57,7 @@ impl<O: Os> MovableHeap<O> {
     /// [`MovableError::NoSuchObject`], and as [`MovableHeap::pin`].
     pub fn pin_by_id(&self, id: ObjectId) -> Result<NonNull<u8>, MovableError> {
         self.inner().check(id)?;
-        let at = self.inner().pin(id.index())?;
+        let at = self.inner().pin_any(id.index())?;
         // Another thread may have freed it, and a new object have its number, between the two.
         if let Err(gone) = self.inner().check(id) {
             protocol::unpin(self.inner().tables.word(id.index()));

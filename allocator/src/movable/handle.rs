@@ -23,7 +23,7 @@ impl Handle {
     }
 
     /// Ends the object, if it can be ended.
-    fn end(&self, drop_fn: Option<DropFn>) {
+    pub fn end(&self, drop_fn: Option<DropFn>) {
         // SAFETY: the object lives until here, and its heap with it.
         let heap = unsafe { registry::heap(self.id.heap()) };
         // It may be the heap's last, which is not used any more here. Only pins could prevent the

@@ -13,6 +13,9 @@
 //! Owners who keep pointers of their own to objects put them into a [`Cache`], and are asked before an
 //! object moves and told afterwards; see [`Owner`].
 //!
+//! [`MovableVec`] is a vector in one object, [`MovableSlab`] holds records by keys, each an object of its
+//! own. [`MovableHeap::compact`] empties blocks.
+//!
 //! # How an access is cheap
 //! A table of handles puts a load before each access which everything else waits for; in a linked
 //! structure larger than the caches that doubles the time. Here a handle has the object's own address,
@@ -58,7 +61,9 @@
 //! ```
 
 mod by_id;
+mod compact;
 mod error;
+mod grow;
 mod handle;
 mod heap;
 mod movable_heap;
@@ -66,6 +71,7 @@ mod mover;
 mod owner;
 mod pin;
 pub(crate) mod protocol;
+mod records;
 mod registry;
 mod session;
 mod slab;
@@ -74,6 +80,7 @@ mod store;
 mod tables;
 mod threads;
 mod validate;
+mod vec;
 mod word;
 
 #[cfg(test)]
@@ -81,12 +88,15 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
+pub use compact::Compacted;
 pub use error::{MovableError, Obstacle};
 pub use handle::{Movable, MovableBytes};
 pub use movable_heap::{Cache, MovableHeap};
 pub use mover::{Budget, Carried, Closed};
 pub use owner::{Answer, Owner, Subject};
 pub use pin::{Pinned, PinnedMut};
+pub use records::{Key, MovableSlab};
 pub use session::Session;
 pub use snapshot::{BinShape, Holds, Occupied, Share, Snapshot};
 pub use tables::ObjectId;
+pub use vec::MovableVec;

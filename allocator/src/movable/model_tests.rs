@@ -9,7 +9,7 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::thread;
 
 use super::protocol::{self, Ended, IDLE, Role, Wait};
-use super::word::{Hint, KEEP, LATE, Offset, Word};
+use super::word::{Hint, KEEP, LATE, Offset, Word, first_block};
 
 /// Every interleaving with at most so many preemptions.
 fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
@@ -68,12 +68,10 @@ impl World {
     /// As `Session::address` and `Tables::find`.
     fn look(&self, slot: usize, handle: &Handle, change: impl FnOnce(&Self, Offset)) {
         let shown = protocol::enter(&self.slots[slot], &self.epoch);
-        let hint = Hint(handle.0.load(Ordering::Acquire));
-        let at = place(hint.block(BASE) as u32);
-        let at = if self.stamp(at).load(Ordering::Relaxed) == hint.stamp() {
-            at
-        } else {
-            self.find(handle, shown)
+        let first = first_block(BASE);
+        let at = match protocol::look(&handle.0, |hint| &self.stamps[hint.block(first)]) {
+            Some(hint) => place(hint.block(first) as u32),
+            None => self.find(handle, shown),
         };
         change(self, at);
         protocol::leave(&self.slots[slot]);
@@ -90,7 +88,7 @@ impl World {
             match protocol::find(&self.word, |at| self.stamp(at), role) {
                 Ok(seen) => {
                     let hint = Hint::new(BASE, seen.at, seen.stamp);
-                    handle.0.store(hint.0, Ordering::Release);
+                    protocol::renew(&handle.0, hint);
                     return seen.at;
                 }
                 Err(Wait::Copied) => thread::yield_now(),
@@ -230,13 +228,22 @@ fn two_sessions_read_while_it_is_moved() {
 
 #[test]
 fn a_pin_holds_the_object_where_it_says() {
-    model(3, || {
+    a_pin_holds(protocol::pin);
+}
+
+#[test]
+fn a_pin_of_who_has_the_handle_holds_the_object_where_it_says() {
+    a_pin_holds(protocol::pin_own);
+}
+
+fn a_pin_holds(pin: fn(&AtomicU64) -> Result<Offset, Wait>) {
+    model(3, move || {
         let world = World::new();
         let pinning = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 let at = loop {
-                    match protocol::pin(&world.word) {
+                    match pin(&world.word) {
                         Ok(at) => break at,
                         Err(Wait::Copied) => thread::yield_now(),
                         Err(other) => panic!("{other:?}"),

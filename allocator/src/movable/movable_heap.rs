@@ -215,7 +215,7 @@ impl<O: Os> MovableHeap<O> {
 
     /// Pins, and says where the object is and what takes the pin off.
     #[inline]
-    fn hold<'a>(
+    pub(super) fn hold<'a>(
         &'a self,
         handle: &'a Handle,
         pin: impl FnOnce(&Inner<O>, u32) -> Result<Offset, MovableError>,

@@ -33,12 +33,14 @@
 //! So what is claimed is nobody's, and the old place can be used again at once after publishing: no
 //! second wait. What sessions have written is seen by the copy, as slots are cleared with *release*
 //! and read with *acquire*; what was copied is seen with the word that says where it is, and with a
-//! hint that was made from it (released, and read by dependency; see `Session::address`).
+//! hint that was made from it, which is stored with release ([`renew`]) and loaded with acquire
+//! ([`look`]).
 //!
 //! # Pins
-//! A pin is counted in the word by a compare-and-exchange that fails where COPYING is set; the claim
-//! fails where there is a pin. Of the two one comes first. A pin that comes too late waits for the
-//! copy and holds the object in its new place.
+//! A pin is counted in the word by one operation, which also says whether COPYING was set; the claim
+//! fails where there is a pin. Of the two one comes first. A pin that comes too late does not count: it
+//! is taken off again ([`pin_own`]), or was never put on ([`pin`]), waits for the copy, and holds the
+//! object in its new place.
 //!
 //! # Freeing
 //! Ending an object makes its word zero, by a compare-and-exchange: a claim fails from then on. An
@@ -65,7 +67,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::word::{
-    COPYING, DOOMED, HELD, KEEP, LATE, LIVE, Offset, PIN, PINS_MAX, WANTED, Word, is_odd,
+    COPYING, DOOMED, HELD, Hint, KEEP, LATE, LIVE, Offset, PIN, PINS_MAX, WANTED, Word, is_odd,
     next_stamp,
 };
 use crate::primitive::Atomic;
@@ -106,6 +108,26 @@ pub(super) fn has_passed<A: Atomic<u64>>(slot: &A, epoch: u64) -> bool {
 }
 
 // Looking up.
+
+/// A hint whose block still has the stamp that it had then: the object is there, for as long as the
+/// session lives. `None`: it is to be looked up by its word.
+///
+/// Acquire, so that who reads at the address sees what was copied there. That costs nothing where loads
+/// are in order anyway, and a few cycles elsewhere. The stamp needs none: the beginning of the session
+/// has ordered it.
+#[inline(always)]
+pub(super) fn look<'a, A: Atomic<u64>, S: Atomic<u32> + 'a>(
+    hint: &A,
+    stamp_of: impl FnOnce(Hint) -> &'a S,
+) -> Option<Hint> {
+    let hint = Hint(hint.load(Acquire));
+    (stamp_of(hint).load(Relaxed) == hint.stamp()).then_some(hint)
+}
+
+/// Renews a hint after [`find`]. Release: see [`look`].
+pub(super) fn renew<A: Atomic<u64>>(hint: &A, new: Hint) {
+    hint.store(new.0, Release);
+}
 
 /// Where an object is, for the session that has asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,12 +208,31 @@ pub(super) fn want<A: Atomic<u64>>(word: &A) {
 
 // Pins.
 
-/// Pins an object, and says where it stands.
+/// Pins an object that lives, since the caller has its handle, and says where it stands: one operation.
+///
+/// Adds first and looks then. A pin that comes while the object is copied is taken off again; the
+/// mover keeps what it finds in the word, and at worst takes the object for pinned.
 #[inline]
+pub(super) fn pin_own<A: Atomic<u64>>(word: &A) -> Result<Offset, Wait> {
+    let before = Word(word.fetch_add(PIN, AcqRel));
+    debug_assert!(before.has(LIVE), "whoever has the handle keeps the object alive");
+    if before.has(COPYING) || before.pins() >= PINS_MAX {
+        return Err(not_pinned(word, before));
+    }
+    Ok(before.offset())
+}
+
+#[cold]
+fn not_pinned<A: Atomic<u64>>(word: &A, before: Word) -> Wait {
+    unpin(word);
+    why_not_pinned(before)
+}
+
+/// Pins an object that may be no more, and says where it stands.
 pub(super) fn pin<A: Atomic<u64>>(word: &A) -> Result<Offset, Wait> {
     loop {
         let now = Word(word.load(Relaxed));
-        if now.has(COPYING) || !now.has(LIVE) || now.pins() == PINS_MAX {
+        if now.has(COPYING) || !now.has(LIVE) || now.pins() >= PINS_MAX {
             return Err(why_not_pinned(now));
         }
         if word.compare_exchange(now.0, now.pinned().0, AcqRel).is_ok() {

@@ -4,13 +4,13 @@
 use core::fmt;
 use core::slice;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::handle::{Handle, Movable, MovableBytes};
+use super::protocol;
 use super::registry;
 use super::tables::{ObjectId, Tables};
 use super::threads::Presence;
-use super::word::Hint;
+use super::word::{Hint, first_block};
 
 /// A run of accesses to movable objects; see [`MovableHeap::session`](super::MovableHeap::session).
 ///
@@ -24,6 +24,8 @@ pub struct Session<'heap> {
     /// Of the tables, so that an access need not go through them.
     stamps: &'heap [AtomicU32],
     base: *mut u8,
+    /// The number of the block that the heap begins with, counted from address 0.
+    first: usize,
     heap: u8,
     presence: Presence,
 }
@@ -32,7 +34,8 @@ impl<'heap> Session<'heap> {
     #[inline]
     pub(super) fn begin(tables: &'heap Tables) -> Self {
         let (base, heap) = (tables.base.as_ptr(), tables.heap);
-        Self { presence: Presence::begin(), stamps: &tables.stamps, base, heap, tables }
+        let first = first_block(tables.start());
+        Self { presence: Presence::begin(), stamps: &tables.stamps, base, first, heap, tables }
     }
 
     /// The object. One comparison with the stamp of its block, as long as it has not been moved since
@@ -82,15 +85,12 @@ impl<'heap> Session<'heap> {
     /// Where the object stands for as long as the session lives.
     #[inline(always)]
     pub(super) fn address(&self, handle: &Handle) -> *mut u8 {
-        // Relaxed, so that what the session holds can stay in registers: whatever is read at the
-        // address that the hint holds comes after the hint itself, by the dependency that RCU in the
-        // kernel relies on too.
-        let hint = Hint(handle.hint.load(Relaxed));
         if handle.id.heap() == self.heap {
             // SAFETY: a hint of this heap's is none, of block 0, or was made from the address of an
             // object of it, whose block has a stamp.
-            let stamp = unsafe { self.stamps.get_unchecked(hint.block(self.base as u64)) };
-            if stamp.load(Relaxed) == hint.stamp() {
+            let stamp_of =
+                |hint: Hint| unsafe { self.stamps.get_unchecked(hint.block(self.first)) };
+            if let Some(hint) = protocol::look(&handle.hint, stamp_of) {
                 return self.base.with_addr(hint.address() as usize);
             }
         }
@@ -110,7 +110,7 @@ fn find(tables: &Tables, epoch: u64, handle: &Handle) -> *mut u8 {
         unsafe { registry::heap(handle.id.heap()) }.tables()
     };
     let Some((at, hint)) = tables.find(handle.id.index(), epoch) else { being_moved(handle.id) };
-    handle.hint.store(hint.0, Release);
+    protocol::renew(&handle.hint, hint);
     tables.address(at)
 }
 

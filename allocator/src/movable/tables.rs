@@ -201,19 +201,19 @@ impl Tables {
         }
     }
 
-    /// Pins an object.
+    /// Pins an object that the caller has the handle of.
     #[inline]
-    pub fn pin(&self, index: u32) -> Result<Offset, Wait> {
-        let word = self.word(index);
-        match protocol::pin(word) {
-            Err(Wait::Copied) => self.pin_slowly(word),
+    pub fn pin_own(&self, index: u32) -> Result<Offset, Wait> {
+        match protocol::pin_own(self.word(index)) {
+            Err(Wait::Copied) => self.pin(index),
             result => result,
         }
     }
 
+    /// Pins an object.
     #[cold]
-    fn pin_slowly(&self, word: &AtomicU64) -> Result<Offset, Wait> {
-        let mut backoff = Backoff::new();
+    pub fn pin(&self, index: u32) -> Result<Offset, Wait> {
+        let (word, mut backoff) = (self.word(index), Backoff::new());
         loop {
             match protocol::pin(word) {
                 Err(Wait::Copied) if !self.is_mover() => self.wait_for_copy(word, &mut backoff),

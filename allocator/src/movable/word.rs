@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! word  | 1 unused | offset: 40 bits | pins: 16 bits | flags: 7 bits |
-//! hint  | stamp: 17 bits | address: 43 bits, and 4 that are zero in it: 4 bits of the stamp |
+//! hint  | stamp, low 17 bits | address: 43 bits | stamp, high 4 bits, where an address has zeros |
 //! ```
 //!
-//! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB.
+//! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB. The address
+//! stands in a hint as it is; turned left by 17 bits, a hint has the stamp at its low end and the number
+//! of the block at its high end.
 
 use crate::units::{BLOCK_SHIFT, BlockId, Bytes};
 
@@ -16,6 +18,8 @@ const OFFSET_BITS: u32 = 40;
 const ADDRESS_BITS: u32 = 47;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - (1 << UNIT_SHIFT);
 const STAMP_BITS: u32 = u64::BITS - ADDRESS_BITS + UNIT_SHIFT;
+/// Bits above the address.
+const TURN: u32 = u64::BITS - ADDRESS_BITS;
 const PIN_SHIFT: u32 = 7;
 const PIN_BITS: u32 = 16;
 const OFFSET_SHIFT: u32 = PIN_SHIFT + PIN_BITS;
@@ -41,8 +45,9 @@ pub(super) const LATE: u64 = 1 << 6;
 /// One pin.
 pub(super) const PIN: u64 = 1 << PIN_SHIFT;
 const PINS: u64 = ((1 << PIN_BITS) - 1) << PIN_SHIFT;
-/// How many pins one object can have at a time.
-pub(super) const PINS_MAX: u32 = (1 << PIN_BITS) - 1;
+/// How many pins one object can have at a time. The rest of the bits is for threads that have added
+/// one and not yet seen that it is too many: each for the time of two operations.
+pub(super) const PINS_MAX: u32 = (1 << (PIN_BITS - 1)) - 1;
 
 /// Where an object stands: units of 16 bytes from the pool's base.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -127,7 +132,12 @@ impl Hint {
 
     const fn pack(address: u64, stamp: u64) -> Self {
         debug_assert!(address & !ADDRESS_MASK == 0);
-        Self(stamp >> UNIT_SHIFT << ADDRESS_BITS | address | stamp & ((1 << UNIT_SHIFT) - 1))
+        Self((address >> UNIT_SHIFT << STAMP_BITS | stamp).rotate_right(TURN))
+    }
+
+    #[inline(always)]
+    const fn turned(self) -> u64 {
+        self.0.rotate_left(TURN)
     }
 
     #[inline(always)]
@@ -137,14 +147,20 @@ impl Hint {
 
     #[inline(always)]
     pub const fn stamp(self) -> u32 {
-        ((self.0 >> ADDRESS_BITS) << UNIT_SHIFT | self.0 & ((1 << UNIT_SHIFT) - 1)) as u32
+        (self.turned() & STAMP_MASK) as u32
     }
 
-    /// The block of a heap that begins at `base`.
+    /// The block, in a heap that begins with block `first` of the address space.
     #[inline(always)]
-    pub const fn block(self, base: u64) -> usize {
-        ((self.address() - base) >> BLOCK_SHIFT) as usize
+    pub const fn block(self, first: usize) -> usize {
+        (self.turned() >> (BLOCK_SHIFT + TURN)) as usize - first
     }
+}
+
+/// The number of the block that begins at an address, counted from address 0.
+pub(super) const fn first_block(base: u64) -> usize {
+    debug_assert!(base.is_multiple_of(1 << BLOCK_SHIFT));
+    (base >> BLOCK_SHIFT) as usize
 }
 
 /// Whether a heap can stand there: addresses of 128 TiB, which is all of user space unless a program
@@ -192,7 +208,7 @@ mod tests {
     fn stamps_alternate_and_no_hint_matches_one_that_is_odd_or_was_used_before() {
         const BASE: u64 = 0x7F12_3460_0000;
         let none = Hint::new(BASE, Offset::of_bytes(64), None);
-        assert_eq!((none.block(BASE), none.address()), (0, BASE));
+        assert_eq!((none.block(first_block(BASE)), none.address()), (0, BASE));
         for from in [0, STAMP_MASK as u32 - 5, u32::MAX - 5] {
             let mut stamp = from & !1;
             for _ in 0..8 {
@@ -207,7 +223,7 @@ mod tests {
         for stamp in [0, 6, 0x1234A, STAMP_MASK as u32 - 1] {
             let hint = Hint::new(BASE, Offset::of_bytes((9 << 21) + 4080), Some(stamp));
             assert_eq!((hint.address(), hint.stamp()), (BASE + (9 << 21) + 4080, stamp));
-            assert_eq!(hint.block(BASE), 9);
+            assert_eq!(hint.block(first_block(BASE)), 9);
         }
     }
 }

@@ -34,7 +34,10 @@ impl Room {
 
     fn slices_for(&self, snapshot: &Snapshot, bin: u32) -> i64 {
         let shape = &snapshot.bins[bin as usize];
-        let missing = (-self.spare[bin as usize]).max(0);
+        let missing = -self.spare[bin as usize];
+        if missing <= 0 {
+            return 0; // as for most, and without a division
+        }
         (missing + i64::from(shape.places) - 1) / i64::from(shape.places) * i64::from(shape.slices)
     }
 

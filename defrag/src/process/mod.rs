@@ -14,6 +14,8 @@ mod plan;
 mod window;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use background::{Background, Duty};

@@ -12,13 +12,13 @@ use bookend::units::{BLOCK_BYTES, BlockId, BlockRange, Blocks, Bytes};
 
 use super::*;
 
-fn range(start: u32, len: u32) -> BlockRange {
+pub(super) fn range(start: u32, len: u32) -> BlockRange {
     BlockRange::new(BlockId::new(start), Blocks::new(len))
 }
 
 /// Blocks of one kind of places (256 of 8 KiB in a block), with so many taken in each; block i is the
 /// ith. `None` is a free block.
-fn snapshot(taken: &[Option<u32>]) -> Snapshot {
+pub(super) fn snapshot(taken: &[Option<u32>]) -> Snapshot {
     let shape = BinShape { place: Bytes::kib(8), places: 4, slices: 1 };
     let mut snapshot = Snapshot {
         capacity: Blocks::new(taken.len() as u32),

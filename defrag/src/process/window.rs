@@ -1,5 +1,7 @@
 //! Which range of blocks to clear, and where what is in it goes.
 
+use std::collections::BinaryHeap;
+
 use bookend::movable::{Holds, Occupied, Snapshot};
 use bookend::units::{BlockId, BlockRange, Blocks, Bytes};
 
@@ -14,20 +16,25 @@ struct Piece {
     extent: Option<u32>,
 }
 
-/// The ranges between what does not move, from `from` on, each as its pieces.
-fn segments(snapshot: &Snapshot, from: u32) -> Vec<Vec<Piece>> {
-    let movable = snapshot
-        .movable
-        .iter()
-        .enumerate()
-        .map(|(n, extent)| (extent.range, (extent.holds != Holds::Stuck).then_some(n as u32)));
-    let fixed = snapshot.fixed.iter().map(|&range| (range, None));
-    let mut all: Vec<_> = movable.chain(fixed).collect();
-    // Stable, which merges two lists that are in order in one pass.
-    all.sort_by_key(|(range, _)| range.start());
-    let (mut segments, mut pieces, mut at) = (Vec::new(), Vec::new(), from);
+/// Extents in order: their ranges, and the numbers of those that move.
+fn in_order(snapshot: &Snapshot) -> impl Iterator<Item = (BlockRange, Option<u32>)> {
+    let number = |n: usize, extent: &Occupied| (extent.holds != Holds::Stuck).then_some(n as u32);
+    let movable = snapshot.movable.iter().enumerate();
+    let mut movable = movable.map(move |(n, extent)| (extent.range, number(n, extent))).peekable();
+    let mut fixed = snapshot.fixed.iter().map(|&range| (range, None)).peekable();
+    core::iter::from_fn(move || match (movable.peek(), fixed.peek()) {
+        (Some((one, _)), Some((other, _))) if one.start() > other.start() => fixed.next(),
+        (None, _) => fixed.next(),
+        _ => movable.next(),
+    })
+}
+
+/// Goes through the ranges between what does not move, from `from` on, each as its pieces. They stand in
+/// one place, one after the other: a table of millions of blocks would be written out else.
+fn each_segment(snapshot: &Snapshot, from: u32, mut with: impl FnMut(&[Piece])) {
+    let (mut pieces, mut at) = (Vec::new(), from);
     let end = BlockRange::new(BlockId::new(snapshot.capacity.get()), Blocks::ZERO);
-    for (range, extent) in all.into_iter().chain([(end, None)]) {
+    for (range, extent) in in_order(snapshot).chain([(end, None)]) {
         if range.start().get() < from {
             continue;
         }
@@ -37,10 +44,12 @@ fn segments(snapshot: &Snapshot, from: u32) -> Vec<Vec<Piece>> {
         at = range.end().get();
         match extent {
             Some(_) => pieces.push(Piece { start: range.start().get(), end: at, extent }),
-            None => segments.push(core::mem::take(&mut pieces)),
+            None => {
+                with(&pieces);
+                pieces.clear();
+            }
         }
     }
-    segments
 }
 
 /// Windows that are tried, the cheapest ones: each takes a look at the whole snapshot.
@@ -50,7 +59,7 @@ const TRIED: usize = 32;
 ///
 /// Those that begin where a piece begins are enough: any other can be shifted down to there without
 /// meeting another extent.
-fn windows_in(snapshot: &Snapshot, pieces: &[Piece], k: u32, windows: &mut Vec<(u64, u32)>) {
+fn windows_in(snapshot: &Snapshot, pieces: &[Piece], k: u32, mut with: impl FnMut(u64, u32)) {
     let live = |piece: &Piece| {
         piece.extent.map_or(0, |number| snapshot.movable[number as usize].live.get())
     };
@@ -61,7 +70,7 @@ fn windows_in(snapshot: &Snapshot, pieces: &[Piece], k: u32, windows: &mut Vec<(
             cost += live(&pieces[next]);
             next += 1;
         }
-        windows.push((cost, low.start));
+        with(cost, low.start);
         cost -= live(low);
     }
 }
@@ -69,36 +78,40 @@ fn windows_in(snapshot: &Snapshot, pieces: &[Piece], k: u32, windows: &mut Vec<(
 /// Clears the cheapest window of `wanted` blocks from which everything can leave.
 pub(super) fn run_of(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
     let from = snapshot.pinned_end.map_or(0, BlockId::get);
-    let segments = segments(snapshot, from);
-    let mut windows = Vec::new();
-    for pieces in &segments {
-        windows_in(snapshot, pieces, wanted.get(), &mut windows);
-    }
-    if windows.len() > TRIED {
-        windows.select_nth_unstable(TRIED);
-        windows.truncate(TRIED);
-    }
-    windows.sort_unstable();
+    let mut cheapest = BinaryHeap::with_capacity(TRIED + 1);
+    each_segment(snapshot, from, |pieces| {
+        windows_in(snapshot, pieces, wanted.get(), |cost, start| {
+            if cheapest.len() < TRIED || cheapest.peek().is_some_and(|most| (cost, start) < *most) {
+                cheapest.push((cost, start));
+                if cheapest.len() > TRIED {
+                    cheapest.pop();
+                }
+            }
+        });
+    });
+    let windows = cheapest.into_sorted_vec();
     for &(_, start) in &windows {
         let window = BlockRange::new(BlockId::new(start), wanted);
         if let Some(steps) = clear(snapshot, window) {
             return finish(snapshot, target, steps, Bytes::new(windows[0].0));
         }
     }
-    Plan::nothing(target, Some(no_run(snapshot, &segments, wanted)))
+    Plan::nothing(target, Some(no_run(snapshot, from, wanted)))
 }
 
 /// Why no window was found.
-fn no_run(snapshot: &Snapshot, segments: &[Vec<Piece>], wanted: Blocks) -> Shortfall {
+fn no_run(snapshot: &Snapshot, from: u32, wanted: Blocks) -> Shortfall {
     let free = snapshot.free_blocks();
     if free < wanted {
         return Shortfall::TooFew { free };
     }
-    let length = |pieces: &Vec<Piece>| match (pieces.first(), pieces.last()) {
-        (Some(first), Some(last)) => last.end - first.start,
-        _ => 0,
-    };
-    Shortfall::NoWindow { longest: Blocks::new(segments.iter().map(length).max().unwrap_or(0)) }
+    let mut longest = 0;
+    each_segment(snapshot, from, |pieces| {
+        if let (Some(first), Some(last)) = (pieces.first(), pieces.last()) {
+            longest = longest.max(last.end - first.start);
+        }
+    });
+    Shortfall::NoWindow { longest: Blocks::new(longest) }
 }
 
 /// Clears the blocks right above the pinned ones.
@@ -119,9 +132,12 @@ pub(super) fn above_pinned(snapshot: &Snapshot, target: Target, wanted: Blocks) 
         }
         None if free < wanted => Plan::nothing(target, Some(Shortfall::TooFew { free })),
         None => {
-            let longest = segments(snapshot, start.get())
-                .first()
-                .map_or(0, |pieces| pieces.last().map_or(0, |piece| piece.end - start.get()));
+            let mut longest = None;
+            each_segment(snapshot, start.get(), |pieces| {
+                let end = pieces.last().map_or(start.get(), |piece| piece.end);
+                longest.get_or_insert(end - start.get());
+            });
+            let longest = longest.unwrap_or(0);
             let shortfall = Shortfall::NoWindow { longest: Blocks::new(longest) };
             Plan::nothing(target, Some(shortfall))
         }
@@ -129,7 +145,10 @@ pub(super) fn above_pinned(snapshot: &Snapshot, target: Target, wanted: Blocks) 
 }
 
 fn displaced(snapshot: &Snapshot, window: BlockRange) -> impl Iterator<Item = &Occupied> {
-    snapshot.movable.iter().filter(move |extent| extent.range.overlaps(window))
+    // In order and apart from one another, so their ends are in order too.
+    let first = snapshot.movable.partition_point(|extent| extent.range.end() <= window.start());
+    let rest = snapshot.movable[first..].iter();
+    rest.take_while(move |extent| extent.range.start() < window.end())
 }
 
 /// Steps after which a window is free: objects into room that kept blocks have, else whole extents
@@ -157,13 +176,17 @@ fn clear(snapshot: &Snapshot, window: BlockRange) -> Option<Vec<Step>> {
 fn free_outside(snapshot: &Snapshot, window: BlockRange) -> Vec<BlockRange> {
     let from = snapshot.pinned_end.map_or(0, BlockId::get);
     let (low, high) = (window.start().get(), window.end().get());
-    let runs = segments(snapshot, from).into_iter().flatten().filter(|p| p.extent.is_none());
-    let parts = runs
-        .flat_map(|piece| [(piece.start, piece.end.min(low)), (piece.start.max(high), piece.end)]);
-    parts
-        .filter(|(start, end)| start < end)
-        .map(|(start, end)| BlockRange::new(BlockId::new(start), Blocks::new(end - start)))
-        .collect()
+    let mut outside = Vec::new();
+    each_segment(snapshot, from, |pieces| {
+        for piece in pieces.iter().filter(|piece| piece.extent.is_none()) {
+            let parts = [(piece.start, piece.end.min(low)), (piece.start.max(high), piece.end)];
+            let parts = parts.into_iter().filter(|(start, end)| start < end);
+            outside.extend(parts.map(|(start, end)| {
+                BlockRange::new(BlockId::new(start), Blocks::new(end - start))
+            }));
+        }
+    });
+    outside
 }
 
 fn finish(snapshot: &Snapshot, target: Target, steps: Vec<Step>, least: Bytes) -> Plan {

@@ -29,13 +29,18 @@ static long migrated, put_back, reentrant;
         }                                                                                   \
     } while (0)
 
+/* Those that refuse stand in the first block; the others can be given back. */
+static int is_kept(uint64_t number) {
+    return number < 4000 && number % 1000 == 7;
+}
+
 static int isolate(void *context, uint64_t handle, void *at) {
     struct record *record = at;
     CHECK(context == entries && entries[record->number].handle == handle);
     CHECK(entries[record->number].at == at);
-    if (record->number % 1000 == 7)
+    if (is_kept(record->number))
         return 1; /* this one stays */
-    if (record->number == 0) {
+    if (record->number == RECORDS - 8) {
         CHECK(bookend_compact(1 << 20, 1000) == -1 && errno == EDEADLK);
         reentrant++;
     }
@@ -80,7 +85,7 @@ int main(void) {
     CHECK(bookend_cache_free(entries[10].handle) == -1 && errno == EBUSY);
     CHECK(bookend_unpin(entries[10].handle) == 0);
     for (uint64_t n = 0; n < RECORDS; n++)
-        if (n % 8 != 0 && n % 1000 != 7) {
+        if (n % 8 != 0 && !is_kept(n)) {
             CHECK(bookend_cache_free(entries[n].handle) == 0);
             CHECK(bookend_cache_free(entries[n].handle) == -1 && errno == ENOENT);
         }
@@ -92,7 +97,7 @@ int main(void) {
     void *kept = bookend_pin_long_term(entries[16].handle);
     CHECK(kept == entries[16].at);
     int64_t freed = bookend_compact(UINT64_MAX, 10 * 1000 * 1000);
-    CHECK(freed >= 0 && migrated > 100 && put_back == migrated);
+    CHECK(freed >= 3 && migrated > 100 && put_back == migrated);
     CHECK(bookend_unpin(entries[16].handle) == 0);
     for (uint64_t n = 0; n < RECORDS; n += 8) {
         char text[64];

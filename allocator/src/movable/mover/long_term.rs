@@ -32,20 +32,35 @@ impl<O: Os> Inner<O> {
             slab.ok_or_else(|| state.store.big(at.block()))
         };
         match place {
-            Ok((bin, _)) if bin.zone == Zone::Pinned => self.pin(index),
+            Ok((bin, _)) if bin.zone == Zone::Pinned => self.pin_any(index),
             Ok((bin, len)) => moving.pin_small(index, bin, len, budget),
-            Err(Some(big)) if big.zone == Zone::Pinned => self.pin(index),
+            Err(Some(big)) if big.zone == Zone::Pinned => self.pin_any(index),
             Err(Some(big)) => moving.pin_big(&big, budget),
             Err(None) => Err(MovableError::NoSuchObject { raw: self.id(index).to_raw() }),
         }
     }
 
+    /// Pins an object that the caller has the handle of.
+    #[inline]
     pub(in crate::movable) fn pin(&self, index: u32) -> Result<Offset, MovableError> {
-        self.tables.pin(index).map_err(|wait| match wait {
+        match self.tables.pin_own(index) {
+            Ok(at) => Ok(at),
+            Err(wait) => Err(self.not_pinned(index, wait)),
+        }
+    }
+
+    /// Pins an object that may be no more.
+    pub(in crate::movable) fn pin_any(&self, index: u32) -> Result<Offset, MovableError> {
+        self.tables.pin(index).map_err(|wait| self.not_pinned(index, wait))
+    }
+
+    #[cold]
+    fn not_pinned(&self, index: u32, wait: Wait) -> MovableError {
+        match wait {
             Wait::TooManyPins => MovableError::TooManyPins,
             Wait::Copied | Wait::Insisted => MovableError::InCallback,
             Wait::Dead => MovableError::NoSuchObject { raw: self.id(index).to_raw() },
-        })
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub struct Carried {
 }
 
 impl Carried {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.objects += other.objects;
         self.bytes = self.bytes + other.bytes;
         self.meet(other.obstacle);

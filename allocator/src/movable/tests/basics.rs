@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::movable::word::PINS_MAX;
 use crate::movable::{Movable, MovableError};
 use crate::units::BLOCK_BYTES;
 
@@ -157,4 +158,21 @@ fn there_can_be_as_many_heaps_as_numbers_and_dropped_ones_make_room() {
     assert!(matches!(refused, MovableError::TooManyHeaps { most: 255 }), "{refused}");
     heaps.truncate(heaps.len() - 20); // tests beside this one need some
     MovableHeap::with_objects(arena, 1).unwrap();
+}
+
+#[test]
+fn one_pin_too_many_is_refused_and_counts_for_nothing() {
+    let heap = heap(4);
+    let object = heap.insert(7u64).unwrap();
+    let mut pins: Vec<_> = (0..PINS_MAX).map(|_| heap.pin(&object).unwrap()).collect();
+    assert_eq!(heap.pin(&object).unwrap_err(), MovableError::TooManyPins);
+    pins.pop();
+    pins.push(heap.pin(&object).unwrap());
+    drop(pins);
+    let block = movable_blocks(&heap)[0];
+    let to = BlockId::new(block.get() + 1);
+    let extent = crate::units::BlockRange::new(block, Blocks::ONE);
+    assert_eq!(heap.carry(extent, to, &mut unlimited()).unwrap().objects, 1);
+    assert_eq!(*heap.session().get(&object), 7);
+    heap.validate();
 }

@@ -2,12 +2,14 @@
 
 mod basics;
 mod callbacks;
+mod containers;
 mod failures;
 mod moves;
 mod properties;
 mod threads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Budget, MovableBytes, MovableHeap};
 use crate::placement::Arena;
@@ -27,9 +29,9 @@ fn heap(blocks: u32) -> MovableHeap {
     MovableHeap::new(Arc::new(Arena::new(pool).unwrap())).unwrap()
 }
 
-/// A budget without a limit.
+/// A budget without a limit. Tests beside this one have sessions too, which are short.
 fn unlimited() -> Budget {
-    Budget::UNLIMITED
+    Budget::UNLIMITED.patience(Duration::from_secs(2))
 }
 
 /// The movable blocks and extents, by their first blocks.

@@ -232,7 +232,7 @@ fn pinned_blocks_that_grow_send_movable_ones_up() {
     objects.push((99, insert(&heap, 99, 3 * BLOCK_BYTES)));
     let mut pinned = Vec::new();
     // Longer than other tests' sessions.
-    let patient = unlimited().patience(Duration::from_secs(2));
+    let patient = unlimited();
     for _ in 0..20 {
         pinned.push(heap.make_room(Class::Pinned, Blocks::ONE, &mut patient.clone()).unwrap());
         heap.validate();
