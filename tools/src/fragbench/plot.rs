@@ -142,13 +142,16 @@ fn write_png(path: &Path, (width, height): (u32, u32), pixels: &[u8]) -> io::Res
     file.flush()
 }
 
-fn draw_on<B: DrawingBackend>(backend: B, heading: &str, charts: &[Chart]) -> Result<(), PlotError> {
+fn draw_on<B: DrawingBackend>(
+    backend: B,
+    heading: &str,
+    charts: &[Chart],
+) -> Result<(), PlotError> {
     let failed = |error: &dyn std::fmt::Display| PlotError::Draw(error.to_string());
     let root = backend.into_drawing_area();
     root.fill(&WHITE).map_err(|error| failed(&error))?;
-    let below = root
-        .titled(heading, (FONT, 24).into_font().color(&INK))
-        .map_err(|error| failed(&error))?;
+    let below =
+        root.titled(heading, (FONT, 24).into_font().color(&INK)).map_err(|error| failed(&error))?;
     let areas = below.split_evenly((charts.len().div_ceil(2), charts.len().min(2)));
     for (area, chart) in areas.iter().zip(charts) {
         draw_chart(area, chart).map_err(|error| failed(&error))?;

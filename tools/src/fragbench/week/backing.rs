@@ -129,7 +129,8 @@ impl Backing for Real {
     fn check(&self, at: Bytes, len: Bytes, serial: u64) -> Result<(), Corrupt> {
         let words = self.words(at, len);
         // A pass without a branch first, since it is vectorised and nearly always all.
-        let differ = words.iter().enumerate().fold(0, |any, (i, &found)| any | found ^ word(serial, i));
+        let differ =
+            words.iter().enumerate().fold(0, |any, (i, &found)| any | found ^ word(serial, i));
         if differ == 0 {
             return Ok(());
         }

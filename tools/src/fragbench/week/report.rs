@@ -62,7 +62,8 @@ impl DayReport {
     fn of(day: Day, samples: &[Sample]) -> Self {
         let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
         let mean = |of| sum(of) / (samples.len() as u64).max(1);
-        let rate = |of: fn(&Sample) -> Rate| samples.iter().map(of).fold(Rate::default(), Rate::and);
+        let rate =
+            |of: fn(&Sample) -> Rate| samples.iter().map(of).fold(Rate::default(), Rate::and);
         let mut latencies = Latencies::default();
         samples.iter().for_each(|sample| latencies.merge(&sample.latencies));
         let mut entries: Vec<_> = samples.iter().filter_map(|sample| sample.sg_entries).collect();
@@ -129,9 +130,10 @@ impl Report {
 
     /// As comma-separated values, a line an hour.
     pub fn csv(&self) -> String {
-        let mut text = "policy,hour,free_bytes,free,largest_free_run,asked_64m,granted_64m,asked_1g,\
+        let mut text =
+            "policy,hour,free_bytes,free,largest_free_run,asked_64m,granted_64m,asked_1g,\
                         granted_1g,sg_entries_1g,moved_bytes,moved_for_probe,p50_us,p99_us,refused"
-            .to_owned();
+                .to_owned();
         for policy in &self.policies {
             for s in &policy.samples {
                 let cells = [
@@ -161,12 +163,18 @@ impl Report {
         let rate = |rate: Rate| rate.success().map_or(f64::NAN, |success| 100.0 * success);
         let mut total = 0.0;
         vec![
-            self.chart("Requests of 64 MiB that are granted", "% of those that fit", Some(102.0), |s| {
-                rate(s.middle)
-            }),
-            self.chart("Requests of 1 GiB that are granted", "% of those that fit", Some(102.0), |s| {
-                rate(s.large)
-            }),
+            self.chart(
+                "Requests of 64 MiB that are granted",
+                "% of those that fit",
+                Some(102.0),
+                |s| rate(s.middle),
+            ),
+            self.chart(
+                "Requests of 1 GiB that are granted",
+                "% of those that fit",
+                Some(102.0),
+                |s| rate(s.large),
+            ),
             self.chart("Largest free run over free memory", "%", Some(102.0), |s| {
                 100.0 * s.largest_free_run.get() as f64 / s.free_bytes.get() as f64
             }),
@@ -204,8 +212,18 @@ impl fmt::Display for Report {
         write!(
             f,
             "{:<18} {:<3} {:>6} {:>6} {:>11} {:>11} {:>7} {:>11} {:>11} {:>8} {:>8} {:>8}",
-            "policy", "day", "64M", "1G", "free", "largest", "sg 1G", "moved", "for probe", "p50 us",
-            "p99 us", "refused"
+            "policy",
+            "day",
+            "64M",
+            "1G",
+            "free",
+            "largest",
+            "sg 1G",
+            "moved",
+            "for probe",
+            "p50 us",
+            "p99 us",
+            "refused"
         )?;
         for policy in &self.policies {
             for day in &policy.days {
@@ -267,11 +285,13 @@ mod tests {
                       \"free\":524288000,\"sg_entries_1g\":null,\"moved_bytes\":75497472,\
                       \"p99_us\":null},{\"day\":\"Tue\",\"success_64m\":0.8,";
         assert!(json.starts_with(monday), "{json}");
-        assert!(json.ends_with("],\"friday_over_monday\":{\"two-ended+movable\":0.2}}") || {
-            // 1/5 over 5/5, in whatever digits.
-            let ratio = report().policies[0].friday_over_monday().unwrap();
-            (ratio - 0.2).abs() < 1e-12
-        });
+        assert!(
+            json.ends_with("],\"friday_over_monday\":{\"two-ended+movable\":0.2}}") || {
+                // 1/5 over 5/5, in whatever digits.
+                let ratio = report().policies[0].friday_over_monday().unwrap();
+                (ratio - 0.2).abs() < 1e-12
+            }
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bookend::placement::{Class, Moved, Placement, Unmapped};
 use bookend::units::{BlockRange, Blocks, Bytes};
 
 use super::backing::{Backing, Corrupt};
-use super::compact;
+use super::compact::{self, Where};
 use super::contents::{Contents, Side};
 use super::latency::Latencies;
 use super::policy::{Policy, Purpose};
@@ -147,11 +147,18 @@ impl<B: Backing> Server<B> {
     /// Takes blocks, making room where there is none.
     fn take_moving(&mut self, class: Class, blocks: Blocks) -> Option<BlockRange> {
         let Self { table, contents, .. } = self;
+        let top = table.huge_start();
         if let Some(range) = table.allocate_now(class, blocks) {
-            return Some(range);
+            if class != Class::Huge || range.end() == top {
+                return Some(range);
+            }
+            // Elsewhere it would stand in the way of what moves.
+            let freed = table.free(range);
+            debug_assert!(freed.is_ok(), "just taken: {freed:?}");
         }
         if class != Class::Pinned {
-            return compact::make_room(table, contents, blocks)
+            let at = if class == Class::Huge { Where::Top } else { Where::Anywhere };
+            return compact::make_room(table, contents, blocks, at)
                 .then(|| table.allocate_now(class, blocks))
                 .flatten();
         }
