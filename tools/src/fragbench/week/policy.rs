@@ -7,8 +7,9 @@
 //! | `two-ended+movable` | low | a shelf of its own, in the middle | high | high |
 //! | `defrag` | low | a shelf of its own, in the middle | the middle | high |
 //!
-//! Only `defrag` moves anything: where a request finds no place, what can move makes one. So its extents stand
-//! in the middle, with what else can move; where nothing moves they are better off at the high end.
+//! Only `defrag` moves anything: where a request finds no place, what can move makes one. So its
+//! extents stand in the middle, with what else can move; where nothing moves they are better off at
+//! the high end.
 //!
 //! Where an end has no room the other is tried, so that a request fails only where no place is free.
 

@@ -9,16 +9,17 @@
 //! | small movable objects, with owners that follow a move | 5% | 4 KiB to 256 KiB, powers of two |
 //! | small pinned objects: what devices and the kernel hold | 1% | the same |
 //!
-//! - **Sizes** of extents are those of very small and very large files: bounded Pareto with exponent 2 (three
-//!   quarters are of one block), but one in 2,000 is of 64 MiB to 1 GiB, its logarithm uniform. Sizes of small
-//!   objects are bounded Pareto with exponent 0.5, rounded down to powers of two.
-//! - **Lifetimes** are heavy-tailed: bounded Pareto from 2 minutes to 14 days with exponent 0.4. Half of all
-//!   objects are gone after 11 minutes; four fifths of the memory is held by those that stay for more than a day.
+//! - **Sizes** of extents are those of very small and very large files: bounded Pareto with exponent 2
+//!   (three quarters are of one block), but one in 2,000 is of 64 MiB to 1 GiB, its logarithm uniform.
+//!   Sizes of small objects are bounded Pareto with exponent 0.5, rounded down to powers of two.
+//! - **Lifetimes** are heavy-tailed: bounded Pareto from 2 minutes to 14 days with exponent 0.4. Half
+//!   of all objects are gone after 11 minutes; four fifths of the memory is held by those that stay for
+//!   more than a day.
 //! - **Occupancy** wanders: straight lines between knots 2 to 8 hours apart, alternately 50–60% and
-//!   80–90% of the capacity. While it is below the line, the population that is furthest behind its share
-//!   asks, so that requests for small and for large are mixed. Requests that would lead beyond 90% are
-//!   drawn again. Where lifetimes alone do not let it fall with the line (5% of the capacity is
-//!   tolerated), objects chosen at random are freed early, as when jobs end.
+//!   80–90% of the capacity. While it is below the line, the population that is furthest behind its
+//!   share asks, so that requests for small and for large are mixed. What would lead beyond 90% is put
+//!   off to the next minute. Where lifetimes alone do not let occupancy fall with the line (5% of the
+//!   capacity is tolerated), objects chosen at random are freed early, as when jobs end.
 //!
 //! The generator keeps its own books. It knows sizes and times, nothing of addresses and of policies, and is
 //! never told whether a request succeeded: the same seed and capacity give the same trace to each.
