@@ -202,6 +202,7 @@ fn fits(wanted: Bytes, free: Bytes) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::backing::{Nothing, Real};
+    use super::super::sample::look;
     use super::super::trace::Trace;
     use super::*;
     use bookend::pool::Pool;
@@ -212,17 +213,22 @@ mod tests {
         Blocks::holding(CAPACITY).unwrap()
     }
 
-    /// Plays a trace, and validates every so often.
+    /// Plays a trace, probes every hour, and validates every so often.
     fn play(policy: Policy, backing: impl Backing, seed: u64) -> (u64, Bytes) {
         let mut server = Server::new(policy, blocks(), backing).unwrap();
+        let mut refused = 0;
         for (n, event) in Trace::new(CAPACITY, seed).enumerate() {
             server.play(event).unwrap();
+            if let Event::Hour(hour) = event {
+                let sample = look(&mut server, hour, Bytes::ZERO);
+                refused += sample.refused + sample.middle.asked - sample.middle.granted;
+            }
             if n % 997 == 0 {
                 server.validate();
             }
         }
         server.validate();
-        (server.asked.refused, server.moved())
+        (refused, server.moved())
     }
 
     #[test]
