@@ -103,6 +103,11 @@ fn bad_input_is_told_and_tried_by_nobody() {
         (&["system"], 2, "--ager"),
         (&["system", "--ager", "rust"], 2, "invalid value"),
         (&["system", "--ager", "slab", "--ways", "twice"], 2, "invalid value"),
+        (&["week", "--simulate", "1M"], 2, "give at least 256 MiB"),
+        (&["week", "--simulate", "9000T"], 2, "more than 8 PiB"),
+        (&["week", "--size", "1000T"], 1, "does not fit"),
+        (&["week", "--size", "1G", "--simulate", "1G"], 2, "cannot be used with"),
+        (&["week", "--plot", "week.pdf"], 2, ".svg or .png"),
         (&["age"], 2, "unrecognized subcommand"),
         (&[], 2, "Usage"),
     ] {
@@ -256,4 +261,92 @@ fn a_signal_gives_back_what_is_reserved() {
         assert!(output.stdout.is_empty(), "no half report: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{output:?}");
     }
+}
+
+const POLICIES: [&str; 4] = ["first-fit", "two-ended", "two-ended+movable", "defrag"];
+
+/// Every policy has five days with the documented figures, and only `defrag` moves anything.
+fn check_week(report: &Value) {
+    assert_eq!(keys(report), ["friday_over_monday", "policies"]);
+    let policies = report["policies"].as_array().unwrap();
+    let names: Vec<_> = policies.iter().map(|policy| policy["name"].as_str().unwrap()).collect();
+    assert_eq!(names, POLICIES);
+    for policy in policies {
+        let days = policy["days"].as_array().unwrap();
+        let names: Vec<_> = days.iter().map(|day| day["day"].as_str().unwrap()).collect();
+        assert_eq!(names, ["Mon", "Tue", "Wed", "Thu", "Fri"]);
+        for day in days {
+            let expected = [
+                "day",
+                "free",
+                "largest_free_run",
+                "moved_bytes",
+                "p99_us",
+                "sg_entries_1g",
+                "success_1g",
+                "success_64m",
+            ];
+            assert_eq!(keys(day), expected);
+            assert!(day["largest_free_run"].as_u64() <= day["free"].as_u64(), "{day}");
+            let moved = day["moved_bytes"].as_u64().unwrap();
+            assert_eq!(moved > 0, policy["name"] == "defrag", "{day}");
+        }
+    }
+    assert_eq!(keys(&report["friday_over_monday"]).len(), 4);
+}
+
+#[test]
+fn a_week_on_a_table_is_the_same_each_time_and_defrag_keeps_every_promise() {
+    let week = || json(&fragbench(&["week", "--simulate", "4G", "--seed", "2", "--json"]));
+    let report = week();
+    check_week(&report);
+    let rates = |report: &Value| -> Vec<Value> {
+        let policies = report["policies"].as_array().unwrap();
+        let days = policies.iter().flat_map(|policy| policy["days"].as_array().unwrap());
+        days.map(|day| day["success_64m"].clone()).collect()
+    };
+    assert_eq!(rates(&report), rates(&week()));
+    let rates = rates(&report);
+    assert!(rates[15..].iter().all(|rate| rate == 1.0), "{report}");
+    assert!(rates[4].as_f64().unwrap() < 0.5, "first-fit on Friday: {report}");
+    assert_eq!(report["friday_over_monday"]["defrag"], 1.0);
+}
+
+#[test]
+fn a_week_in_a_pool_checks_its_bytes_and_draws_a_plot() {
+    let _lock = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let plot = directory.path().join("week.svg");
+    let arguments = ["week", "--size", "256M", "--json", "--plot", plot.to_str().unwrap()];
+    let output = fragbench(&arguments);
+    check_week(&json(&output));
+    let about = String::from_utf8(output.stderr).unwrap();
+    for told in ["Machine: ", "Linux ", "seed 1", "a pool of ", "Took "] {
+        assert!(about.contains(told), "{told} is not in {about}");
+    }
+    let svg = fs::read_to_string(plot).unwrap();
+    assert!(POLICIES.iter().all(|policy| svg.contains(policy)), "a policy is not in the plot");
+}
+
+#[test]
+fn a_week_as_csv_has_a_line_an_hour_and_policy() {
+    let output = fragbench(&["week", "--simulate", "256M", "--csv"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1 + 4 * 120);
+}
+
+#[test]
+fn a_signal_ends_a_week() {
+    let mut child = command(&["week", "--simulate", "1T"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(300)); // a week in 1 TiB takes minutes
+    assert!(child.try_wait().unwrap().is_none());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    assert!(output.stdout.is_empty(), "no half report: {output:?}");
 }

@@ -1,4 +1,4 @@
-//! Plots that a person can read: charts side by side, each with axes, units and a legend.
+//! Plots that a person can read: charts side by side, each with axes and units, below one legend.
 //!
 //! SVG or PNG, by the file's name. The text is set in a font that is built in, so that a machine without
 //! fonts draws the same picture.
@@ -14,8 +14,10 @@ use plotters::style::register_font;
 
 /// Pixels of one chart.
 const CHART: (u32, u32) = (760, 420);
-/// Pixels for the heading.
-const HEADING: u32 = 44;
+/// Pixels for the heading and the legend below it.
+const HEADING: u32 = 76;
+/// From one name in the legend to the next.
+const NAME: i32 = 220;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 
@@ -49,7 +51,7 @@ pub struct Chart {
     pub y: String,
     /// Where the y axis ends; it begins at 0. `None` ends it a little above the highest value.
     pub y_end: Option<f64>,
-    /// Lines, at most six.
+    /// Lines, at most six; the legend names those of the first chart.
     pub series: Vec<Series>,
 }
 
@@ -150,8 +152,8 @@ fn draw_on<B: DrawingBackend>(
     let failed = |error: &dyn std::fmt::Display| PlotError::Draw(error.to_string());
     let root = backend.into_drawing_area();
     root.fill(&WHITE).map_err(|error| failed(&error))?;
-    let below =
-        root.titled(heading, (FONT, 24).into_font().color(&INK)).map_err(|error| failed(&error))?;
+    let (head, below) = root.split_vertically(HEADING);
+    draw_head(&head, heading, charts).map_err(|error| failed(&error))?;
     let areas = below.split_evenly((charts.len().div_ceil(2), charts.len().min(2)));
     for (area, chart) in areas.iter().zip(charts) {
         draw_chart(area, chart).map_err(|error| failed(&error))?;
@@ -161,10 +163,28 @@ fn draw_on<B: DrawingBackend>(
 
 type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
+/// The heading, and the names of the first chart's lines, which all charts share.
+fn draw_head<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    heading: &str,
+    charts: &[Chart],
+) -> Drawn<B> {
+    area.draw(&Text::new(heading, (20, 12), (FONT, 24).into_font().color(&INK)))?;
+    let names = charts.first().into_iter().flat_map(|chart| &chart.series);
+    for (n, (series, &colour)) in names.zip(COLOURS.iter().cycle()).enumerate() {
+        let x = 20 + n as i32 * NAME;
+        area.draw(&PathElement::new([(x, 57), (x + 28, 57)], colour.stroke_width(4)))?;
+        let style = (FONT, 17).into_font().color(&INK);
+        area.draw(&Text::new(series.name.as_str(), (x + 36, 48), style))?;
+    }
+    Ok(())
+}
+
 fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> Drawn<B> {
     let mut context = ChartBuilder::on(area)
         .caption(&chart.title, (FONT, 20).into_font().color(&INK))
         .margin(14)
+        .margin_right(30)
         .x_label_area_size(44)
         .y_label_area_size(78)
         .build_cartesian_2d(x_range(chart), y_range(chart))?;
@@ -174,6 +194,8 @@ fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) ->
         .y_desc(&chart.y)
         .x_labels(11)
         .y_labels(6)
+        .x_label_formatter(&|x| shortest(*x))
+        .y_label_formatter(&|y| shortest(*y))
         .light_line_style(TRANSPARENT)
         .bold_line_style(INK.mix(0.12))
         .axis_style(INK)
@@ -182,25 +204,17 @@ fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) ->
         .draw()?;
     for (series, &colour) in chart.series.iter().zip(COLOURS.iter().cycle()) {
         let style = colour.stroke_width(2);
-        // Only the first stretch is in the legend.
         let stretches = series.points.split(|(_, y)| !y.is_finite()).filter(|s| !s.is_empty());
-        for (n, stretch) in stretches.enumerate() {
-            let line = LineSeries::new(stretch.iter().copied(), style);
-            let drawn = context.draw_series(line)?;
-            if n == 0 {
-                drawn.label(&series.name).legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(3))
-                });
-            }
+        for stretch in stretches {
+            context.draw_series(LineSeries::new(stretch.iter().copied(), style))?;
         }
     }
-    context
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
-        .background_style(WHITE.mix(0.85))
-        .border_style(INK.mix(0.3))
-        .label_font((FONT, 15).into_font().color(&INK))
-        .draw()
+    Ok(())
+}
+
+/// A number on an axis, without decimals that say nothing.
+fn shortest(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 fn x_range(chart: &Chart) -> Range<f64> {

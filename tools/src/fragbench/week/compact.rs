@@ -8,6 +8,10 @@
 //!    all is closed up: its extents move down, and its free blocks become one run above them. Always works
 //!    where a range without obstacles has as many free blocks as wanted.
 //!
+//! For something that will not move (a request of the probe) only windows and ranges right below the lowest
+//! block of that kind count, so that what does not move stands together at the high end, and what can move
+//! stays one range without obstacles.
+//!
 //! Where not even that many are free, small objects of sparse blocks are put together first.
 //!
 //! A little more than was asked for is cleared at a time (a 256th of the table), because looking at the whole
@@ -50,21 +54,42 @@ struct Step {
     to: BlockId,
 }
 
+/// Where a run is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Where {
+    /// Wherever it is cheapest.
+    Anywhere,
+    /// Right below the lowest block that does not move and is not pinned.
+    Top,
+}
+
 /// Moves things so that `wanted` blocks in a row are free above the pinned ones. `false` where that
 /// cannot be.
 pub fn make_room<B: Backing>(
     table: &mut Placement,
     contents: &mut Contents<B>,
     wanted: Blocks,
+    at: Where,
 ) -> bool {
     let generous = wanted.get().max(table.capacity().get() / 256);
+    let end = table.huge_start().get();
     loop {
         let segments = segments(table);
-        let free = segments.iter().map(|pieces| free_in(pieces)).max().unwrap_or(0);
-        let steps = evacuation(&segments, generous)
-            .or_else(|| slide(&segments, generous))
-            .or_else(|| evacuation(&segments, wanted.get()))
-            .or_else(|| slide(&segments, wanted.get()));
+        let allowed = match at {
+            Where::Anywhere => &segments[..],
+            Where::Top => {
+                segments.iter().position(|s| ends_at(s, end)).map_or(&[][..], |n| &segments[n..=n])
+            }
+        };
+        let free = allowed.iter().map(|pieces| free_in(pieces)).max().unwrap_or(0);
+        let search = |wanted| Search { segments: &segments, allowed, at, wanted };
+        // At the top each slide pushes what earlier ones have closed up, so it had better go far.
+        let far = if at == Where::Top { generous.max(free / 2) } else { generous };
+        let steps = search(generous)
+            .evacuation()
+            .or_else(|| search(far).slide())
+            .or_else(|| search(wanted.get()).evacuation())
+            .or_else(|| search(wanted.get()).slide());
         if let Some(steps) = steps {
             carry_out(table, contents, &steps);
             return true;
@@ -118,72 +143,99 @@ fn free_in(pieces: &[Piece]) -> u32 {
     pieces.iter().map(|piece| piece.free_len()).sum()
 }
 
-/// Clears the cheapest window of `wanted` blocks; `None` where what is in it fits nowhere.
-fn evacuation(segments: &[Vec<Piece>], wanted: u32) -> Option<Vec<Step>> {
-    let (_, start) = segments.iter().filter_map(|pieces| cheapest_window(pieces, wanted)).min()?;
-    let (low, high) = (start, start + wanted);
-    let mut room = Room::outside(segments, low, high);
-    let pieces = segments.iter().flatten();
-    let mut leaving: Vec<_> =
-        pieces.filter(|p| !p.free && p.start < high && p.end > low).copied().collect();
-    // The longest first: short ones find room in what these leave.
-    leaving.sort_unstable_by_key(|piece| core::cmp::Reverse(piece.len()));
-    let to = |piece: Piece| Some(Step { extent: piece.range(), to: room.take(piece.len())? });
-    leaving.into_iter().map(to).collect()
+fn ends_at(pieces: &[Piece], end: u32) -> bool {
+    pieces.last().is_some_and(|last| last.end == end)
 }
 
-/// The blocks in the way of the cheapest window of a segment, and its start. Windows that begin where a
-/// piece begins are enough: any other can be shifted down to there without meeting another extent.
-fn cheapest_window(pieces: &[Piece], wanted: u32) -> Option<(u32, u32)> {
-    let end = pieces.last()?.end;
-    let cost = |piece: &Piece| piece.len() - piece.free_len();
-    let (mut next, mut blocks, mut best) = (0, 0, None);
-    for low in pieces.iter().take_while(|low| end - low.start >= wanted) {
-        while next < pieces.len() && pieces[next].start < low.start + wanted {
-            blocks += cost(&pieces[next]);
-            next += 1;
-        }
-        if best.is_none_or(|best| (blocks, low.start) < best) {
-            best = Some((blocks, low.start));
-        }
-        blocks -= cost(low);
-    }
-    best
+/// A look for a run.
+#[derive(Clone, Copy)]
+struct Search<'a> {
+    /// All of them: what leaves may go anywhere.
+    segments: &'a [Vec<Piece>],
+    /// Those in which the run may be.
+    allowed: &'a [Vec<Piece>],
+    at: Where,
+    wanted: u32,
 }
 
-/// Closes up the range with the fewest blocks to move among those that have `wanted` free ones.
-fn slide(segments: &[Vec<Piece>], wanted: u32) -> Option<Vec<Step>> {
-    let found =
-        segments.iter().filter_map(|pieces| Some((cheapest_range(pieces, wanted)?, pieces)));
-    let ((_, range), pieces) = found.min_by_key(|((moved, _), _)| *moved)?;
-    let mut at = pieces[range.start].start;
-    let mut steps = Vec::new();
-    for piece in pieces[range].iter().filter(|piece| !piece.free) {
-        if piece.start != at {
-            steps.push(Step { extent: piece.range(), to: BlockId::new(at) });
-        }
-        at += piece.len();
+impl<'a> Search<'a> {
+    /// Clears the cheapest window; `None` where what is in it fits nowhere.
+    fn evacuation(self) -> Option<Vec<Step>> {
+        let (_, low) =
+            self.allowed.iter().filter_map(|pieces| self.cheapest_window(pieces)).min()?;
+        let high = low + self.wanted;
+        let mut room = Room::outside(self.segments, low, high);
+        let pieces = self.segments.iter().flatten();
+        let mut leaving: Vec<_> =
+            pieces.filter(|p| !p.free && p.start < high && p.end > low).copied().collect();
+        // The longest first: short ones find room in what these leave.
+        leaving.sort_unstable_by_key(|piece| core::cmp::Reverse(piece.len()));
+        let to = |piece: Piece| Some(Step { extent: piece.range(), to: room.take(piece.len())? });
+        leaving.into_iter().map(to).collect()
     }
-    Some(steps)
-}
 
-/// The blocks to move in the cheapest range of pieces that has `wanted` free blocks, and which it is.
-fn cheapest_range(pieces: &[Piece], wanted: u32) -> Option<(u32, Range<usize>)> {
-    let mut best: Option<(u32, Range<usize>)> = None;
-    let (mut free, mut moved, mut low) = (0, 0, 0);
-    for (high, piece) in pieces.iter().enumerate() {
-        free += piece.free_len();
-        moved += piece.len() - piece.free_len();
-        while free - pieces[low].free_len() >= wanted {
-            free -= pieces[low].free_len();
-            moved -= pieces[low].len() - pieces[low].free_len();
-            low += 1;
+    /// The blocks in the way of the cheapest window of a segment, and its start. Windows that begin where a
+    /// piece begins are enough: any other can be shifted down to there without meeting another extent.
+    fn cheapest_window(self, pieces: &[Piece]) -> Option<(u32, u32)> {
+        let (start, end) = (pieces.first()?.start, pieces.last()?.end);
+        let cost = |piece: &Piece| piece.len() - piece.free_len();
+        if self.at == Where::Top {
+            let low = end.checked_sub(self.wanted).filter(|&low| low >= start)?;
+            let inside = pieces.iter().rev().take_while(|piece| piece.end > low);
+            return Some((inside.map(cost).sum(), low));
         }
-        if free >= wanted && best.as_ref().is_none_or(|&(least, _)| moved < least) {
-            best = Some((moved, low..high + 1));
+        let (mut next, mut blocks, mut best) = (0, 0, None);
+        for low in pieces.iter().take_while(|low| end - low.start >= self.wanted) {
+            while next < pieces.len() && pieces[next].start < low.start + self.wanted {
+                blocks += cost(&pieces[next]);
+                next += 1;
+            }
+            if best.is_none_or(|best| (blocks, low.start) < best) {
+                best = Some((blocks, low.start));
+            }
+            blocks -= cost(low);
         }
+        best
     }
-    best
+
+    /// Closes up the range with the fewest blocks to move among those that have enough free ones.
+    fn slide(self) -> Option<Vec<Step>> {
+        let range = |pieces: &'a Vec<Piece>| Some((self.cheapest_range(pieces)?, pieces));
+        let found = self.allowed.iter().filter_map(range);
+        let ((_, range), pieces) = found.min_by_key(|((moved, _), _)| *moved)?;
+        let mut at = pieces[range.start].start;
+        let mut steps = Vec::new();
+        for piece in pieces[range].iter().filter(|piece| !piece.free) {
+            if piece.start != at {
+                steps.push(Step { extent: piece.range(), to: BlockId::new(at) });
+            }
+            at += piece.len();
+        }
+        Some(steps)
+    }
+
+    /// The blocks to move in the cheapest range of pieces that has enough free ones, and which it is.
+    fn cheapest_range(self, pieces: &[Piece]) -> Option<(u32, Range<usize>)> {
+        let mut best: Option<(u32, Range<usize>)> = None;
+        let (mut free, mut moved, mut low) = (0, 0, 0);
+        for (high, piece) in pieces.iter().enumerate() {
+            free += piece.free_len();
+            moved += piece.len() - piece.free_len();
+            while free - pieces[low].free_len() >= self.wanted {
+                free -= pieces[low].free_len();
+                moved -= pieces[low].len() - pieces[low].free_len();
+                low += 1;
+            }
+            let counts = self.at == Where::Anywhere || high + 1 == pieces.len();
+            if counts
+                && free >= self.wanted
+                && best.as_ref().is_none_or(|&(least, _)| moved < least)
+            {
+                best = Some((moved, low..high + 1));
+            }
+        }
+        best
+    }
 }
 
 /// Free runs, by the power of two that they reach.
@@ -234,6 +286,14 @@ mod tests {
         lengths.iter().map(piece).collect()
     }
 
+    fn search(segments: &[Vec<Piece>], at: Where, wanted: u32) -> Search<'_> {
+        Search { segments, allowed: segments, at, wanted }
+    }
+
+    fn anywhere(segments: &[Vec<Piece>], wanted: u32) -> Search<'_> {
+        search(segments, Where::Anywhere, wanted)
+    }
+
     fn shown(steps: Option<Vec<Step>>) -> Option<Vec<String>> {
         let show = |step: &Step| format!("{:?} to {:?}", step.extent, step.to);
         steps.map(|steps| steps.iter().map(show).collect())
@@ -243,17 +303,33 @@ mod tests {
     fn the_cheapest_window_is_cleared_into_room_elsewhere() {
         // Free blocks are negative: 3 used, 2 free, 1 used, 2 free, 4 used, 1 free.
         let segments = [pieces(&[3, -2, 1, -2, 4, -1])];
-        let steps = shown(evacuation(&segments, 5)).unwrap();
+        let steps = shown(anywhere(&segments, 5).evacuation()).unwrap();
         assert_eq!(steps, ["B5..B6 to B12"]);
-        assert!(evacuation(&segments, 14).is_none(), "longer than the segment");
+        assert!(anywhere(&segments, 14).evacuation().is_none(), "longer than the segment");
     }
 
     #[test]
     fn what_fits_nowhere_slides() {
         let segments = [pieces(&[-2, 3, -2, 6, -1])];
-        assert!(evacuation(&segments, 4).is_none(), "three blocks fit nowhere else");
-        assert_eq!(shown(slide(&segments, 4)).unwrap(), ["B2..B5 to B0"]);
-        assert_eq!(shown(slide(&segments, 5)).unwrap(), ["B2..B5 to B0", "B7..B13 to B3"]);
-        assert!(slide(&segments, 6).is_none(), "five are free");
+        assert!(anywhere(&segments, 4).evacuation().is_none(), "three blocks fit nowhere else");
+        assert_eq!(shown(anywhere(&segments, 4).slide()).unwrap(), ["B2..B5 to B0"]);
+        assert_eq!(
+            shown(anywhere(&segments, 5).slide()).unwrap(),
+            ["B2..B5 to B0", "B7..B13 to B3"]
+        );
+        assert!(anywhere(&segments, 6).slide().is_none(), "five are free");
+    }
+
+    #[test]
+    fn what_does_not_move_gets_the_top() {
+        // Three free blocks in the middle, and two at the top above one that can leave.
+        let segments = [pieces(&[3, -3, 2, -1, 1, -2])];
+        let top = |wanted| search(&segments, Where::Top, wanted);
+        assert_eq!(shown(top(2).evacuation()).unwrap(), [""; 0]);
+        assert_eq!(shown(top(3).evacuation()).unwrap(), ["B9..B10 to B8"]);
+        assert_eq!(shown(top(3).slide()).unwrap(), ["B9..B10 to B8"]);
+        assert!(top(6).evacuation().is_some());
+        assert_eq!(shown(top(6).slide()).unwrap(), ["B6..B8 to B3", "B9..B10 to B5"]);
+        assert!(top(7).slide().is_none(), "six are free");
     }
 }

@@ -173,38 +173,60 @@ impl<B: Backing> Contents<B> {
         self.moved = self.moved + from.len().bytes();
     }
 
-    /// Puts the objects of the emptiest movable block into others, and frees it. `false` where they
-    /// do not all find room; those that did stay where they went.
+    /// Puts the objects of the emptiest movable block into others, which frees it. `false` where no
+    /// block became free, because they do not all find room; those that did stay where they went.
     pub fn empty_one(&mut self, table: &mut Placement) -> bool {
         let shelf = &self.shelves[Side::Movable as usize];
         let Some(board) = shelf.emptiest() else { return false };
         if shelf.spare() < one(shelf.block(board)).len().bytes() {
             return false; // the others have less room than it takes
         }
-        for id in shelf.items(board).to_vec() {
-            if !self.transfer(id, table) {
-                return false;
-            }
-        }
-        true
+        let (items, boards) = (shelf.items(board).to_vec(), shelf.boards());
+        let mut but = vec![board];
+        let _ = items.into_iter().all(|id| self.transfer(id, &mut but, table));
+        self.shelves[Side::Movable as usize].boards() < boards
     }
 
-    /// Moves one small object to another block.
-    fn transfer(&mut self, id: ItemId, table: &mut Placement) -> bool {
-        let Some(held) = self.held[id.as_usize()] else { return false };
-        let Spot::Shelf(side, from) = held.spot else { return false };
-        let shelf = &mut self.shelves[side as usize];
-        let Some(to) = shelf.transfer(id, from) else { return false };
-        let (source, target) = (shelf.offset(from), shelf.offset(to));
-        self.backing.carry(source, target, held.item.bytes());
-        self.moved = self.moved + held.item.bytes();
-        self.held[id.as_usize()] = Some(Held { spot: Spot::Shelf(side, to), ..held });
-        if let Some(block) = self.shelves[side as usize].remove(id, from) {
+    /// Moves one small object to a block that is none of those. Where no place is free, smaller objects
+    /// make way for it.
+    fn transfer(&mut self, id: ItemId, but: &mut Vec<Board>, table: &mut Placement) -> bool {
+        let Some(Held { spot: Spot::Shelf(Side::Movable, from), item, serial }) =
+            self.held[id.as_usize()]
+        else {
+            return false;
+        };
+        let shelf = &mut self.shelves[Side::Movable as usize];
+        let found = shelf.place_elsewhere(but, id, from.order).or_else(|| {
+            self.clear(from.order, but, table).then_some(())?;
+            self.shelves[Side::Movable as usize].place_elsewhere(but, id, from.order)
+        });
+        let Some(to) = found else { return false };
+        let shelf = &mut self.shelves[Side::Movable as usize];
+        self.backing.carry(shelf.offset(from), shelf.offset(to), item.bytes());
+        self.moved = self.moved + item.bytes();
+        self.held[id.as_usize()] =
+            Some(Held { spot: Spot::Shelf(Side::Movable, to), item, serial });
+        if let Some(block) = shelf.remove(id, from) {
             self.owners[block.as_usize()] = None;
             let freed = table.free(one(block));
             debug_assert!(freed.is_ok(), "a block of the shelf is an extent: {freed:?}");
         }
         true
+    }
+
+    /// Clears a place for an object of that order. What has to leave it is smaller, so this ends.
+    fn clear(&mut self, order: u8, but: &mut Vec<Board>, table: &mut Placement) -> bool {
+        let shelf = &self.shelves[Side::Movable as usize];
+        let Some(place) = shelf.cheapest(but, order) else { return false };
+        let inside = |id: &ItemId| match self.held[id.as_usize()] {
+            Some(Held { spot: Spot::Shelf(Side::Movable, its), .. }) => place.holds(its),
+            _ => false,
+        };
+        let leaving: Vec<_> = shelf.items(place.board).iter().copied().filter(inside).collect();
+        but.push(place.board);
+        let cleared = leaving.into_iter().all(|id| self.transfer(id, but, table));
+        but.pop();
+        cleared
     }
 }
 

@@ -160,7 +160,8 @@ pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), WeekFailure>
 /// What pages a pool stands on.
 fn pages_of(pool: &Pool) -> String {
     let rungs = pool.report().rungs;
-    let shown: Vec<_> = rungs.iter().map(|r| format!("{} {:?} pages", r.pages, r.rung)).collect();
+    let shown: Vec<_> =
+        rungs.iter().map(|r| format!("{} {} pages", r.pages, r.rung.name())).collect();
     format!("a pool of {}", shown.join(", "))
 }
 

@@ -4,11 +4,12 @@
 //! | --- | --- | --- | --- | --- |
 //! | `first-fit` | low, on one shelf | the same shelf | low | low |
 //! | `two-ended` | low, on one shelf | the same shelf | high | high |
-//! | `two-ended+movable` | low | a shelf of its own, in the middle | the middle | high |
-//! | `defrag` | the same | the same | the same | the same |
+//! | `two-ended+movable` | low | a shelf of its own, in the middle | high | high |
+//! | `defrag` | low | a shelf of its own, in the middle | the middle | high |
 //!
-//! Only `defrag` moves anything: where a request finds no place, what can move makes one.
-//! `two-ended+movable` is `defrag` with compaction off, so that the two differ in nothing else.
+//! Only `defrag` moves anything: where a request finds no place, what can move makes one. So its
+//! extents stand in the middle, with what else can move; where nothing moves they are better off at
+//! the high end.
 //!
 //! Where an end has no room the other is tried, so that a request fails only where no place is free.
 
@@ -24,10 +25,10 @@ pub enum Policy {
     /// Small from the bottom, large from the top.
     #[serde(rename = "two-ended")]
     TwoEnded,
-    /// What can move stands apart, and does not move.
+    /// And small objects that could move stand apart from those that cannot. Nothing moves.
     #[serde(rename = "two-ended+movable")]
     Movable,
-    /// And moves.
+    /// What can move does.
     #[serde(rename = "defrag")]
     Defrag,
 }
@@ -76,9 +77,11 @@ impl Policy {
             // A table of pinned blocks alone is a one-ended one: lowest address first.
             (Self::FirstFit, _) => &[Pinned],
             (_, Purpose::Pinned) => &[Pinned, Huge],
+            (Self::Defrag, Purpose::Probe) => &[Huge], // which has all that can move out of its way
             (_, Purpose::Probe) => &[Huge, Pinned],
             (Self::TwoEnded, Purpose::Movable) => &[Pinned, Huge],
             (Self::TwoEnded, Purpose::Extent) => &[Huge, Pinned],
+            (Self::Movable, Purpose::Extent) => &[Huge, Movable, Pinned],
             (_, Purpose::Movable | Purpose::Extent) => &[Movable, Huge, Pinned],
         }
     }

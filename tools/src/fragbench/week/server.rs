@@ -6,7 +6,7 @@ use bookend::placement::{Class, Moved, Placement, Unmapped};
 use bookend::units::{BlockRange, Blocks, Bytes};
 
 use super::backing::{Backing, Corrupt};
-use super::compact;
+use super::compact::{self, Where};
 use super::contents::{Contents, Side};
 use super::latency::Latencies;
 use super::policy::{Policy, Purpose};
@@ -147,11 +147,18 @@ impl<B: Backing> Server<B> {
     /// Takes blocks, making room where there is none.
     fn take_moving(&mut self, class: Class, blocks: Blocks) -> Option<BlockRange> {
         let Self { table, contents, .. } = self;
+        let top = table.huge_start();
         if let Some(range) = table.allocate_now(class, blocks) {
-            return Some(range);
+            if class != Class::Huge || range.end() == top {
+                return Some(range);
+            }
+            // Elsewhere it would stand in the way of what moves.
+            let freed = table.free(range);
+            debug_assert!(freed.is_ok(), "just taken: {freed:?}");
         }
         if class != Class::Pinned {
-            return compact::make_room(table, contents, blocks)
+            let at = if class == Class::Huge { Where::Top } else { Where::Anywhere };
+            return compact::make_room(table, contents, blocks, at)
                 .then(|| table.allocate_now(class, blocks))
                 .flatten();
         }
@@ -195,6 +202,7 @@ fn fits(wanted: Bytes, free: Bytes) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::backing::{Nothing, Real};
+    use super::super::sample::look;
     use super::super::trace::Trace;
     use super::*;
     use bookend::pool::Pool;
@@ -205,17 +213,22 @@ mod tests {
         Blocks::holding(CAPACITY).unwrap()
     }
 
-    /// Plays a trace, and validates every so often.
+    /// Plays a trace, probes every hour, and validates every so often.
     fn play(policy: Policy, backing: impl Backing, seed: u64) -> (u64, Bytes) {
         let mut server = Server::new(policy, blocks(), backing).unwrap();
+        let mut refused = 0;
         for (n, event) in Trace::new(CAPACITY, seed).enumerate() {
             server.play(event).unwrap();
+            if let Event::Hour(hour) = event {
+                let sample = look(&mut server, hour, Bytes::ZERO);
+                refused += sample.refused + sample.middle.asked - sample.middle.granted;
+            }
             if n % 997 == 0 {
                 server.validate();
             }
         }
         server.validate();
-        (server.asked.refused, server.moved())
+        (refused, server.moved())
     }
 
     #[test]

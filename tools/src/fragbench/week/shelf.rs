@@ -38,6 +38,18 @@ pub struct Place {
     pub order: u8,
 }
 
+impl Place {
+    /// Whether all of another place is in this one.
+    pub const fn holds(self, other: Self) -> bool {
+        self.board.0 == other.board.0 && other.page >> self.order == self.page >> self.order
+    }
+
+    fn pages_taken(self, taken: &[u64; WORDS]) -> u32 {
+        let word = taken[usize::from(self.page) / 64];
+        (word >> (self.page % 64) & mask(self.order)).count_ones()
+    }
+}
+
 #[derive(Debug)]
 struct Record {
     at: BlockId,
@@ -107,13 +119,29 @@ impl Shelf {
         self.place_in(board, item, order)
     }
 
-    /// The same, but not into that block.
-    fn place_elsewhere(&mut self, but: Board, item: ItemId, order: u8) -> Option<Place> {
+    /// The same, but into none of those blocks: for an object that is to leave its place, which stays
+    /// taken until [`Shelf::remove`] is told of it.
+    pub fn place_elsewhere(&mut self, but: &[Board], item: ItemId, order: u8) -> Option<Place> {
         let lowest = |set: &BTreeSet<(BlockId, Board)>| {
-            set.iter().find(|&&(_, board)| board != but).copied()
+            set.iter().find(|(_, board)| !but.contains(board)).copied()
         };
         let (_, board) = self.with_room[order.into()..].iter().filter_map(lowest).min()?;
         self.place_in(board, item, order)
+    }
+
+    /// Where an object of that order could stand if others made way: the place with the fewest pages
+    /// taken, in none of those blocks.
+    pub fn cheapest(&self, but: &[Board], order: u8) -> Option<Place> {
+        let boards = self.with_room.iter().flatten().map(|&(_, board)| board);
+        let places = boards.filter(|board| !but.contains(board)).flat_map(|board| {
+            let taken = &self.records[board.0 as usize].taken;
+            (0..PAGES >> order).map(move |n| {
+                let place = Place { board, page: (n << order) as u16, order };
+                (place.pages_taken(taken), place)
+            })
+        });
+        let (taken, place) = places.min_by_key(|&(taken, _)| taken)?;
+        (taken < 1 << order).then_some(place)
     }
 
     fn place_in(&mut self, board: Board, item: ItemId, order: u8) -> Option<Place> {
@@ -154,12 +182,6 @@ impl Shelf {
         self.unlist(board);
         self.records[board.0 as usize].at = to;
         self.list(board);
-    }
-
-    /// Where an object of a block could go in others, and goes: its old and its new place, which both
-    /// count as taken until [`Shelf::remove`] is told of the old one.
-    pub fn transfer(&mut self, item: ItemId, from: Place) -> Option<Place> {
-        self.place_elsewhere(from.board, item, from.order)
     }
 
     /// The block with the fewest pages taken, among those that have room.
@@ -295,6 +317,20 @@ mod tests {
     }
 
     #[test]
+    fn the_cheapest_place_has_the_fewest_pages_taken() {
+        let mut shelf = Shelf::default();
+        let (first, second) = (shelf.open(BlockId::new(1)), shelf.open(BlockId::new(2)));
+        shelf.records[0].taken = [7, 7, 7, 1, 7, 7, 7, 7];
+        shelf.records[1].taken = [7; WORDS];
+        let cheapest = shelf.cheapest(&[], 6).unwrap();
+        assert_eq!(cheapest, Place { board: first, page: 192, order: 6 });
+        assert!(cheapest.holds(Place { board: first, page: 255, order: 0 }));
+        assert!(!cheapest.holds(Place { board: first, page: 256, order: 0 }));
+        assert_eq!(shelf.cheapest(&[first], 6).unwrap().board, second);
+        assert_eq!(shelf.cheapest(&[first, second], 6), None);
+    }
+
+    #[test]
     fn objects_leave_a_block_for_others() {
         let mut shelf = Shelf::default();
         shelf.open(BlockId::new(5));
@@ -306,9 +342,12 @@ mod tests {
         .take(3)
         .collect();
         let low = shelf.place(ids[0], 3).unwrap();
-        assert!(shelf.transfer(ids[0], low).is_none(), "there is no other block");
+        assert!(
+            shelf.place_elsewhere(&[low.board], ids[0], 3).is_none(),
+            "there is no other block"
+        );
         shelf.open(BlockId::new(9));
-        let high = shelf.transfer(ids[0], low).unwrap();
+        let high = shelf.place_elsewhere(&[low.board], ids[0], 3).unwrap();
         assert_eq!(shelf.remove(ids[0], low), Some(BlockId::new(5)));
         assert_eq!(shelf.offset(high), BlockId::new(9).offset());
         shelf.moved(high.board, BlockId::new(2));

@@ -5,19 +5,21 @@
 //!
 //! | population | share | sizes |
 //! | --- | --- | --- |
-//! | extents: buffers of files, caches | 96% | 2 MiB to 1 GiB in whole blocks |
-//! | small movable objects, with owners that follow a move | 3% | 4 KiB to 256 KiB, powers of two |
+//! | extents: buffers of files, caches | 94% | 2 MiB to 1 GiB in whole blocks |
+//! | small movable objects, with owners that follow a move | 5% | 4 KiB to 256 KiB, powers of two |
 //! | small pinned objects: what devices and the kernel hold | 1% | the same |
 //!
-//! - **Sizes** are heavy-tailed: as many bytes of each power of two as of any other (bounded Pareto,
-//!   exponent 1), so there are many small ones and a few that are half of a gigabyte.
-//! - **Lifetimes** are heavy-tailed: bounded Pareto from 2 minutes to 14 days with exponent 0.4. Half of all
-//!   objects are gone after 11 minutes; four fifths of the memory is held by those that stay for more than a day.
+//! - **Sizes** of extents are those of very small and very large files: bounded Pareto with exponent 2
+//!   (three quarters are of one block), but one in 2,000 is of 64 MiB to 1 GiB, its logarithm uniform.
+//!   Sizes of small objects are bounded Pareto with exponent 0.5, rounded down to powers of two.
+//! - **Lifetimes** are heavy-tailed: bounded Pareto from 2 minutes to 14 days with exponent 0.4. Half
+//!   of all objects are gone after 11 minutes; four fifths of the memory is held by those that stay for
+//!   more than a day.
 //! - **Occupancy** wanders: straight lines between knots 2 to 8 hours apart, alternately 50–60% and
-//!   80–90% of the capacity. While it is below the line, the population that is furthest behind its share
-//!   asks, so that requests for small and for large are mixed. Requests that would lead beyond 90% are
-//!   drawn again. Where lifetimes alone do not let it fall with the line (10% of the capacity is
-//!   tolerated), objects chosen at random are freed early, as when jobs end.
+//!   80–90% of the capacity. While it is below the line, the population that is furthest behind its
+//!   share asks, so that requests for small and for large are mixed. What would lead beyond 90% is put
+//!   off to the next minute. Where lifetimes alone do not let occupancy fall with the line (5% of the
+//!   capacity is tolerated), objects chosen at random are freed early, as when jobs end.
 //!
 //! The generator keeps its own books. It knows sizes and times, nothing of addresses and of policies, and is
 //! never told whether a request succeeded: the same seed and capacity give the same trace to each.
@@ -39,15 +41,21 @@ pub const PAGE: Bytes = Bytes::kib(4);
 const ORDERS: u8 = 7;
 /// The longest extent, 1 GiB.
 const LONGEST: Blocks = Blocks::new(512);
+/// One extent in 2,000 is a very large file: 64 MiB to 1 GiB, the logarithm uniform.
+const VERY_LARGE: f64 = 0.0005;
+const LARGE: Blocks = Blocks::new(32);
+/// Exponents of the sizes of all others.
+const EXTENT_EXPONENT: f64 = 2.0;
+const SMALL_EXPONENT: f64 = 0.5;
 /// Shares of the memory in use, by [`Population`].
-const SHARES: [f64; 3] = [0.96, 0.03, 0.01];
+const SHARES: [f64; 3] = [0.94, 0.05, 0.01];
 /// Occupancy at the knots, alternately.
 const LOW: (f64, f64) = (0.50, 0.60);
 const HIGH: (f64, f64) = (0.80, 0.90);
 /// Never more than that.
 const CEILING: f64 = 0.90;
 /// Occupancy above the line at which objects are freed early.
-const TOLERANCE: f64 = 0.10;
+const TOLERANCE: f64 = 0.05;
 /// Lifetimes in minutes, and the exponent of their distribution.
 const LIFETIME: (f64, f64) = (2.0, 14.0 * 24.0 * 60.0);
 const LIFETIME_EXPONENT: f64 = 0.4;
@@ -224,11 +232,16 @@ impl Trace {
         match population {
             Population::Extents => {
                 let most = LONGEST.get().min(Blocks::holding(self.capacity).map_or(1, Blocks::get));
-                let blocks = pareto(&mut self.rng, 1.0, (1.0, f64::from(most)));
+                let blocks = if self.rng.random_bool(VERY_LARGE) {
+                    let (low, high) = (f64::from(LARGE.get()), f64::from(LONGEST.get()));
+                    low * (high / low).powf(self.rng.random())
+                } else {
+                    pareto(&mut self.rng, EXTENT_EXPONENT, (1.0, f64::from(LONGEST.get())))
+                };
                 Item::Extent(Blocks::new((blocks as u32).clamp(1, most)))
             }
             Population::Movable | Population::Pinned => {
-                let pages = pareto(&mut self.rng, 1.0, (1.0, f64::from(1 << ORDERS)));
+                let pages = pareto(&mut self.rng, SMALL_EXPONENT, (1.0, f64::from(1 << ORDERS)));
                 let order = (pages.log2() as u8).min(ORDERS - 1);
                 Item::Small { order, movable: population == Population::Movable }
             }
@@ -365,19 +378,21 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_as_many_bytes_in_each_octave() {
+    fn extents_are_mostly_very_small_and_sometimes_very_large() {
         let mut trace = Trace::new(CAPACITY, 3);
-        let mut octaves = [0f64; 9];
-        for _ in 0..400_000 {
-            let Item::Extent(blocks) = trace.draw(Population::Extents) else { unreachable!() };
-            octaves[blocks.get().ilog2().min(8) as usize] += f64::from(blocks.get());
-        }
-        let mean = octaves.iter().sum::<f64>() / 9.0;
-        // Rounding down to blocks takes from the low octaves.
-        assert!(
-            octaves[2..].iter().all(|&bytes| (0.7..1.5).contains(&(bytes / mean))),
-            "{octaves:?}"
-        );
+        let mut draw = || match trace.draw(Population::Extents) {
+            Item::Extent(blocks) => blocks.get(),
+            Item::Small { .. } => unreachable!("extents were asked for"),
+        };
+        let sizes: Vec<_> = (0..400_000).map(|_| draw()).collect();
+        let part = |of: fn(u32) -> bool| {
+            sizes.iter().filter(|&&size| of(size)).count() as f64 / sizes.len() as f64
+        };
+        assert!((0.74..0.76).contains(&part(|size| size == 1)), "one block: 1 - 1/4");
+        // Of the Pareto part one in 1,024, and one in 2,000 besides.
+        assert!((0.0012..0.0018).contains(&part(|size| size >= 32)), "{}", part(|size| size >= 32));
+        assert!(part(|size| size >= 256) > 0.0, "some are half of a GiB");
+        assert!(part(|size| size > 512) == 0.0);
     }
 
     #[test]
