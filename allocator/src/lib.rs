@@ -20,6 +20,7 @@
 compile_error!("Bookend needs 64-bit Linux: huge pages and the address space to reserve them in");
 
 pub mod heap;
+mod lock;
 pub mod movable;
 pub mod os;
 pub mod placement;

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::error::MovableError;
 use super::owner::{NOBODY, OWNERS_MAX, Owner, told};
@@ -15,6 +15,7 @@ use super::store::{Big, Store};
 use super::tables::{ObjectId, Tables};
 use super::threads::in_session;
 use super::word::{Offset, Word, is_reachable};
+use crate::lock::{Lock, Locked};
 use crate::os::Os;
 use crate::placement::{Arena, ArenaError, Class, Misuse, Refusal};
 use crate::units::{BlockRange, Blocks, Bytes};
@@ -31,14 +32,14 @@ pub(super) struct State<O: Os> {
 pub(super) struct Inner<O: Os> {
     pub tables: Tables,
     pub arena: Arc<Arena<O>>,
-    state: Mutex<State<O>>,
+    state: Lock<State<O>>,
     owners: RwLock<Vec<Arc<dyn Owner>>>,
     /// One thread at a time moves.
-    pub mover: Mutex<()>,
+    pub mover: Lock<()>,
     /// How objects are to be dropped that were freed while the mover had them.
-    doomed: Mutex<HashMap<u32, DropFn>>,
+    doomed: Lock<HashMap<u32, DropFn>>,
     /// Blocks that became free while the placement moved them.
-    orphans: Mutex<Vec<BlockRange>>,
+    orphans: Lock<Vec<BlockRange>>,
     objects_max: u32,
     number: Number,
 }
@@ -48,11 +49,6 @@ pub(super) struct Inner<O: Os> {
 pub(super) struct Made {
     pub id: ObjectId,
     pub at: Offset,
-}
-
-/// A panic of a user's code under one of these locks leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<O: Os> Inner<O> {
@@ -68,11 +64,11 @@ impl<O: Os> Inner<O> {
         let store = Store::new(&os, blocks, objects).map_err(unmapped)?;
         let heap = Arc::new(Self {
             tables,
-            state: Mutex::new(State { store, keep: None }),
+            state: Lock::new(State { store, keep: None }),
             owners: RwLock::default(),
-            mover: Mutex::new(()),
-            doomed: Mutex::default(),
-            orphans: Mutex::default(),
+            mover: Lock::new(()),
+            doomed: Lock::default(),
+            orphans: Lock::default(),
             objects_max: objects,
             arena,
             number,
@@ -81,8 +77,8 @@ impl<O: Os> Inner<O> {
         Ok(heap)
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State<O>> {
-        lock(&self.state)
+    pub fn state(&self) -> Locked<'_, State<O>> {
+        self.state.lock()
     }
 
     // Owners.
@@ -199,14 +195,14 @@ impl<O: Os> Inner<O> {
     pub fn give_blocks(&self, range: BlockRange) {
         let mut placement = self.arena.placement();
         match placement.free(range) {
-            Err(Misuse::Moving(_)) => lock(&self.orphans).push(range),
+            Err(Misuse::Moving(_)) => self.orphans.lock().push(range),
             freed => debug_assert!(freed.is_ok(), "blocks are freed once: {freed:?}"),
         }
     }
 
     /// What the mover has to free; under the placement's lock.
     pub fn take_orphans(&self) -> Vec<BlockRange> {
-        core::mem::take(&mut lock(&self.orphans))
+        core::mem::take(&mut *self.orphans.lock())
     }
 
     // Ending.
@@ -241,7 +237,7 @@ impl<O: Os> Inner<O> {
     /// whoever freed it is gone.
     pub fn bury(&self, index: u32) -> Option<Keep> {
         let at = Word(self.tables.word(index).load(Acquire)).offset();
-        let drop_fn = lock(&self.doomed).remove(&index);
+        let drop_fn = self.doomed.lock().remove(&index);
         if let Some(drop_fn) = drop_fn {
             // SAFETY: the handle is gone, which said that this is how the object is dropped; the
             // mover, who has it, calls this and nobody else.
@@ -254,12 +250,12 @@ impl<O: Os> Inner<O> {
     /// Drops an object's contents in place, and then ends it.
     fn end_dropping(&self, index: u32, drop_fn: DropFn) -> Result<Option<Keep>, MovableError> {
         // Set first: once the object is doomed the mover may end it at any time.
-        lock(&self.doomed).insert(index, drop_fn);
+        self.doomed.lock().insert(index, drop_fn);
         let pinned = protocol::pin_or_doom(self.tables.word(index));
         if pinned == Ok(None) {
             return Ok(None);
         }
-        lock(&self.doomed).remove(&index);
+        self.doomed.lock().remove(&index);
         match pinned {
             Ok(Some(at)) => {
                 let ending = Ending { heap: self, index, own: 1 };

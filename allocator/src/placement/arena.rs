@@ -9,9 +9,9 @@
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::slice;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Class, Placement, Refusal, Unmapped};
+use crate::lock::{Lock, Locked};
 use crate::os::{Linux, Os};
 use crate::pool::{Pool, PoolError, PoolPin};
 use crate::units::{BlockRange, Blocks};
@@ -43,7 +43,7 @@ impl std::error::Error for ArenaError {}
 /// A pool whose blocks are handed out as [`Extent`]s.
 pub struct Arena<O: Os = Linux> {
     pool: Pool<O>,
-    placement: Mutex<Placement<O>>,
+    placement: Lock<Placement<O>>,
 }
 
 impl<O: Os> Arena<O> {
@@ -53,7 +53,7 @@ impl<O: Os> Arena<O> {
     /// [`ArenaError::Table`].
     pub fn new(pool: Pool<O>) -> Result<Self, ArenaError> {
         let placement = Placement::with_os(pool.os().clone(), pool.capacity());
-        Ok(Self { placement: Mutex::new(placement.map_err(ArenaError::Table)?), pool })
+        Ok(Self { placement: Lock::new(placement.map_err(ArenaError::Table)?), pool })
     }
 
     /// The pool, to look at.
@@ -135,10 +135,10 @@ impl<O: Os> Arena<O> {
         }
     }
 
-    pub(crate) fn placement(&self) -> MutexGuard<'_, Placement<O>> {
+    pub(crate) fn placement(&self) -> Locked<'_, Placement<O>> {
         // A panic while the lock was held left the placement whole: its operations are undone or
         // done before they can panic.
-        self.placement.lock().unwrap_or_else(PoisonError::into_inner)
+        self.placement.lock()
     }
 }
 

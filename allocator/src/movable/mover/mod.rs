@@ -12,7 +12,6 @@ mod round;
 
 pub use block::Closed;
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -21,6 +20,7 @@ use super::error::{MovableError, Obstacle};
 use super::heap::Inner;
 use super::tables::{NEVER, this_thread};
 use super::threads::in_session;
+use crate::lock::Locked;
 use crate::os::Os;
 use crate::units::Bytes;
 
@@ -117,7 +117,7 @@ impl Carried {
 /// The right to move: one thread's at a time.
 pub(super) struct Moving<'a, O: Os> {
     heap: &'a Inner<O>,
-    _turn: MutexGuard<'a, ()>,
+    _turn: Locked<'a, ()>,
 }
 
 impl<O: Os> Inner<O> {
@@ -132,7 +132,7 @@ impl<O: Os> Inner<O> {
     /// Waits for whoever moves.
     pub(super) fn begin_moving(&self) -> Result<Moving<'_, O>, MovableError> {
         self.check_may_move()?;
-        let turn = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.mover.lock();
         self.tables.mover.store(this_thread(), Relaxed);
         Ok(Moving { heap: self, _turn: turn })
     }
