@@ -41,7 +41,16 @@ fn man(mut command: Command, out: &mut dyn io::Write) -> io::Result<()> {
     command.build(); // so that subcommands know what they are part of
     let parts: Vec<_> = command.get_subcommands().filter(|part| !part.is_hide_set()).collect();
     let parts: Vec<_> = parts.into_iter().cloned().collect();
-    Man::new(command).render(out)?;
+    let name = command.get_name().replace('-', "\\-");
+    let mut text = Vec::new();
+    Man::new(command).render(&mut text)?;
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    for part in &parts {
+        // They have no pages of their own.
+        let part = part.get_name().replace('-', "\\-");
+        text = text.replace(&format!("{name}\\-{part}(1)"), &format!("{name} {part}"));
+    }
+    out.write_all(text.as_bytes())?;
     parts.into_iter().try_for_each(|part| man_part(part, out))
 }
 

@@ -46,7 +46,7 @@ const TOOL: &str = "hugectl";
 
 /// Shows where contiguous memory went and who holds it, and gets it back without a reboot.
 #[derive(Debug, Parser)]
-#[command(name = TOOL, version, about, disable_help_subcommand = true, after_help = "\
+#[command(name = TOOL, version, disable_help_subcommand = true, after_help = "\
 Exit status: 0 done, 1 failed, 2 bad usage, 3 done in part, 130 or 143 stopped by SIGINT or SIGTERM.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -182,7 +182,13 @@ mod tests {
     fn the_man_page_has_a_part_for_each_command() {
         let text = generated(What::Man);
         assert_eq!(text.matches(".TH ").count(), 1);
-        for part in [".SH \"HUGECTL RESERVE\"", "SIGKILL leaves the pool", "hugectl reserve"] {
+        assert_eq!(text.matches("(1)").count(), 0, "parts are not pages");
+        for part in [
+            "contiguous memory went",
+            ".SH \"HUGECTL RESERVE\"",
+            "SIGKILL leaves the pool",
+            "hugectl reserve",
+        ] {
             assert!(text.contains(part), "no {part}");
         }
     }
