@@ -114,16 +114,43 @@ impl<O: Os> Inner<O> {
             return self.make_big(owner, size);
         };
         let bin = Bin { owner, size: size_kind, zone: Zone::Movable };
-        loop {
-            let mut state = self.state();
-            let index = self.take_index(&mut state)?;
-            if let Some(at) = state.store.take(bin, index) {
-                return Ok(self.announce(&mut state, index, at));
-            }
-            state.store.give_index(index);
-            drop(state);
-            self.add_block(Zone::Movable)?;
+        if let Some(made) = self.make_in(bin, None)? {
+            return Ok(made);
         }
+        let block = self.take_blocks(Class::Movable, Blocks::ONE)?;
+        match self.make_in(bin, Some(block)) {
+            Ok(made) => Ok(made.expect("a block that was just brought in has room")),
+            Err(error) => {
+                self.give_blocks(block);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes an object where there is room, or else in a block that is brought in for it. The block goes
+    /// back where there is room meanwhile: one that nothing ever came into would be nobody's to give back.
+    fn make_in(
+        self: &Arc<Self>,
+        bin: Bin,
+        block: Option<BlockRange>,
+    ) -> Result<Option<Made>, MovableError> {
+        let mut state = self.state();
+        let index = self.take_index(&mut state)?;
+        let found = state.store.take(bin, index);
+        let at = found.or_else(|| {
+            state.store.add(Zone::Movable, block?.start());
+            state.store.take(bin, index)
+        });
+        let Some(at) = at else {
+            state.store.give_index(index);
+            return Ok(None);
+        };
+        let made = self.announce(&mut state, index, at);
+        drop(state);
+        if let (Some(_), Some(unused)) = (found, block) {
+            self.give_blocks(unused);
+        }
+        Ok(Some(made))
     }
 
     fn make_big(self: &Arc<Self>, owner: u16, size: usize) -> Result<Made, MovableError> {
@@ -158,17 +185,6 @@ impl<O: Os> Inner<O> {
     pub fn id(&self, index: u32) -> ObjectId {
         let generation = self.tables.generations[index as usize].load(Relaxed);
         ObjectId::new(self.tables.heap, generation, index)
-    }
-
-    /// Brings in a block for slabs.
-    pub fn add_block(&self, zone: Zone) -> Result<(), MovableError> {
-        let class = match zone {
-            Zone::Movable => Class::Movable,
-            Zone::Pinned => Class::Pinned,
-        };
-        let range = self.take_blocks(class, Blocks::ONE)?;
-        self.state().store.add(zone, range.start());
-        Ok(())
     }
 
     /// Takes blocks, and moves what must move for that where this thread may.

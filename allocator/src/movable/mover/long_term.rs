@@ -102,13 +102,19 @@ impl<O: Os> Moving<'_, O> {
         budget: &mut Budget,
     ) -> Result<Offset, MovableError> {
         let bin = Bin { zone: Zone::Pinned, ..bin };
-        loop {
-            if let Some(at) = self.heap.state().store.take(bin, index) {
-                return Ok(at);
-            }
-            let block = self.take(Class::Pinned, Blocks::ONE, budget)?;
-            self.heap.state().store.add(Zone::Pinned, block.start());
+        if let Some(at) = self.heap.state().store.take(bin, index) {
+            return Ok(at);
         }
+        let block = self.take(Class::Pinned, Blocks::ONE, budget)?;
+        let mut state = self.heap.state();
+        if let Some(at) = state.store.take(bin, index) {
+            // Somebody has freed something meanwhile.
+            drop(state);
+            self.heap.give_blocks(block);
+            return Ok(at);
+        }
+        state.store.add(Zone::Pinned, block.start());
+        Ok(state.store.take(bin, index).expect("a block that was just brought in has room"))
     }
 
     fn pin_big(&self, big: &Big, budget: &mut Budget) -> Result<Offset, MovableError> {
