@@ -6,6 +6,7 @@
 //! as long as the kernel or a device may reach it, and this is a type, not a promise.
 //!
 //! - [`uring`]: io_uring, also shared between rings.
+//! - [`verbs`]: RDMA devices, where there are any.
 //! - [`Counting`]: a fake that counts and fails where it is told to.
 //! - [`cache`]: registrations keyed by pool blocks, found without a lock, never stale.
 //! - [`LongTerm`]: movable objects, which go to the pinned end of their arena before they are registered.
@@ -19,6 +20,7 @@ mod movable;
 mod pieces;
 mod registrar;
 pub mod uring;
+pub mod verbs;
 
 pub use counting::{Counted, Counting, Counts};
 pub use error::RegisterError;
