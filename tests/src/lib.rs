@@ -5,11 +5,13 @@
 //! - [`tools`]: the binaries under test, built once, and what a run of one gave.
 //! - [`child`]: a test in two processes.
 //! - [`data`]: files of random bytes, sparse files, comparison byte for byte.
+//! - [`lab`]: the virtual machine with two nodes, RDMA and drives.
 //! - [`skip`]: how a test that cannot run here says so.
 #![deny(missing_docs)]
 
 pub mod child;
 pub mod data;
+pub mod lab;
 pub mod machine;
 pub mod skip;
 pub mod tools;

@@ -23,14 +23,27 @@ pub fn fragbench() -> &'static Path {
     PATH.get_or_init(|| build().join("fragbench"))
 }
 
+/// The built `hugectl`.
+///
+/// # Panics
+/// When it does not build.
+pub fn hugectl() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build().join("hugectl"))
+}
+
 /// Builds the tools, optimised, beside this test's own binary: files of gigabytes are copied, and
-/// a test of another package is not told where they are. Nothing is done where they are up to date.
+/// a test of another package is not told where they are. Nothing is done where they are up to date,
+/// nor in the lab, which brings them.
 fn build() -> PathBuf {
     let exe = std::env::current_exe().expect("a running test has a file");
     // target/PROFILE/deps/TEST-HASH, or target/PROFILE/PROGRAM
     let profile = exe.parent().expect("a file lies in a directory");
     let profile = if profile.ends_with("deps") { profile.parent() } else { Some(profile) };
     let target = profile.and_then(Path::parent).expect("cargo put it there");
+    if crate::lab::is_here() {
+        return target.join("release");
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

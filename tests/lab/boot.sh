@@ -1,0 +1,81 @@
+# Boots the image, streams what the tests print, and takes their result. Sourced by tests/lab/run.
+#
+# The guest has two serial lines: the kernel's console, kept in a file, and the tests' output,
+# whose last line is the result. A guest that ends without one crashed; one that outlives the limit
+# hung.
+
+boot() {
+    local status=0 arguments vm_args=()
+    make_drives
+    vm_arguments
+    arguments="console=ttyS0 panic=-1 oops=panic lab.limit=$((limit / 2))"
+    [ -z "$movable" ] || arguments+=" movablecore=$movable"
+    echo "lab: booting Linux $release"
+    : >"$work/console"
+    : >"$work/output"
+    timeout --foreground --kill-after=5 "$limit" qemu-system-x86_64 "${vm_args[@]}" \
+        -kernel "$cache/kernel-$kernel/boot/vmlinuz-$release" -initrd "$work/initrd" \
+        -append "$arguments" -serial "file:$work/console" -serial "file:$work/output" \
+        </dev/null >"$work/qemu.log" 2>&1 &
+    vm=$!
+    show "$work/output" &
+    [ -z "$console_shown" ] || show "$work/console" &
+    # Not in the foreground, so that a signal is heard.
+    wait "$vm" || status=$?
+    wait
+    vm=
+    cp "$work/console" "$cache/console"
+    judge "$status"
+}
+
+# Shows a file as it grows, until the machine is off.
+show() {
+    tail -n +1 -f -s 0.2 --pid="$vm" "$1"
+}
+
+# As many processors as nodes; all is emulated, since KVM is not everywhere and the lab must be.
+vm_arguments() {
+    vm_args=(
+        -machine q35,nvdimm=on -accel tcg,thread=multi -cpu max -smp 2,sockets=2
+        -m "4G,slots=2,maxmem=8G"
+        -object memory-backend-ram,id=ram0,size=2G -numa node,nodeid=0,cpus=0,memdev=ram0
+        -object memory-backend-ram,id=ram1,size=2G -numa node,nodeid=1,cpus=1,memdev=ram1
+        # 128 ranges, 1 MiB a range: the limits of the Copy command.
+        -drive "file=$work/nvme,if=none,id=drive,format=raw,discard=unmap"
+        -device nvme,id=nvme,serial=lab
+        -device nvme-ns,drive=drive,bus=nvme,mssrl=2048,mcl=65535,msrc=127
+        -object "memory-backend-file,id=pmem0,share=on,mem-path=$work/pmem0,size=272M"
+        -device nvdimm,memdev=pmem0,label-size=16M,node=0
+        -object "memory-backend-file,id=pmem1,share=on,mem-path=$work/pmem1,size=272M"
+        -device nvdimm,memdev=pmem1,label-size=16M,node=1
+        -display none -no-reboot -monitor none -nic none
+    )
+}
+
+# Files with holes; they are as large as what the tests write.
+make_drives() {
+    truncate -s 512M "$work/nvme"
+    truncate -s 272M "$work/pmem0" "$work/pmem1"
+}
+
+# judge STATUS: the tests' result, or what the console shows of a guest that gave none.
+judge() {
+    local result
+    if grep -E 'WARNING: CPU|BUG:|Oops|Kernel panic' "$work/console" >"$work/complaints"; then
+        echo "lab: the kernel complained:" >&2
+        sed 's/^/  /' "$work/complaints" >&2
+    fi
+    result=$(tail -n 3 "$work/output" | sed -n 's/^lab: exit \([0-9]*\)$/\1/p')
+    if [ -n "$result" ]; then
+        [ "$result" = 0 ] || echo "lab: the guest's console: $cache/console" >&2
+        exit "$result"
+    fi
+    echo "lab: the end of the guest's console:" >&2
+    tail -n 60 "$work/console" | sed 's/^/  | /' >&2
+    cat "$work/qemu.log" >&2
+    case $1 in
+    124 | 137) echo "lab: the guest hung: no result after $limit seconds" >&2 ;;
+    *) echo "lab: the guest crashed: it ended without a result (QEMU's exit status: $1)" >&2 ;;
+    esac
+    exit 1
+}

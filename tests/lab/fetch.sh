@@ -1,0 +1,114 @@
+# What the lab is made of: QEMU, installed; a kernel and the guest's programs, only unpacked.
+# Sourced by tests/lab/run.
+#
+# apt keeps a state of its own under $cache, so that nothing of the host's changes and no root is
+# needed: its sources are the host's, and for the newer kernel the backports suite of the same mirror.
+# Packages are verified by apt, against the signed lists.
+
+# The guest's programs; what they depend on comes with them.
+guest_packages=(
+    busybox-static                               # shell, mount, insmod, ...
+    iproute2 ibverbs-providers ibverbs-utils     # rxe0, and verbs
+    perftest rdmacm-utils                        # independent clients of the device
+    nvme-cli ndctl e2fsprogs mount
+)
+
+# Fetches what is not there yet; one run at a time.
+fetch_all() {
+    [ "$(uname -m)" = x86_64 ] || no_lab "it wants an x86-64 machine, this is $(uname -m)"
+    need qemu-system-x86_64 qemu-system-x86
+    need depmod kmod
+    need xz xz-utils
+    need strip binutils
+    install_needed || no_lab "${missing_programs[*]} missing"
+    command -v apt-get >/dev/null && command -v dpkg >/dev/null ||
+        no_lab "kernel and tools are Debian packages, and this machine has no apt-get and dpkg"
+    exec 7>"$cache/lock"
+    flock 7
+    [ -d "$cache/userland" ] || fetch_userland || no_lab "the guest's programs cannot be fetched"
+    [ -d "$cache/kernel-$kernel" ] || fetch_kernel || no_lab "no $kernel kernel can be fetched"
+    exec 7>&-
+    release=$(ls "$cache/kernel-$kernel/lib/modules")
+}
+
+# lab_apt SUITE TOOL...: an apt tool on the state kept for SUITE.
+lab_apt() {
+    local state=$cache/apt-$1 suite=$1 tool=$2
+    shift 2
+    local sources=()
+    [ "$suite" = release ] ||
+        sources=(-o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null)
+    "$tool" -q -o "Dir::State=$state" -o "Dir::State::status=$state/status" \
+        -o "Dir::Cache=$state/cache" -o APT::Sandbox::User= -o Debug::NoLocking=1 \
+        ${sources[@]+"${sources[@]}"} "$@"
+}
+
+# Reads the lists of SUITE.
+update() {
+    local state=$cache/apt-$1
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    # No package counts as installed: a closure is then whole.
+    : >"$state/status"
+    if [ "$1" = backports ]; then
+        backports_source >"$state/sources.list"
+    fi
+    lab_apt "$1" apt-get update >"$work/apt.log" 2>&1 || show_and_fail "$work/apt.log"
+}
+
+show_and_fail() {
+    cat "$1" >&2
+    return 1
+}
+
+# The mirror that this machine uses for its release, with the release's backports.
+backports_source() {
+    local codename mirror
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+    # shellcheck disable=SC2016 # apt's own placeholders
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(LABEL)' \
+        'Created-By: Packages' | awk -v name="$codename" '$2 == name && $3 == "Debian" {print $1; exit}')
+    echo "deb ${mirror:-http://deb.debian.org/debian} $codename-backports main"
+}
+
+# unpack SUITE NAME PACKAGE...: the packages, unpacked in $cache/NAME, whole or not at all.
+unpack() {
+    local suite=$1 name=$2 deb
+    shift 2
+    rm -rf "$work/debs" "$work/tree"
+    mkdir -p "$work/debs" "$work/tree"/usr/{bin,sbin,lib,lib64}
+    # One tree for /bin and /usr/bin, whichever of them a package says.
+    (cd "$work/tree" && ln -s usr/bin usr/sbin usr/lib usr/lib64 .)
+    (cd "$work/debs" && lab_apt "$suite" apt-get download "$@") >"$work/apt.log" 2>&1 ||
+        show_and_fail "$work/apt.log" || return
+    for deb in "$work"/debs/*.deb; do
+        dpkg -x "$deb" "$work/tree" || return
+    done
+    rm -rf "$work/debs"
+    mv "$work/tree" "$cache/$name"
+}
+
+fetch_userland() {
+    local closure
+    echo "lab: fetching the guest's programs"
+    update release || return
+    # perl stands behind a maintainer script, and no script runs.
+    closure=$(lab_apt release apt-get install -s --no-install-recommends "${guest_packages[@]}" |
+        awk '$1 == "Inst" && $2 !~ /perl|usrmerge|^dpkg$/ { print $2 }') || return
+    # shellcheck disable=SC2086 # one word each
+    unpack release userland.part $closure || return
+    rm -rf "$cache/userland.part/usr/share"
+    mv "$cache/userland.part" "$cache/userland"
+}
+
+fetch_kernel() {
+    local package tree=$cache/kernel-$kernel.part
+    echo "lab: fetching the $kernel kernel"
+    rm -rf "$tree"
+    update "$kernel" || return
+    package=$(lab_apt "$kernel" apt-cache depends linux-image-amd64 |
+        sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1) || return
+    [ -n "$package" ] || return
+    unpack "$kernel" "kernel-$kernel.part" "$package" || return
+    depmod -b "$tree" "$(ls "$tree/lib/modules")" || return
+    mv "$tree" "$cache/kernel-$kernel"
+}
