@@ -18,7 +18,7 @@
 #![allow(unsafe_code)] // calls libibverbs, ioctl(2)
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bookend::units::Bytes;
@@ -84,6 +84,7 @@ fn replace_file(file: OwnedFd, device: &str, domain: u32) -> Result<Arc<Domain>,
     if replaced < 0 {
         return Err(system("put the shared file in place of the device's"));
     }
+    replace_events(&device)?;
     let pd = Box::into_raw(Box::new(abi::Pd { context: device.context, handle: domain }));
     // SAFETY: the file that the context uses has the domain of that number; drivers of software devices
     // keep nothing else about it.
@@ -113,9 +114,9 @@ pub fn keys(domain: &Domain, region: u32) -> Result<ImportedKeys, RegisterError>
     }
 }
 
-/// `struct ib_uverbs_ioctl_hdr` of rdma/rdma_user_ioctl_cmds.h, with the attributes of a query.
+/// `struct ib_uverbs_ioctl_hdr` of rdma/rdma_user_ioctl_cmds.h, with as many attributes.
 #[repr(C)]
-struct Query {
+struct Call<const N: usize> {
     length: u16,
     object: u16,
     method: u16,
@@ -123,11 +124,12 @@ struct Query {
     reserved1: u64,
     driver: u32,
     reserved2: u32,
-    attrs: [Attr; 4],
+    attrs: [Attr; N],
 }
 
 /// `struct ib_uverbs_attr`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Attr {
     id: u16,
     len: u16,
@@ -136,44 +138,76 @@ struct Attr {
     data: u64,
 }
 
-const _: () = assert!(size_of::<Query>() == 24 + 4 * 16);
+const _: () = assert!(size_of::<Call<4>>() == 24 + 4 * 16);
 
-/// `UVERBS_OBJECT_MR`, `UVERBS_METHOD_QUERY_MR`, `RDMA_VERBS_IOCTL` of the same headers.
-const OBJECT_MR: u16 = 7;
-const METHOD_QUERY_MR: u16 = 3;
+/// `UVERBS_OBJECT_MR` and `UVERBS_METHOD_QUERY_MR`, `UVERBS_OBJECT_ASYNC_EVENT` and
+/// `UVERBS_METHOD_ASYNC_EVENT_ALLOC`, `RDMA_VERBS_IOCTL` of the same headers.
+const QUERY_MR: (u16, u16) = (7, 3);
+const ASYNC_EVENT_ALLOC: (u16, u16) = (16, 0);
 const VERBS_IOCTL: libc::c_ulong = 0xc018_1b01;
+/// `UVERBS_ATTR_F_MANDATORY`.
+const MANDATORY: u16 = 1;
 /// `RDMA_DRIVER_RXE` and `RDMA_DRIVER_SIW` of rdma/ib_user_ioctl_verbs.h.
 const DRIVER_RXE: u32 = 14;
 const DRIVER_SIW: u32 = 18;
 
+/// Calls a method of the kernel's; attributes are number, length and value or address.
+///
+/// # Safety
+/// The attributes are what the method takes: where one is an address, there are as many bytes as it says.
+unsafe fn call<const N: usize>(
+    device: &Device,
+    (object, method): (u16, u16),
+    attrs: [(u16, u16, u64); N],
+) -> io::Result<[u64; N]> {
+    let attrs = attrs.map(|(id, len, data)| Attr { id, len, flags: MANDATORY, reserved: 0, data });
+    let mut call = Call {
+        length: size_of::<Call<N>>() as u16,
+        object,
+        method,
+        attrs_len: N as u16,
+        reserved1: 0,
+        driver: if device.name().starts_with("siw") { DRIVER_SIW } else { DRIVER_RXE },
+        reserved2: 0,
+        attrs,
+    };
+    // SAFETY: the context is open; the call is as long as it says; the rest is the caller's.
+    let result = unsafe { libc::ioctl((*device.context).cmd_fd, VERBS_IOCTL, &raw mut call) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(call.attrs.map(|attr| attr.data)) }
+}
+
 /// Asks the kernel for a region's keys (Linux 5.8).
 fn query(domain: &Domain, region: u32) -> Result<ImportedKeys, RegisterError> {
-    let driver = if domain.device().name().starts_with("siw") { DRIVER_SIW } else { DRIVER_RXE };
     let (mut lkey, mut rkey, mut length) = (0u32, 0u32, 0u64);
-    let attr = |id, len, data| Attr { id, len, flags: 1, reserved: 0, data };
-    let mut query = Query {
-        length: size_of::<Query>() as u16,
-        object: OBJECT_MR,
-        method: METHOD_QUERY_MR,
-        attrs_len: 4,
-        reserved1: 0,
-        driver,
-        reserved2: 0,
-        attrs: [
-            attr(0, 0, u64::from(region)),
-            attr(1, 4, (&raw mut lkey) as u64),
-            attr(2, 4, (&raw mut rkey) as u64),
-            attr(3, 8, (&raw mut length) as u64),
-        ],
-    };
-    let file = command_file(domain).as_raw_fd();
-    // SAFETY: the query is as long as it says, and names words of ours that are as long as it says.
-    if unsafe { libc::ioctl(file, VERBS_IOCTL, &raw mut query) } < 0 {
-        let cause = io::Error::last_os_error();
-        return Err(RegisterError::System {
-            operation: "ask for the keys of a shared region",
-            cause,
-        });
-    }
+    let attrs = [
+        (0, 0, u64::from(region)),
+        (1, 4, (&raw mut lkey) as u64),
+        (2, 4, (&raw mut rkey) as u64),
+        (3, 8, (&raw mut length) as u64),
+    ];
+    // SAFETY: the words are ours, and as long as is said.
+    unsafe { call(domain.device(), QUERY_MR, attrs) }.map_err(|cause| RegisterError::System {
+        operation: "ask for the keys of a shared region",
+        cause,
+    })?;
     Ok(ImportedKeys { lkey, rkey, len: Some(Bytes::new(length)) })
+}
+
+/// Makes a file for the events of what is made in the shared file (Linux 5.7), in place of the one that the
+/// device was opened with: the kernel wants both to belong together.
+fn replace_events(device: &Device) -> Result<(), RegisterError> {
+    let failed = |cause| RegisterError::System {
+        operation: "make a file for the shared device's events",
+        cause,
+    };
+    // SAFETY: the method takes room for one descriptor, in the attribute itself.
+    let [events] = unsafe { call(device, ASYNC_EVENT_ALLOC, [(0, 0, 0)]) }.map_err(failed)?;
+    // SAFETY: the descriptor is new, and ours; the device's own is replaced, and nobody has used it yet.
+    unsafe {
+        let events = OwnedFd::from_raw_fd(events as i32);
+        if libc::dup2(events.as_raw_fd(), (*device.context).async_fd) < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+    }
+    Ok(())
 }
