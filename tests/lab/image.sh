@@ -58,7 +58,7 @@ plan_tests() {
         # shellcheck disable=SC2086 # one word each
         plan "$count" "$target" "$binary" "$@" $arguments
     done < <(test_lines)
-    take "$target_dir"/{debug,release}/{hugecp,hugectl,fragbench}
+    take "$target_dir"/{debug,release}/{hugecp,hugectl,fragbench} "$target_dir/debug/examples/rdma-put"
     [ -s "$tree/lab/plan" ] || { echo "lab: no test has $* in its name" && exit 0; }
 }
 
@@ -86,6 +86,7 @@ build_tests() {
     done
     [[ " $* " != *"/lib "* ]] || selected+=(--lib)
     cargo build --release --locked --package bookend-tools || exit
+    cargo build --locked --package bookend-registration --example rdma-put || exit
     cargo test --workspace --locked --no-run --message-format=json-render-diagnostics \
         "${selected[@]}" >"$work/messages" || exit
     sed -n '/"reason":"compiler-artifact"/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"kind":\["\([a-z]*\)[^]]*\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3 \4/p' \

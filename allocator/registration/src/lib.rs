@@ -1,12 +1,34 @@
-//! Registers pool memory with those that move data by themselves: here io_uring, whose fixed buffers
-//! go through the same kernel path (long-term page pinning) as RDMA memory regions.
+//! Registers pool memory with those that move data by themselves: io_uring, whose fixed buffers go through
+//! the same kernel path (long-term page pinning) as RDMA memory regions, and RDMA devices.
 //!
-//! A registration owns the pool's pin ([`bookend::pool::PoolPin`]): the memory is neither released
-//! nor moved for as long as the kernel may reach it, and this is a type, not a promise.
+//! A [`Registrar`] makes a [`Region`] of memory that is held ([`bookend::scatter::Held`]: a pool's pin, a
+//! scatter list, a pinned object). The region owns what holds it: the memory is neither released nor moved for
+//! as long as the kernel or a device may reach it, and this is a type, not a promise.
+//!
+//! - [`uring`]: io_uring, also shared between rings.
+//! - [`verbs`]: RDMA devices, where there are any.
+//! - [`Counting`]: a fake that counts and fails where it is told to.
+//! - [`cache`]: registrations keyed by pool blocks, found without a lock, never stale.
+//! - [`file`]: mapped files, under a lease.
+//! - [`share`]: one registration for many processes.
+//! - [`LongTerm`]: movable objects, which go to the pinned end of their arena before they are registered.
 #![deny(missing_docs)]
 
+pub mod cache;
+mod counting;
 mod error;
-mod fixed_buffers;
+pub mod file;
+mod memlock;
+mod movable;
+mod pieces;
+mod registrar;
+pub mod share;
+pub mod uring;
+pub mod verbs;
 
+pub use counting::{Counted, Counting, Counts};
 pub use error::RegisterError;
-pub use fixed_buffers::FixedBuffers;
+pub use movable::{LongTerm, MovableRegisterError, RegisterMovable};
+pub use pieces::Piece;
+pub use registrar::{Region, Registrar, RegistrarLimits};
+pub use uring::FixedBuffers;

@@ -13,7 +13,7 @@ use core::slice;
 use super::{Class, Placement, Refusal, Unmapped};
 use crate::lock::{Lock, Locked};
 use crate::os::{Linux, Os};
-use crate::pool::{Pool, PoolError, PoolPin};
+use crate::pool::{Pool, PoolError, PoolPin, PoolRef};
 use crate::units::{BlockRange, Blocks};
 
 /// Why an arena gave no extent.
@@ -139,6 +139,22 @@ impl<O: Os> Arena<O> {
         // A panic while the lock was held left the placement whole: its operations are undone or
         // done before they can panic.
         self.placement.lock()
+    }
+}
+
+// SAFETY: an arena has one pool, as long as it lives.
+unsafe impl<O: Os> PoolRef for std::sync::Arc<Arena<O>> {
+    type Os = O;
+    fn pool(&self) -> &Pool<O> {
+        &self.pool
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<O: Os> PoolRef for &Arena<O> {
+    type Os = O;
+    fn pool(&self) -> &Pool<O> {
+        &self.pool
     }
 }
 

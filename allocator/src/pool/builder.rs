@@ -175,6 +175,7 @@ impl<O: Os> PoolBuilder<O> {
             tallies: Tallies::default(),
             backoff: Backoff::default(),
             ordered: None,
+            watchers: Default::default(),
         };
         if on_touch {
             return Ok(pool);

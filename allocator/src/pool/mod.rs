@@ -37,14 +37,16 @@ mod share;
 mod span;
 mod table;
 mod tally;
+mod watch;
 
 pub use builder::{FrameOrder, PoolBuilder, Populate};
 pub use error::PoolError;
 pub use frame_order::Outcome as OrderOutcome;
-pub use pin::PoolPin;
+pub use pin::{PoolPin, PoolRef, SharedPin};
 pub use report::{RefusedPages, Report, RungReport, Runs};
 pub use rung::{Ladder, Rung, Use};
 pub use share::{Attached, Segment};
+pub use watch::Watch;
 
 use crate::os::{Array, Linux, Os};
 use crate::units::{BLOCK_SHIFT, BlockId, BlockRange, Blocks, Bytes, PageSize, Pfn};
@@ -73,6 +75,7 @@ pub struct Pool<O: Os = Linux> {
     tallies: Tallies,
     backoff: Backoff,
     ordered: Option<frame_order::Outcome>,
+    watchers: watch::Watchers,
 }
 
 impl Pool<Linux> {

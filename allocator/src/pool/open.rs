@@ -8,7 +8,7 @@
 
 use super::fill::runs;
 use super::span::Kind;
-use super::table::Owner;
+use super::table::{Owner, State};
 use super::{Pool, PoolError, Rung};
 use crate::os::{Advice, Os};
 use crate::units::{BlockId, BlockRange};
@@ -44,22 +44,30 @@ impl<O: Os> Pool<O> {
     ///
     /// # Errors
     /// [`PoolError::Move`] where one of the blocks is of hugetlb pages or shared, or the kernel
-    /// cannot: nothing has moved then. [`PoolError::OutOfRange`], [`PoolError::Absent`].
+    /// cannot, and [`PoolError::InUse`] where one is pinned: nothing has moved then.
+    /// [`PoolError::OutOfRange`], [`PoolError::Absent`].
     pub unsafe fn move_pages(&self, from: BlockRange, to: BlockId) -> Result<(), PoolError> {
         let to = BlockRange::new(to, from.len());
         for range in [from, to] {
             self.check(range)?;
-            for block in range.iter() {
-                let rung = self.rung(block).ok_or(PoolError::Absent { block })?;
-                if rung.is_hugetlb() || self.is_shareable() {
-                    return Err(PoolError::Move { block, cause: crate::os::Errno::INVAL });
-                }
-            }
+            self.watchers.tell(range);
+            range.iter().try_for_each(|block| self.check_movable(block))?;
         }
         let (at, len) = (self.address(from.start()), from.len().bytes());
         // SAFETY: the caller's.
         unsafe { self.span.os.move_pages(at, len, self.address(to.start())) }
             .map_err(|cause| PoolError::Move { block: from.start(), cause })
+    }
+
+    fn check_movable(&self, block: BlockId) -> Result<(), PoolError> {
+        match self.table.state(block) {
+            State::Present { pins, .. } if pins > 0 => Err(PoolError::InUse { block, pins }),
+            State::Present { rung, .. } if rung.is_hugetlb() || self.is_shareable() => {
+                Err(PoolError::Move { block, cause: crate::os::Errno::INVAL })
+            }
+            State::Present { .. } => Ok(()),
+            _ => Err(PoolError::Absent { block }),
+        }
     }
 
     fn open_run(&self, run: BlockRange, owner: Owner, rung: Rung) -> Result<(), PoolError> {
@@ -128,6 +136,20 @@ mod tests {
             assert_eq!(at.read(), 0, "released memory comes back as zeros");
         }
         pool.validate();
+    }
+
+    #[test]
+    fn pinned_blocks_do_not_move() {
+        let pool = pool(Bytes::mib(64));
+        pool.open(range(0, 4), Rung::Base).unwrap();
+        let pin = pool.pin(range(3, 1)).unwrap();
+        // SAFETY: nobody uses the pool's memory, here and below.
+        let moved = unsafe { pool.move_pages(range(0, 2), BlockId::new(2)) };
+        assert_eq!(moved, Err(PoolError::InUse { block: BlockId::new(3), pins: 1 }));
+        drop(pin);
+        // SAFETY: as above.
+        let moved = unsafe { pool.move_pages(range(0, 2), BlockId::new(2)) };
+        assert!(matches!(moved, Ok(()) | Err(PoolError::Move { .. })), "{moved:?}");
     }
 
     #[test]

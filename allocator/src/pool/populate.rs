@@ -46,7 +46,7 @@ impl<O: Os> Pool<O> {
     }
 
     /// Gives the pages of whole blocks back to the system. Absent blocks stay absent. The blocks
-    /// can be populated again; they read as zero then.
+    /// can be populated again; they read as zero then. Who [watches](Pool::watch) the pool is told before.
     ///
     /// # Safety
     /// Nothing refers to the range's memory: what was written there is lost, and touching it
@@ -68,6 +68,7 @@ impl<O: Os> Pool<O> {
                 return Err(PoolError::PartOfPage { block });
             }
         }
+        self.watchers.tell(range);
         let owner = self.table.new_owner();
         self.table.begin_release(range, owner)?;
         let result = self.empty(range, owner);

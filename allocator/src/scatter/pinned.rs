@@ -1,4 +1,5 @@
 //! Lists of pools: a pin is what holds the memory.
+#![allow(unsafe_code)] // declares what holds memory
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -8,7 +9,7 @@ use super::held::{Held, HeldPages};
 use super::limits::Limits;
 use super::list::ScatterList;
 use crate::os::Os;
-use crate::pool::{Pool, PoolPin};
+use crate::pool::{Pool, PoolPin, PoolRef, SharedPin};
 use crate::units::{BLOCK_SHIFT, BlockId, BlockRange, Blocks, Bytes};
 
 // SAFETY: (1) a pool's span is mapped, at one address, until the pool is dropped, and the pin
@@ -30,10 +31,85 @@ unsafe impl<O: Os> Held for PoolPin<'_, O> {
     }
 
     fn pages(&self, offset: Bytes) -> Option<HeldPages> {
-        let block = self.range().start() + Blocks::new((offset.get() >> BLOCK_SHIFT) as u32);
-        let rung = self.pool().rung(block)?;
-        let page = rung.page_size(self.pool().os().base_page_size());
-        Some(HeldPages { page, fixed: rung.is_hugetlb() })
+        pages_at(self.pool(), self.range().start(), offset)
+    }
+}
+
+// SAFETY: as above; this pin keeps the pool alive instead of borrowing it.
+unsafe impl<P: PoolRef> Held for SharedPin<P> {
+    type Os = P::Os;
+
+    fn os(&self) -> &P::Os {
+        self.pool().os()
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        self.pool().address(self.range().start())
+    }
+
+    fn len(&self) -> Bytes {
+        self.range().len().bytes()
+    }
+
+    fn pages(&self, offset: Bytes) -> Option<HeldPages> {
+        pages_at(self.pool(), self.range().start(), offset)
+    }
+}
+
+fn pages_at<O: Os>(pool: &Pool<O>, first: BlockId, offset: Bytes) -> Option<HeldPages> {
+    HeldPages::of(pool, first + Blocks::new((offset.get() >> BLOCK_SHIFT) as u32))
+}
+
+impl HeldPages {
+    /// What stands behind a block of a pool; `None` where nothing does.
+    pub fn of<O: Os>(pool: &Pool<O>, block: BlockId) -> Option<Self> {
+        let rung = pool.rung(block)?;
+        let page = rung.page_size(pool.os().base_page_size());
+        Some(Self { page, fixed: rung.is_hugetlb() })
+    }
+}
+
+// SAFETY: (1) and (2) the list owns what holds the memory, and its entries cover a part of that without
+// gaps; neither changes; (3) as of what it owns.
+unsafe impl<H: Held> Held for ScatterList<H> {
+    type Os = H::Os;
+
+    fn os(&self) -> &H::Os {
+        self.held().os()
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        self.entries().next().map_or(self.held().base(), |entry| entry.address)
+    }
+
+    fn len(&self) -> Bytes {
+        self.bytes()
+    }
+
+    fn pages(&self, offset: Bytes) -> Option<HeldPages> {
+        let skipped = self.base().addr().get() - self.held().base().addr().get();
+        self.held().pages(offset + Bytes::of_len(skipped))
+    }
+}
+
+// SAFETY: clones of an `Arc` hold the same, and keep it.
+unsafe impl<H: Held> Held for std::sync::Arc<H> {
+    type Os = H::Os;
+
+    fn os(&self) -> &H::Os {
+        (**self).os()
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        (**self).base()
+    }
+
+    fn len(&self) -> Bytes {
+        (**self).len()
+    }
+
+    fn pages(&self, offset: Bytes) -> Option<HeldPages> {
+        (**self).pages(offset)
     }
 }
 

@@ -1,39 +1,24 @@
-//! io_uring's fixed buffers.
-#![allow(unsafe_code)] // system calls with addresses of pinned memory
+//! All of a ring's buffers at once, on any kernel that has io_uring.
+#![allow(unsafe_code)] // registers memory
 
 use std::fmt;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use bookend::os::{Linux, Os};
 use bookend::pool::PoolPin;
 use bookend::units::Bytes;
 
+use super::{BUFFER_BYTES_MAX, BUFFERS_MAX, explain, sys};
 use crate::RegisterError;
-
-/// The kernel takes at most this much in one buffer.
-const BUFFER_BYTES_MAX: usize = 1 << 30;
-/// `IORING_MAX_REG_BUFFERS` of io_uring/rsrc.c.
-const BUFFERS_MAX: usize = 1 << 14;
-
-/// `IORING_REGISTER_BUFFERS` and `IORING_UNREGISTER_BUFFERS` of include/uapi/linux/io_uring.h.
-const REGISTER_BUFFERS: libc::c_uint = 0;
-const UNREGISTER_BUFFERS: libc::c_uint = 1;
+use crate::pieces::{Piece, pieces};
 
 /// Memory that a ring knows: requests name it by index, and the kernel neither looks up nor pins
 /// its pages again. Dropping it unregisters the memory first and lets go of the pins then.
 pub struct FixedBuffers<'pool, O: Os = Linux> {
     /// A descriptor of our own, so that the order in which ring and buffers are dropped is free.
     ring: OwnedFd,
-    buffers: Vec<Buffer>,
+    buffers: Vec<Piece>,
     _pins: Vec<PoolPin<'pool, O>>,
-}
-
-/// One registered buffer.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    start: usize,
-    len: usize,
 }
 
 impl<'pool, O: Os> FixedBuffers<'pool, O> {
@@ -46,7 +31,8 @@ impl<'pool, O: Os> FixedBuffers<'pool, O> {
         ring: BorrowedFd<'_>,
         pins: Vec<PoolPin<'pool, O>>,
     ) -> Result<Self, RegisterError> {
-        let buffers: Vec<_> = pins.iter().flat_map(split).collect();
+        let buffers: Vec<_> =
+            pins.iter().flat_map(|pin| pieces(pin, Some(BUFFER_BYTES_MAX))).collect();
         if buffers.is_empty() {
             return Err(RegisterError::Nothing);
         }
@@ -57,23 +43,16 @@ impl<'pool, O: Os> FixedBuffers<'pool, O> {
             operation: "duplicate the ring's descriptor",
             cause,
         })?;
-        let iovecs: Vec<_> = buffers
-            .iter()
-            .map(|b| libc::iovec { iov_base: b.start as *mut libc::c_void, iov_len: b.len })
-            .collect();
-        // SAFETY: (1) the iovecs live through the call; (2) what they name is mapped, and stays so
-        // until the pins go, which is after the buffers are unregistered.
-        unsafe { register(&ring, REGISTER_BUFFERS, iovecs.as_ptr().cast(), iovecs.len()) }
-            .map_err(|cause| explain(cause, &buffers))?;
+        // SAFETY: what the pins hold is mapped, and stays so until they go, which is after the buffers
+        // are unregistered.
+        unsafe { sys::register_all(&ring, &buffers) }.map_err(|cause| explain(cause, &buffers))?;
         Ok(Self { ring, buffers, _pins: pins })
     }
 
     /// The index of the buffer that holds `len` bytes from `start` on, for `READ_FIXED` and
     /// `WRITE_FIXED`; `None` where no one buffer holds them all.
     pub fn index_of(&self, start: *const u8, len: usize) -> Option<u16> {
-        let start = start as usize;
-        let holds = |b: &Buffer| start >= b.start && start - b.start <= b.len.saturating_sub(len);
-        self.buffers.iter().position(|b| len <= b.len && holds(b)).map(|index| index as u16)
+        self.buffers.iter().position(|piece| piece.holds(start, len)).map(|index| index as u16)
     }
 
     /// How many buffers that is.
@@ -83,61 +62,15 @@ impl<'pool, O: Os> FixedBuffers<'pool, O> {
 
     /// Bytes registered.
     pub fn bytes(&self) -> Bytes {
-        Bytes::of_len(self.buffers.iter().map(|b| b.len).sum())
+        self.buffers.iter().fold(Bytes::ZERO, |sum, piece| sum + piece.len)
     }
-}
-
-/// A pinned range in pieces that the kernel takes.
-fn split<O: Os>(pin: &PoolPin<'_, O>) -> impl Iterator<Item = Buffer> + use<O> {
-    let start = pin.pool().address(pin.range().start()).as_ptr() as usize;
-    let len = pin.bytes().as_usize();
-    (0..len)
-        .step_by(BUFFER_BYTES_MAX)
-        .map(move |at| Buffer { start: start + at, len: BUFFER_BYTES_MAX.min(len - at) })
-}
-
-/// io_uring_register(2).
-///
-/// # Safety
-/// `argument` and `count` are what the operation expects.
-unsafe fn register(
-    ring: &OwnedFd,
-    operation: libc::c_uint,
-    argument: *const libc::c_void,
-    count: usize,
-) -> io::Result<()> {
-    // SAFETY: passed on; the descriptor is open.
-    let result = unsafe {
-        libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), operation, argument, count)
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn explain(cause: io::Error, buffers: &[Buffer]) -> RegisterError {
-    let needed = Bytes::of_len(buffers.iter().map(|b| b.len).sum());
-    match (cause.raw_os_error(), locked_memory_limit()) {
-        (Some(libc::ENOMEM), Some(limit)) if limit < needed => {
-            RegisterError::LockedMemory { needed, limit }
-        }
-        (Some(libc::EBUSY), _) => RegisterError::Busy,
-        _ => RegisterError::System { operation: "register buffers with the ring", cause },
-    }
-}
-
-/// The soft limit on locked memory; `None` where there is none.
-fn locked_memory_limit() -> Option<Bytes> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours to write.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
-    (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| Bytes::new(limit.rlim_cur))
 }
 
 impl<O: Os> Drop for FixedBuffers<'_, O> {
     fn drop(&mut self) {
         // An error means that the ring is gone, and the registration with it. Requests still under
         // way keep their pages until they end.
-        // SAFETY: the operation takes no argument.
-        let _ = unsafe { register(&self.ring, UNREGISTER_BUFFERS, std::ptr::null(), 0) };
+        let _ = sys::unregister_all(&self.ring);
     }
 }
 
@@ -149,23 +82,14 @@ impl<O: Os> fmt::Debug for FixedBuffers<'_, O> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
 
     use bookend::pool::{Pool, PoolError};
     use bookend::units::{BlockId, BlockRange, Blocks};
-    use io_uring::{IoUring, opcode, types};
+    use io_uring::{opcode, types};
 
+    use super::super::tests::{fd, ring};
     use super::*;
-
-    /// A ring, or nothing and the reason printed.
-    fn ring() -> Option<IoUring> {
-        IoUring::new(4).map_err(|cause| println!("skipped: no io_uring here: {cause}")).ok()
-    }
-
-    fn fd(ring: &IoUring) -> BorrowedFd<'_> {
-        // SAFETY: the ring is open for as long as it is borrowed.
-        unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
-    }
 
     #[test]
     fn registered_memory_is_pinned_until_it_is_dropped() {
