@@ -1,6 +1,7 @@
 //! What `fragbench` does: one module a mode.
 //!
 //! - [`heap`]: what memory allocators hold when workloads have made their heaps old.
+//! - [`record`]: writes down what a program allocates; [`replay`]: plays that under the policies of `week`.
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
 //! - [`system`]: ages the machine and compares ways to get huge pages out of it.
 //! - [`week`]: what is contiguous on Friday, under four policies.
@@ -20,6 +21,8 @@ pub mod heap;
 pub mod memory;
 pub mod obtain;
 pub mod plot;
+pub mod record;
+pub mod replay;
 pub mod report;
 pub mod scatter;
 pub mod sink;
@@ -42,6 +45,8 @@ enum Mode {
     Heap(heap::Options),
     #[command(name = heap::child::MODE)]
     HeapChild(heap::child::Order),
+    Record(record::Options),
+    Replay(replay::Options),
     Scatter(scatter::Options),
     System(system::Options),
     Week(week::Options),
@@ -57,6 +62,12 @@ pub fn main() -> ExitCode {
     match cli.mode {
         Mode::Heap(options) => ended(heap::run(&options, interrupts), heap::HeapFailure::status),
         Mode::HeapChild(order) => ended(heap::child::run(&order), heap::child::ChildError::status),
+        Mode::Record(options) => {
+            ended(record::run(&options, interrupts), record::RecordFailure::status)
+        }
+        Mode::Replay(options) => {
+            ended(replay::run(&options, interrupts), replay::ReplayFailure::status)
+        }
         Mode::Scatter(options) => {
             ended(scatter::run(&options, interrupts), scatter::ScatterFailure::status)
         }

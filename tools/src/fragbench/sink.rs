@@ -58,9 +58,7 @@ impl Sink {
     /// [`SinkError`].
     pub fn write(&self, settings: &str, report: &impl Shown, cost: Cost) -> Result<(), SinkError> {
         let about = format!("{}\n{settings}", Machine::this());
-        if let Some(target) = &self.plot {
-            plot::draw(target, settings, &report.charts())?;
-        }
+        self.plot(settings, report)?;
         let written = if self.is_plain() {
             exit::remark(&format_args!("{about}\n{cost}"));
             if self.json { output::json(report) } else { output::line(report.csv()) }
@@ -68,6 +66,17 @@ impl Sink {
             output::line(format_args!("{about}\n\n{report}\n{cost}"))
         };
         written.map_err(SinkError::Output)
+    }
+
+    /// Draws the plot alone, if one is wanted.
+    ///
+    /// # Errors
+    /// [`SinkError::Plot`].
+    pub fn plot(&self, settings: &str, report: &impl Shown) -> Result<(), SinkError> {
+        match &self.plot {
+            Some(target) => Ok(plot::draw(target, settings, &report.charts())?),
+            None => Ok(()),
+        }
     }
 }
 

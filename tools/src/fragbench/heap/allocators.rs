@@ -156,7 +156,7 @@ pub fn check_used(library: &Path) -> Result<(), AllocatorError> {
         let malloc = libc::dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr());
         let mut found: libc::Dl_info = std::mem::zeroed();
         let known = libc::dladdr(malloc, &mut found) != 0 && !found.dli_fname.is_null();
-        known.then(|| CStr::from_ptr(found.dli_fname).to_bytes()).unwrap_or_default()
+        if known { CStr::from_ptr(found.dli_fname).to_bytes() } else { b"" }
     };
     let used = PathBuf::from(OsStr::from_bytes(used));
     if used.canonicalize().is_ok_and(|used| used == library) {
