@@ -122,13 +122,13 @@ impl RecordFailure {
 /// [`RecordFailure`]; [`RecordFailure::Ended`] where all but the command went well.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), RecordFailure> {
     let begun = Instant::now();
+    if options.output.exists() && !options.force {
+        return Err(RecordFailure::Exists(options.output.clone()));
+    }
     let library = match &options.library {
         Some(path) => path.canonicalize().map_err(|_| AllocatorError::NoFile(path.clone()))?,
         None => ours()?,
     };
-    if options.output.exists() && !options.force {
-        return Err(RecordFailure::Exists(options.output.clone()));
-    }
     let raw = Raw::beside(&options.output)?;
     let status = run_command(options, &library, &raw.0, interrupts)?;
     let processes = trace_file::read(&raw.0)?;

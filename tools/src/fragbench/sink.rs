@@ -52,6 +52,11 @@ impl Sink {
         self.json || self.csv
     }
 
+    /// Whether a plot is wanted.
+    pub fn draws(&self) -> bool {
+        self.plot.is_some()
+    }
+
     /// Writes a report below the machine, the settings and what it took.
     ///
     /// # Errors

@@ -74,7 +74,9 @@ pub enum AllocatorError {
         package: &'static str,
     },
     /// The dynamic linker passed it over.
-    #[error("malloc is not that of {0:?} but of {1:?}: the library cannot be preloaded, or has none")]
+    #[error(
+        "malloc is not that of {0:?} but of {1:?}: the library cannot be preloaded, or has none"
+    )]
     NotUsed(PathBuf, PathBuf),
 }
 

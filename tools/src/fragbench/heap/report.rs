@@ -160,7 +160,8 @@ fn chart(group: &Group) -> Chart {
             .map(|look| (x(look, figures.samples.len()), y(look.1) as f64 / MIB))
             .collect(),
     };
-    let mut all: Vec<_> = measured.clone().map(|(name, f)| series(name, f, |s| s.resident)).collect();
+    let mut all: Vec<_> =
+        measured.clone().map(|(name, f)| series(name, f, |s| s.resident)).collect();
     all.extend(measured.take(1).map(|(_, f)| series("asked for", f, |s| s.live)));
     Chart {
         title: format!("{}: resident memory", group.name.name()),

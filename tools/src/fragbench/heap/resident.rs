@@ -205,14 +205,12 @@ mod tests {
     #[test]
     fn mappings_of_heaps_are_told_from_others() {
         let mut seen = Vec::new();
-        parse(SMAPS, |m| seen.push((m.start, m.end, m.resident.bytes >> 10, m.resident.huge >> 10)));
+        parse(SMAPS, |m| {
+            seen.push((m.start, m.end, m.resident.bytes >> 10, m.resident.huge >> 10))
+        });
         assert_eq!(
             seen,
-            [
-                (0x7f00, 0x7f40, 12, 8),
-                (0x7f50, 0x7f60, 2051, 2048),
-                (0x7f60, 0x7f70, 4, 0)
-            ]
+            [(0x7f00, 0x7f40, 12, 8), (0x7f50, 0x7f60, 2051, 2048), (0x7f60, 0x7f70, 4, 0)]
         );
         parse(b"nonsense\n\n12-zz x\nRss: 3 kB", |mapping| panic!("{mapping:?} is no mapping"));
     }

@@ -154,8 +154,10 @@ impl Values for Moving {
         }
     }
 
-    /// Gives free blocks back to the system.
+    /// Gives free blocks back to the system, and what the heap's books have left behind in `malloc`.
     fn rest(&self) {
+        // SAFETY: malloc_trim has no conditions.
+        unsafe { libc::malloc_trim(0) };
         // What cannot be given back now can be the next time.
         let _released: Result<Blocks, PoolError> = self.heap.arena().release_free();
     }

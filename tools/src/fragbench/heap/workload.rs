@@ -158,9 +158,7 @@ impl<V: Values> Single<'_, V> {
         self.clock += 1;
         let value = self.values.make(len, age as u8)?;
         let room = self.held.len();
-        self.held
-            .push(Held { value, len: len as u32, age })
-            .map_err(|_| WorkloadError::Full(room))
+        self.held.push(Held { value, len: len as u32, age }).map_err(|_| WorkloadError::Full(room))
     }
 
     fn end_at(&mut self, index: usize) -> Result<(), WorkloadError> {
@@ -249,10 +247,7 @@ impl<V: Values> Single<'_, V> {
 }
 
 /// Two seconds with few requests.
-fn rest<V: Values>(
-    values: &Counted<V>,
-    rng: &mut Xoshiro256PlusPlus,
-) -> Result<(), WorkloadError> {
+fn rest<V: Values>(values: &Counted<V>, rng: &mut Xoshiro256PlusPlus) -> Result<(), WorkloadError> {
     for _ in 0..RESTS {
         thread::sleep(REST);
         for _ in 0..8 {
@@ -296,8 +291,7 @@ fn sessions<V: Values>(
         shards.push(Mutex::new(Table::new(room)?));
     }
     let shards = shards.try_into().map_err(|_| WorkloadError::Full(SHARDS))?;
-    let server =
-        Server { values, shards, wanted: AtomicU64::new(0), worked: AtomicU64::new(0) };
+    let server = Server { values, shards, wanted: AtomicU64::new(0), worked: AtomicU64::new(0) };
     for (index, part) in HALF_DAYS.into_iter().enumerate() {
         let most = (limit(scale) as f64 * part) as u64;
         let work = (limit(scale) as f64 * SESSION_WORK) as u64 * (index as u64 + 1);
@@ -367,8 +361,7 @@ impl<V: Values> Server<'_, V> {
 
     fn begin(&self, rng: &mut Xoshiro256PlusPlus) -> Result<Session<V::Value>, WorkloadError> {
         let stamp = rng.random();
-        let mut session =
-            Session { values: [const { None }; SESSION_VALUES + 1], bytes: 0, stamp };
+        let mut session = Session { values: [const { None }; SESSION_VALUES + 1], bytes: 0, stamp };
         for index in 0..=SESSION_VALUES {
             let sizes = if index < SESSION_VALUES { SESSION_SIZES } else { BUFFER_SIZES };
             let len = between(rng, sizes);

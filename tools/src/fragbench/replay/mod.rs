@@ -169,12 +169,7 @@ pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ReplayFailur
     Ok(options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?)
 }
 
-fn settings(
-    options: &Options,
-    processes: &[Process],
-    course: &Course,
-    capacity: Blocks,
-) -> String {
+fn settings(options: &Options, processes: &[Process], course: &Course, capacity: Blocks) -> String {
     let name = options.file.file_name().unwrap_or(options.file.as_os_str()).to_string_lossy();
     format!(
         "{name} ({} processes), {} copies through it {} times: {} steps in {}, {}% of small sizes movable, seed {}",
@@ -189,8 +184,7 @@ fn settings(
 }
 
 fn capacity(size: Option<Bytes>, course: &Course) -> Result<Blocks, ReplayFailure> {
-    let wanted =
-        size.unwrap_or_else(|| Bytes::new((course.peak.get() as f64 / OCCUPANCY) as u64));
+    let wanted = size.unwrap_or_else(|| Bytes::new((course.peak.get() as f64 / OCCUPANCY) as u64));
     match Blocks::holding(wanted) {
         Some(blocks) if blocks > Blocks::ZERO => Ok(blocks),
         _ => Err(ReplayFailure::Size(wanted)),

@@ -186,7 +186,10 @@ mod tests {
     fn sizes_are_rounded_by_an_eighth_at_most() {
         for bytes in 1..=SLAB_OBJECT_MAX {
             let class = class(bytes);
-            assert!(class >= bytes && (class < bytes + 16 || class * 8 <= bytes * 9 + 8), "{bytes}");
+            assert!(
+                class >= bytes && (class < bytes + 16 || class * 8 <= bytes * 9 + 8),
+                "{bytes}"
+            );
         }
     }
 

@@ -111,8 +111,11 @@ pub fn read(path: &Path) -> Result<Vec<Process>, ReadError> {
         return Err(ReadError::TooLarge { path: path.to_owned(), needed, available });
     }
     let file = std::fs::read(path).map_err(unread)?;
-    let processes = parse(&file)
-        .map_err(|(at, malformed)| ReadError::Malformed { path: path.to_owned(), at, malformed })?;
+    let processes = parse(&file).map_err(|(at, malformed)| ReadError::Malformed {
+        path: path.to_owned(),
+        at,
+        malformed,
+    })?;
     if processes.iter().all(|process| process.steps.is_empty()) {
         return Err(ReadError::Empty(path.to_owned()));
     }
