@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 
+use super::recording;
 use crate::units::{Blocks, Bytes};
 
 /// Whether a heap takes the machine's hugetlb pages. Somebody reserved those, so not unless told to.
@@ -40,6 +41,8 @@ pub struct Config {
     pub(super) delay_ms: u32,
     pub(super) secure: bool,
     pub(super) report: Report,
+    /// Whether what is allocated and freed is written down.
+    pub(super) record: bool,
 }
 
 /// What to print when the program ends.
@@ -63,6 +66,7 @@ impl Config {
         delay_ms: 500,
         secure: false,
         report: Report::None,
+        record: false,
     };
 
     /// Whether it takes hugetlb pages (`BOOKEND_HUGETLB`).
@@ -140,7 +144,7 @@ fn is_listed(name: &[u8], list: &[u8]) -> bool {
 }
 
 /// The program's name, without its directory.
-fn program_name() -> &'static CStr {
+pub(super) fn program_name() -> &'static CStr {
     // SAFETY: the C library sets it before anything else runs, to a string that ends.
     unsafe {
         let name = program_invocation_short_name;
@@ -153,7 +157,7 @@ unsafe extern "C" {
 }
 
 /// Every variable. `BOOKEND_HELP=1` prints this table.
-pub(super) const VARIABLES: [Variable; 7] = [
+pub(super) const VARIABLES: [Variable; 8] = [
     Variable {
         name: c"BOOKEND_HUGETLB",
         values: "never|allow|require",
@@ -221,7 +225,16 @@ pub(super) const VARIABLES: [Variable; 7] = [
             _ => false,
         },
     },
+    Variable {
+        name: RECORD,
+        values: "FILE",
+        effect: "append every allocation and free to this file, which fragbench replay reads (absolute path, for programs that change directories)",
+        read: |config, value| recording::is_path(value) && set(&mut config.record, true),
+    },
 ];
+
+/// The variable that names a file to record into.
+pub(super) const RECORD: &CStr = c"BOOKEND_RECORD";
 
 fn set<T>(place: &mut T, value: T) -> bool {
     *place = value;
@@ -293,8 +306,9 @@ mod tests {
             (c"BOOKEND_RETURN_DELAY", c"20"),
             (c"BOOKEND_SECURE", c"1"),
             (c"BOOKEND_STATS", c"json"),
+            (c"BOOKEND_RECORD", c"/tmp/recording"),
         ]);
-        assert!(refused.is_empty());
+        assert!(refused.is_empty() && config.record);
         assert_eq!(config.hugetlb, Hugetlb::Allow);
         assert_eq!(config.hugetlb_limit, Blocks::new(1536));
         assert_eq!(config.base_blocks, Blocks::ZERO);
@@ -340,6 +354,7 @@ mod tests {
             (c"BOOKEND_HUGETLB_LIMIT", c"99999999999T"),
             (c"BOOKEND_RETURN_DELAY", c""),
             (c"BOOKEND_SECURE", c"on"),
+            (c"BOOKEND_RECORD", c""),
         ]);
         assert_eq!(
             refused,
@@ -347,7 +362,8 @@ mod tests {
                 c"BOOKEND_HUGETLB",
                 c"BOOKEND_HUGETLB_LIMIT",
                 c"BOOKEND_RETURN_DELAY",
-                c"BOOKEND_SECURE"
+                c"BOOKEND_SECURE",
+                c"BOOKEND_RECORD"
             ]
         );
         assert_eq!(config.hugetlb, Hugetlb::Never);

@@ -6,10 +6,11 @@ use core::ptr::{self, NonNull};
 use std::ffi::CStr;
 
 use super::classes::{ALIGN_MIN, Class, SLAB_OBJECT_MAX};
-use super::config::{Config, VARIABLES};
+use super::config::{Config, RECORD, VARIABLES, program_name};
 use super::core::Heap;
 use super::fatal::Line;
 use super::local::Own;
+use super::recording;
 use super::stats::Stats;
 use super::thread::{self, Thread};
 use super::tls;
@@ -154,7 +155,7 @@ fn configure(config: Config) -> Config {
     if get(c"BOOKEND_HELP").is_some_and(|value| value == c"1") {
         help();
     }
-    config.read(get, |variable, value| {
+    let config = config.read(get, |variable, value| {
         let mut line = Line::new();
         line.add("bookend: ");
         line.add_bytes(variable.name.to_bytes());
@@ -164,7 +165,13 @@ fn configure(config: Config) -> Config {
         line.add(variable.values);
         line.add("; it is ignored\n");
         line.write();
-    })
+    });
+    if config.record
+        && let Some(path) = get(RECORD)
+    {
+        recording::begin(path, program_name());
+    }
+    config
 }
 
 /// Prints what the environment can say.
@@ -208,10 +215,22 @@ pub mod raw {
     /// As [`allocate`], when nothing is at hand.
     #[inline(never)]
     pub extern "C" fn allocate_slowly(size: usize) -> *mut u8 {
+        if recording::is_on() {
+            return allocate_recorded(size, ALIGN_MIN, false);
+        }
         if size > SLAB_OBJECT_MAX {
             return allocate_long(size, ALIGN_MIN).0;
         }
         allocate_class(Class::of(size))
+    }
+
+    /// What all ways to allocate end in while calls are recorded.
+    #[cold]
+    #[inline(never)]
+    extern "C" fn allocate_recorded(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+        let at = allocate_unrecorded(size, align, zeroed);
+        recording::allocated(at, size);
+        at
     }
 
     #[inline(always)]
@@ -244,20 +263,28 @@ pub mod raw {
     /// `size` bytes, aligned to `align`, which is a power of two.
     #[inline]
     pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
-        match class_for(size, align) {
-            Some(class) => allocate_class(class),
-            None => allocate_long(size, align.max(ALIGN_MIN)).0,
+        if recording::is_on() {
+            return allocate_recorded(size, align, false);
         }
+        allocate_unrecorded(size, align, false)
     }
 
     /// `size` bytes of zeros, aligned to `align`, which is a power of two.
     #[inline]
     pub fn allocate_aligned_zeroed(size: usize, align: usize) -> *mut u8 {
+        if recording::is_on() {
+            return allocate_recorded(size, align, true);
+        }
+        allocate_unrecorded(size, align, true)
+    }
+
+    #[inline(always)]
+    fn allocate_unrecorded(size: usize, align: usize, zeroed: bool) -> *mut u8 {
         let (at, zero) = match class_for(size, align) {
             Some(class) => (allocate_class(class), false),
             None => allocate_long(size, align.max(ALIGN_MIN)),
         };
-        if !zero && !at.is_null() {
+        if zeroed && !zero && !at.is_null() {
             // SAFETY: the allocation is ours, and as long.
             unsafe { at.write_bytes(0, size) };
         }
@@ -290,6 +317,13 @@ pub mod raw {
 
     #[inline(never)]
     unsafe extern "C" fn free_slowly(at: *mut u8) {
+        if recording::is_on() {
+            recording::freed(at);
+            // SAFETY: as below.
+            if unsafe { Own::keep_recorded(&raw mut (*tls::get()).own, at) } {
+                return;
+            }
+        }
         let local = tls::get();
         // SAFETY: the heap is this thread's, or the empty one; the rest is the caller's.
         if unsafe { Own::set_aside(&raw mut (*local).own, at) } {
@@ -343,12 +377,25 @@ pub mod raw {
         unsafe {
             let usable = thread::usable(&HEAP, at);
             if thread::fits(size, usable) {
+                if recording::is_on() {
+                    recording::freed(at);
+                    recording::allocated(at, size);
+                }
                 return at;
             }
             // What moves is aligned to a block then, which may be less than it was.
             let long = usable > SLAB_OBJECT_MAX && size > SLAB_OBJECT_MAX;
             if long && size <= isize::MAX as usize && align <= BLOCK_BYTES {
+                // Before its address can be anybody else's.
+                let recorded = recording::is_on();
+                if recorded {
+                    recording::freed(at);
+                }
                 let resized = thread::resize_long(&HEAP, at, size);
+                if recorded {
+                    let (now, len) = if resized.is_null() { (at, usable) } else { (resized, size) };
+                    recording::allocated(now, len);
+                }
                 if !resized.is_null() {
                     return resized;
                 }

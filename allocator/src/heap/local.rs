@@ -29,8 +29,10 @@ use core::sync::atomic::AtomicU32;
 use self::bin::Bin;
 use self::slabs::Shelf;
 use super::classes::{ALIGN_MIN, CLASSES, Class, TABLE_MAX};
+use super::config::Config;
 use super::core::Shared;
 use super::holder::Holder;
+use super::recording::Lane;
 use super::remote;
 use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner};
 
@@ -48,8 +50,8 @@ pub(super) struct Local {
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Own {
-    /// The word of this thread's slices but for the class; one that no slice has where there is no
-    /// heap, and where every free is to be checked.
+    /// The word of this thread's slices but for the class, as the fast paths know it; one that no slice
+    /// has where there is no heap, and where every free is to be checked or recorded.
     tag: u64,
     base: usize,
     slices: usize,
@@ -57,9 +59,15 @@ pub(super) struct Own {
     bins: [Bin; CLASSES],
     /// Objects of other threads' slabs that this one has freed.
     aside: [Bin; CLASSES],
+    /// Where all sizes are looked for whose allocations are recorded: it has no object.
+    none: Bin,
     /// Where the bin of a size of so many sixteenths stands, in bytes: here, because one address is
     /// found sooner than two.
     small: [u16; SMALL],
+    /// As `tag`, for the slow paths, which come after what is recorded.
+    home: u64,
+    /// The place in a recording of whose heap this is.
+    lane: *mut Lane,
     owner: Owner,
     shelves: [Shelf; CLASSES],
     /// No thread has it, so no empty slab is worth keeping.
@@ -80,8 +88,14 @@ const SMALL_BINS: [u16; SMALL] = {
     bins
 };
 
+/// The same where every one is recorded.
+const NO_BINS: [u16; SMALL] = [(2 * CLASSES * BIN_BYTES) as u16; SMALL];
+
 /// A tag that no word of a slice has.
 const NOBODY: u64 = 0xffff_f000;
+const _: () = assert!(
+    core::mem::offset_of!(Own, none) - core::mem::offset_of!(Own, bins) == 2 * CLASSES * BIN_BYTES
+);
 const _: () = assert!(size_of::<Bin>() == BIN_BYTES && (Owner(OWNERS_MAX).tag() as u64) < NOBODY);
 /// The first batch.
 const BATCH_MIN: u32 = 4;
@@ -115,6 +129,9 @@ pub(super) static EMPTY: Local = Local {
         entries: ptr::null(),
         bins: [Bin::NONE; CLASSES],
         aside: [Bin::NONE; CLASSES],
+        none: Bin::NONE,
+        home: NOBODY,
+        lane: ptr::null_mut(),
         shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
         small: SMALL_BINS,
         owner: Owner(0),
@@ -138,8 +155,10 @@ impl Local {
         // SAFETY: (1) it is the caller's to write, and long enough; (2) zeros are a value of every
         // field, so it may be referred to.
         let (own, pointers) = unsafe { (&mut (*local.as_ptr()).own, local.add(1).cast()) };
-        own.tag = if shared.config.secure { NOBODY } else { owner.tag().into() };
-        own.small = SMALL_BINS;
+        let Config { secure, record, .. } = shared.config;
+        own.home = if secure { NOBODY } else { owner.tag().into() };
+        own.tag = if record { NOBODY } else { own.home };
+        own.small = if record { NO_BINS } else { SMALL_BINS };
         own.owner = owner;
         own.base = shared.view.base;
         own.slices = shared.view.slices;
@@ -147,7 +166,7 @@ impl Local {
         for index in 0..CLASSES {
             let shape = Class(index as u8).shape();
             // With frees checked at once nothing is set aside.
-            let aside = if shared.config.secure { 0 } else { shape.aside };
+            let aside = if secure { 0 } else { shape.aside };
             // SAFETY: the places of all bins lie after the heap, so many for each.
             unsafe {
                 own.bins[index] = Bin::new(pointers.add(PLACES.0[0][index]), shape.kept);
@@ -185,7 +204,16 @@ impl Own {
 
     /// Whether frees of a slice that is so go through this thread's bins.
     pub fn is_own(&self, entry: Entry) -> bool {
-        (u64::from(entry.word()) ^ self.tag) < (CLASSES * BIN_BYTES) as u64
+        (u64::from(entry.word()) ^ self.home) < (CLASSES * BIN_BYTES) as u64
+    }
+
+    /// The owner, and where its place in a recording is kept.
+    ///
+    /// # Safety
+    /// `own` is this thread's heap.
+    pub unsafe fn lane(own: *mut Self) -> (u32, NonNull<*mut Lane>) {
+        // SAFETY: the caller's; a field of a heap has an address.
+        unsafe { ((*own).owner.0, NonNull::new_unchecked(&raw mut (*own).lane)) }
     }
 }
 

@@ -20,7 +20,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::config::Report;
 use super::global::{HEAP, raw};
-use super::local::{EMPTY, Local};
+use super::local::{EMPTY, Local, Own};
+use super::recording::Lane;
 use super::report;
 
 #[cfg(target_arch = "x86_64")]
@@ -91,6 +92,12 @@ fn set(local: *mut Local) {
 pub(super) fn attached() -> Option<NonNull<Local>> {
     let local = get();
     if ptr::eq(local, &EMPTY) { attach() } else { NonNull::new(local) }
+}
+
+/// The owner of the thread's heap, and where that has its place in a recording.
+pub(super) fn lane() -> Option<(u32, NonNull<*mut Lane>)> {
+    // SAFETY: it is this thread's.
+    attached().map(|local| unsafe { Own::lane(&raw mut (*local.as_ptr()).own) })
 }
 
 #[cold]

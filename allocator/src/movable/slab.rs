@@ -1,6 +1,6 @@
 //! Slabs: runs of slices cut into places for objects of one size and one owner.
 
-use crate::heap::classes::{Class, SLAB_OBJECT_MAX, SLICE_BYTES, SLICES};
+use crate::heap::classes::{ALIGN_MIN, Class, SLAB_OBJECT_MAX, SLICE_BYTES, SLICES};
 use crate::heap::filler::Slices;
 use crate::units::BLOCK_BYTES;
 
@@ -20,9 +20,14 @@ impl Zone {
     pub const ALL: [Self; 2] = [Self::Movable, Self::Pinned];
 }
 
-/// Sizes of places: those of [`Class`], and above them whole slices up to a block.
+/// Sizes of places: every multiple of 16 up to 1 KiB, then those of [`Class`], and above them whole slices
+/// up to a block.
+///
+/// Short ones are finer than the heap's classes, because what each size leaves half empty is moved together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(super) enum Size {
+    /// So many times 16 bytes.
+    Short(u8),
     /// A size class.
     Class(u8),
     /// One object of that many slices.
@@ -38,6 +43,11 @@ impl Size {
         if size > BLOCK_BYTES {
             return Ok(None);
         }
+        // A multiple of 16 that is one of the alignment too, since both begin on a slice.
+        let short = size.max(1).next_multiple_of(align.max(ALIGN_MIN));
+        if short <= SHORT_MAX {
+            return Ok(Some(Self::Short((short / ALIGN_MIN) as u8)));
+        }
         if size <= SLAB_OBJECT_MAX
             && let Some(class) = Class::aligned(size, align)
         {
@@ -48,6 +58,7 @@ impl Size {
 
     pub fn bytes(self) -> usize {
         match self {
+            Self::Short(sixteens) => usize::from(sixteens) * ALIGN_MIN,
             Self::Class(class) => Class(class).size(),
             Self::Slices(count) => usize::from(count) * SLICE_BYTES,
         }
@@ -56,6 +67,7 @@ impl Size {
     /// Slices of a slab, and places in it.
     pub fn shape(self) -> (u32, u32) {
         match self {
+            Self::Short(_) => (1, (SLICE_BYTES / self.bytes()) as u32),
             Self::Class(class) => {
                 let shape = Class(class).shape();
                 (shape.slices, shape.objects)
@@ -65,7 +77,10 @@ impl Size {
     }
 }
 
-const _: () = assert!(SLICES <= u8::MAX as u32);
+/// The longest of the short ones.
+const SHORT_MAX: usize = 1024;
+
+const _: () = assert!(SLICES <= u8::MAX as u32 && SHORT_MAX / ALIGN_MIN <= u8::MAX as usize);
 
 /// Whose objects a slab holds, of what size, at which end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

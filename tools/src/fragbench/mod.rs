@@ -1,10 +1,13 @@
 //! What `fragbench` does: one module a mode.
 //!
+//! - [`heap`]: what memory allocators hold when workloads have made their heaps old.
+//! - [`record`]: writes down what a program allocates; [`replay`]: plays that under the policies of `week`.
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
 //! - [`system`]: ages the machine and compares ways to get huge pages out of it.
 //! - [`week`]: what is contiguous on Friday, under four policies.
 //!
-//! They share [`about`] (machine and cost of a run) and [`plot`].
+//! They share [`about`] (machine and cost of a run), [`sink`] (where a report
+//! goes) and [`plot`].
 
 use std::process::ExitCode;
 
@@ -14,11 +17,15 @@ use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
 
 pub mod about;
+pub mod heap;
 pub mod memory;
 pub mod obtain;
 pub mod plot;
+pub mod record;
+pub mod replay;
 pub mod report;
 pub mod scatter;
+pub mod sink;
 pub mod system;
 pub mod week;
 
@@ -35,6 +42,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Mode {
+    Heap(heap::Options),
+    #[command(name = heap::child::MODE)]
+    HeapChild(heap::child::Order),
+    Record(record::Options),
+    Replay(replay::Options),
     Scatter(scatter::Options),
     System(system::Options),
     Week(week::Options),
@@ -48,6 +60,14 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
     match cli.mode {
+        Mode::Heap(options) => ended(heap::run(&options, interrupts), heap::HeapFailure::status),
+        Mode::HeapChild(order) => ended(heap::child::run(&order), heap::child::ChildError::status),
+        Mode::Record(options) => {
+            ended(record::run(&options, interrupts), record::RecordFailure::status)
+        }
+        Mode::Replay(options) => {
+            ended(replay::run(&options, interrupts), replay::ReplayFailure::status)
+        }
         Mode::Scatter(options) => {
             ended(scatter::run(&options, interrupts), scatter::ScatterFailure::status)
         }

@@ -16,19 +16,21 @@ use plotters::style::register_font;
 const CHART: (u32, u32) = (760, 420);
 /// Pixels for the heading and the legend below it.
 const HEADING: u32 = 76;
-/// From one name in the legend to the next.
+/// From one name in the legend to the next, where there is room.
 const NAME: i32 = 220;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 
 /// Colours that people who see fewer colours tell apart (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(213, 94, 0),
     RGBColor(86, 180, 233),
     RGBColor(204, 121, 167),
     RGBColor(0, 120, 90),
     RGBColor(230, 159, 0),
     RGBColor(0, 0, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(150, 150, 150),
 ];
 
 /// One line.
@@ -51,7 +53,7 @@ pub struct Chart {
     pub y: String,
     /// Where the y axis ends; it begins at 0. `None` ends it a little above the highest value.
     pub y_end: Option<f64>,
-    /// Lines, at most six; the legend names those of the first chart.
+    /// Lines, at most eight; the legend names those of the first chart.
     pub series: Vec<Series>,
 }
 
@@ -171,8 +173,9 @@ fn draw_head<B: DrawingBackend>(
 ) -> Drawn<B> {
     area.draw(&Text::new(heading, (20, 12), (FONT, 24).into_font().color(&INK)))?;
     let names = charts.first().into_iter().flat_map(|chart| &chart.series);
+    let room = (area.dim_in_pixel().0 as i32 - 20) / (names.clone().count().max(1) as i32);
     for (n, (series, &colour)) in names.zip(COLOURS.iter().cycle()).enumerate() {
-        let x = 20 + n as i32 * NAME;
+        let x = 20 + n as i32 * room.min(NAME);
         area.draw(&PathElement::new([(x, 57), (x + 28, 57)], colour.stroke_width(4)))?;
         let style = (FONT, 17).into_font().color(&INK);
         area.draw(&Text::new(series.name.as_str(), (x + 36, 48), style))?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bookend::units::Bytes;
 use serde::Serialize;
 
+use super::plot::Chart;
+use super::sink::Shown;
 use crate::cli::format;
 
 /// Bytes of one descriptor: `struct scatterlist` of Linux on a 64-bit machine, what drivers fill
@@ -96,9 +98,8 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-impl Report {
-    /// As comma-separated values with a line of headings.
-    pub fn csv(&self) -> String {
+impl Shown for Report {
+    fn csv(&self) -> String {
         let mut text =
             "pages,entries,longest,descriptor_bytes,build_us,physical,unavailable".to_owned();
         for Row { pages, outcome } in &self.rows {
@@ -115,6 +116,11 @@ impl Report {
             text.push_str(&line);
         }
         text
+    }
+
+    /// There is nothing over time.
+    fn charts(&self) -> Vec<Chart> {
+        Vec::new()
     }
 }
 

@@ -2,23 +2,29 @@
 //!
 //! The largest pages are taken first, since smaller ones cut up the memory that they need; 2 MiB
 //! pages as faulted before those in frame order, which leave the kernel's free list in order.
-//! Each kind's memory is given back before the next is taken.
+//! Each kind's memory is given back before the next is taken. [`aged`] asks the same of a pool that has
+//! been in use.
 
-use std::io;
 use std::time::{Duration, Instant};
 
+use bookend::placement::Unmapped;
 use bookend::pool::Pool;
 use bookend::scatter::{Limits, Physical, ScatterError, ScatterList};
-use bookend::units::Bytes;
+use bookend::units::{Blocks, Bytes};
 use bookend_defrag::system::reservation::RestoreError;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::about::Cost;
 use super::memory::meminfo;
 use super::obtain::{Obtained, Unavailable, obtain};
 use super::report::{DESCRIPTOR_BYTES, Measured, Outcome, Pages, Report, Row};
+use super::sink::{Sink, SinkError};
+use super::week::backing::Corrupt;
 use crate::cli::interrupt::{Interrupted, Interrupts};
-use crate::cli::{exit, output, parse_size};
+use crate::cli::{exit, parse_size};
+
+pub mod aged;
 
 /// How often each list is built, for the median.
 const BUILDS: usize = 5;
@@ -47,15 +53,27 @@ pub struct Options {
     /// Size of the buffer: 4G, 512M, 1.5GiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     size: Bytes,
-    /// Print one JSON object
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Print comma-separated values
-    #[arg(long)]
-    csv: bool,
     /// Reserve the hugetlb pages each kind needs, and give them back afterwards (as root)
     #[arg(long)]
     reserve: bool,
+    /// Take the buffer from a pool four times as long that has served for a week, under four policies
+    ///
+    /// The week is that of `fragbench week`, played on a table; SIZE is rounded up to blocks of 2 MiB.
+    #[arg(long)]
+    aged: bool,
+    /// Which week
+    #[arg(long, default_value_t = 1, requires = "aged")]
+    seed: u64,
+    #[command(flatten)]
+    sink: Sink,
+}
+
+impl Options {
+    /// The buffer in whole blocks.
+    fn blocks(&self) -> Result<Blocks, ScatterFailure> {
+        let blocks = Blocks::holding(self.size).filter(|blocks| blocks.get() < 1 << 28);
+        blocks.ok_or(ScatterFailure::Empty)
+    }
 }
 
 /// Why there is no report.
@@ -82,9 +100,18 @@ pub enum ScatterFailure {
     /// The machine is not as it was.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// Standard output.
-    #[error("cannot write the report")]
-    Output(#[source] io::Error),
+    /// A plot of what has no time.
+    #[error("--plot draws how entries change over a week: add --aged")]
+    NotAged,
+    /// No table.
+    #[error(transparent)]
+    Table(#[from] Unmapped),
+    /// Never without memory behind the table.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The report.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
     /// A signal came.
     #[error("interrupted; nothing is held or reserved any more")]
     Interrupted(u8),
@@ -100,7 +127,7 @@ impl ScatterFailure {
     /// The exit status that goes with it.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Empty => exit::USAGE,
+            Self::Empty | Self::NotAged => exit::USAGE,
             Self::Interrupted(status) => *status,
             _ => exit::FAILURE,
         }
@@ -112,19 +139,40 @@ impl ScatterFailure {
 /// # Errors
 /// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
+    let begun = Instant::now();
     check(options)?;
-    let report = measure_all(options, interrupts)?;
-    let written = if options.json {
-        output::json(&report)
-    } else if options.csv {
-        output::line(report.csv())
+    if options.aged {
+        let (report, pool) = age(options, interrupts)?;
+        let size = Bytes::new(report.size);
+        let settings = format!("Buffers of {size} from pools of {pool}, seed {}", options.seed);
+        options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?;
     } else {
-        output::line(&report)
-    };
-    written.map_err(ScatterFailure::Output)
+        let report = measure_all(options, interrupts)?;
+        let settings = format!("A buffer of {}", options.size);
+        options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?;
+    }
+    Ok(())
+}
+
+fn age(options: &Options, interrupts: Interrupts) -> Result<(aged::Report, Bytes), ScatterFailure> {
+    let buffer = options.blocks()?;
+    let pool = Blocks::new(buffer.get() * aged::POOL as u32);
+    let progress = progress();
+    let week = aged::play(pool, buffer, options.seed, interrupts, &progress)?;
+    let measure = |pages| aged::measure(pages, options, &week, interrupts);
+    let mut rows: Vec<_> = each(interrupts, &progress, measure)?
+        .into_iter()
+        .map(|(pages, outcome)| aged::Row { pages, outcome })
+        .collect();
+    rows.sort_by_key(|row| row.pages);
+    let report = aged::Report { size: buffer.bytes().get(), pool: pool.bytes().get(), rows };
+    Ok((report, pool.bytes()))
 }
 
 fn check(options: &Options) -> Result<(), ScatterFailure> {
+    if options.sink.draws() && !options.aged {
+        return Err(ScatterFailure::NotAged);
+    }
     let size = options.size;
     if size == Bytes::ZERO {
         return Err(ScatterFailure::Empty);
@@ -140,6 +188,22 @@ fn check(options: &Options) -> Result<(), ScatterFailure> {
 }
 
 fn measure_all(options: &Options, interrupts: Interrupts) -> Result<Report, ScatterFailure> {
+    let progress = progress();
+    let mut rows: Vec<_> =
+        each(interrupts, &progress, |pages| measure(pages, options, interrupts))?
+            .into_iter()
+            .map(|(pages, outcome)| Row { pages, outcome })
+            .collect();
+    rows.sort_by_key(|row| row.pages);
+    Ok(Report { size: options.size.get(), rows })
+}
+
+/// Each kind of pages, in an order that lets none take what another needs.
+fn each<T>(
+    interrupts: Interrupts,
+    progress: &ProgressBar,
+    mut measure: impl FnMut(Pages) -> Result<T, ScatterFailure>,
+) -> Result<Vec<(Pages, T)>, ScatterFailure> {
     const ORDER: [Pages; 6] = [
         Pages::Gigantic,
         Pages::Split,
@@ -148,21 +212,26 @@ fn measure_all(options: &Options, interrupts: Interrupts) -> Result<Report, Scat
         Pages::Transparent,
         Pages::Base,
     ];
-    let progress = ProgressBar::new(ORDER.len() as u64); // on standard error, if a terminal
+    progress.set_length(ORDER.len() as u64);
+    let mut all = Vec::with_capacity(ORDER.len());
+    for pages in ORDER {
+        interrupts.check()?;
+        progress.set_message(format!("{} pages", pages.name()));
+        all.push((pages, measure(pages)?));
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(all)
+}
+
+/// On standard error, if that is a terminal.
+fn progress() -> ProgressBar {
+    let progress = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}") {
         progress.set_style(style);
     }
     progress.enable_steady_tick(Duration::from_millis(200));
-    let mut rows = Vec::with_capacity(ORDER.len());
-    for pages in ORDER {
-        interrupts.check()?;
-        progress.set_message(format!("{} pages", pages.name()));
-        rows.push(Row { pages, outcome: measure(pages, options, interrupts)? });
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    rows.sort_by_key(|row| row.pages);
-    Ok(Report { size: options.size.get(), rows })
+    progress
 }
 
 /// One kind: takes the memory, builds the list, gives the memory back.

@@ -59,11 +59,28 @@ impl Own {
     /// has been handed out.
     #[inline(always)]
     pub unsafe fn keep(own: *mut Self, at: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { Self::keep_as(own, at, (*own).tag) }
+    }
+
+    /// The same after the free has been recorded, which [`Own::keep`] leaves alone.
+    ///
+    /// # Safety
+    /// As [`Own::keep`].
+    pub unsafe fn keep_recorded(own: *mut Self, at: *mut u8) -> bool {
+        // SAFETY: the caller's.
+        unsafe { Self::keep_as(own, at, (*own).home) }
+    }
+
+    /// # Safety
+    /// As [`Own::keep`]; the tag is the heap's, or nobody's.
+    #[inline(always)]
+    unsafe fn keep_as(own: *mut Self, at: *mut u8, tag: u64) -> bool {
         // SAFETY: (1) a word has the heap's tag only where that is this thread's to write; (2) then
         // what is left of it is where a bin stands.
         unsafe {
             let Some(word) = Self::word(own, at) else { return false };
-            let offset = (u64::from(word) ^ (*own).tag) as usize;
+            let offset = (u64::from(word) ^ tag) as usize;
             offset < CLASSES * BIN_BYTES && Bin::push(Self::bin(own, offset), at)
         }
     }
@@ -91,7 +108,7 @@ impl Own {
         // others; (2) the empty heap has no slices, so this one is the thread's to write.
         unsafe {
             let Some(word) = Self::word(own, at) else { return false };
-            if (u64::from(word) ^ (*own).tag) < (CLASSES * BIN_BYTES) as u64 {
+            if (u64::from(word) ^ (*own).home) < (CLASSES * BIN_BYTES) as u64 {
                 return false;
             }
             let Some(offset) = Entry::bin_of(word) else { return false };

@@ -65,6 +65,11 @@ const LIFETIME_EXPONENT: f64 = 0.4;
 pub struct ItemId(u32);
 
 impl ItemId {
+    /// The number as such, for traces of other origin.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
     /// For indexing.
     pub const fn as_usize(self) -> usize {
         self.0 as usize
