@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub capacity: Blocks,
     /// The block after the highest pinned one.
     pub pinned_end: Option<BlockId>,
+    /// The lowest huge block; `None` where there is none.
+    pub huge_start: Option<BlockId>,
     /// Pinned and huge extents, lowest first.
     pub fixed: Vec<BlockRange>,
     /// Movable extents, lowest first.
@@ -99,6 +101,8 @@ impl Snapshot {
             let placement = heap.arena.placement();
             snapshot.capacity = placement.capacity();
             snapshot.pinned_end = Some(placement.pinned_end());
+            let huge_start = placement.huge_start();
+            snapshot.huge_start = Some(huge_start).filter(|at| at.get() < snapshot.capacity.get());
             let mut stuck = placement.iter_stuck().peekable();
             for placed in placement.iter_extents(BlockId::new(0)) {
                 if placed.class != Class::Movable {

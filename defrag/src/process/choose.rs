@@ -10,7 +10,7 @@ use super::plan::{Plan, Shortfall, Step, Target};
 /// Objects go to free places of their own kind; where these do not suffice, to new slabs in slices
 /// that no slab has. That these stand side by side where a slab needs several is taken for granted:
 /// what is not so, the execution finds out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Room {
     /// Of each kind: places free in kept blocks less those taken in others.
     spare: Vec<i64>,

@@ -9,7 +9,10 @@
 
 mod background;
 mod choose;
+mod close;
 mod execute;
+mod free;
+mod pieces;
 mod plan;
 mod window;
 

@@ -18,6 +18,8 @@ pub enum Target {
     Release,
     /// So many free blocks right above the pinned ones, for those that come next.
     PinnedRoom(Blocks),
+    /// So many free blocks right below the huge ones, for those that come next.
+    HugeRoom(Blocks),
 }
 
 /// One step of a plan.
@@ -47,7 +49,8 @@ pub enum Shortfall {
         /// Free blocks, and those that can be emptied.
         free: Blocks,
     },
-    /// Between extents that do not move, no range is long enough, or has room enough for what is in it.
+    /// Between extents that do not move, no range has as many free blocks as are wanted, where they are
+    /// wanted.
     NoWindow {
         /// The longest range without one.
         longest: Blocks,
@@ -83,6 +86,7 @@ pub fn plan(snapshot: &Snapshot, target: Target) -> Plan {
         Target::Release => choose::cheapest(snapshot, target, snapshot.capacity),
         Target::FreeRun(wanted) => window::run_of(snapshot, target, wanted),
         Target::PinnedRoom(wanted) => window::above_pinned(snapshot, target, wanted),
+        Target::HugeRoom(wanted) => window::below_huge(snapshot, target, wanted),
     }
 }
 
@@ -93,6 +97,7 @@ impl fmt::Display for Target {
             Self::FreeRun(n) => write!(f, "one run of {} free blocks", n.get()),
             Self::Release => f.write_str("all the free blocks that can be had"),
             Self::PinnedRoom(n) => write!(f, "room for {} more pinned blocks", n.get()),
+            Self::HugeRoom(n) => write!(f, "room for {} more huge blocks", n.get()),
         }
     }
 }
@@ -113,8 +118,8 @@ impl fmt::Display for Shortfall {
             ),
             Self::NoWindow { longest } => write!(
                 f,
-                "between extents that do not move the longest range is {} blocks, or what is in it \
-                 has no room elsewhere; free huge or pinned extents",
+                "no range between extents that do not move can be made free (the longest is {} \
+                 blocks); free huge or pinned extents",
                 longest.get()
             ),
         }

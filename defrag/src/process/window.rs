@@ -1,86 +1,49 @@
 //! Which range of blocks to clear, and where what is in it goes.
+//!
+//! What is in the cheapest window goes to free blocks outside, the longest first, each to a run that is
+//! hardly longer. Where a few extents are longer than any free run, a range outside the window is closed up
+//! for them. Where that does not suffice either, the range that has enough free blocks is closed up itself.
 
+use core::cell::OnceCell;
+use core::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use bookend::movable::{Holds, Occupied, Snapshot};
+use bookend::movable::{Holds, Snapshot};
 use bookend::units::{BlockId, BlockRange, Blocks, Bytes};
 
 use super::choose::Room;
-use super::plan::{Plan, Shortfall, Step, Target};
+use super::close::{Among, Closing};
+use super::free::FreeRuns;
+use super::pieces::{Moves, Piece, bottom, displaced, each_segment, free_runs, is_blocked};
+use super::plan::{Plan, Shortfall, Target};
 
-/// One piece of the table: an extent that moves (its number), or free blocks.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    start: u32,
-    end: u32,
-    extent: Option<u32>,
-}
-
-/// Extents in order: their ranges, and the numbers of those that move.
-fn in_order(snapshot: &Snapshot) -> impl Iterator<Item = (BlockRange, Option<u32>)> {
-    let number = |n: usize, extent: &Occupied| (extent.holds != Holds::Stuck).then_some(n as u32);
-    let movable = snapshot.movable.iter().enumerate();
-    let mut movable = movable.map(move |(n, extent)| (extent.range, number(n, extent))).peekable();
-    let mut fixed = snapshot.fixed.iter().map(|&range| (range, None)).peekable();
-    core::iter::from_fn(move || match (movable.peek(), fixed.peek()) {
-        (Some((one, _)), Some((other, _))) if one.start() > other.start() => fixed.next(),
-        (None, _) => fixed.next(),
-        _ => movable.next(),
-    })
-}
-
-/// Goes through the ranges between what does not move, from `from` on, each as its pieces. They stand in
-/// one place, one after the other: a table of millions of blocks would be written out else.
-fn each_segment(snapshot: &Snapshot, from: u32, mut with: impl FnMut(&[Piece])) {
-    let (mut pieces, mut at) = (Vec::new(), from);
-    let end = BlockRange::new(BlockId::new(snapshot.capacity.get()), Blocks::ZERO);
-    for (range, extent) in in_order(snapshot).chain([(end, None)]) {
-        if range.start().get() < from {
-            continue;
-        }
-        if range.start().get() > at {
-            pieces.push(Piece { start: at, end: range.start().get(), extent: None });
-        }
-        at = range.end().get();
-        match extent {
-            Some(_) => pieces.push(Piece { start: range.start().get(), end: at, extent }),
-            None => {
-                with(&pieces);
-                pieces.clear();
-            }
-        }
-    }
-}
-
-/// Windows that are tried, the cheapest ones: each takes a look at the whole snapshot.
+/// Windows that are tried, the cheapest ones: each takes a look at all free runs.
 const TRIED: usize = 32;
+/// Times that more is closed up for what does not fit.
+const CLOSED: u32 = 8;
 
 /// The windows of `k` blocks in a segment, and the live bytes in each.
 ///
 /// Those that begin where a piece begins are enough: any other can be shifted down to there without
 /// meeting another extent.
 fn windows_in(snapshot: &Snapshot, pieces: &[Piece], k: u32, mut with: impl FnMut(u64, u32)) {
-    let live = |piece: &Piece| {
-        piece.extent.map_or(0, |number| snapshot.movable[number as usize].live.get())
-    };
     let end = pieces.last().map_or(0, |piece| piece.end);
     let (mut next, mut cost) = (0, 0);
-    for low in pieces.iter().take_while(|low| low.start + k <= end) {
+    for low in pieces.iter().take_while(|low| k <= end - low.start) {
         while next < pieces.len() && pieces[next].start < low.start + k {
-            cost += live(&pieces[next]);
+            cost += pieces[next].live(snapshot);
             next += 1;
         }
         with(cost, low.start);
-        cost -= live(low);
+        cost -= low.live(snapshot);
     }
 }
 
-/// Clears the cheapest window of `wanted` blocks from which everything can leave.
-pub(super) fn run_of(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
-    let from = snapshot.pinned_end.map_or(0, BlockId::get);
+/// The cheapest windows of `k` blocks, and what they cost.
+fn cheapest_windows(snapshot: &Snapshot, k: Blocks) -> Vec<(Bytes, BlockRange)> {
     let mut cheapest = BinaryHeap::with_capacity(TRIED + 1);
-    each_segment(snapshot, from, |pieces| {
-        windows_in(snapshot, pieces, wanted.get(), |cost, start| {
+    each_segment(snapshot, bottom(snapshot), |pieces| {
+        windows_in(snapshot, pieces, k.get(), |cost, start| {
             if cheapest.len() < TRIED || cheapest.peek().is_some_and(|most| (cost, start) < *most) {
                 cheapest.push((cost, start));
                 if cheapest.len() > TRIED {
@@ -89,114 +52,193 @@ pub(super) fn run_of(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Pla
             }
         });
     });
-    let windows = cheapest.into_sorted_vec();
-    for &(_, start) in &windows {
-        let window = BlockRange::new(BlockId::new(start), wanted);
-        if let Some(steps) = clear(snapshot, window) {
-            return finish(snapshot, target, steps, Bytes::new(windows[0].0));
-        }
-    }
-    Plan::nothing(target, Some(no_run(snapshot, from, wanted)))
+    let range = |start| BlockRange::new(BlockId::new(start), k);
+    let sorted = cheapest.into_sorted_vec().into_iter();
+    sorted.map(|(cost, start)| (Bytes::new(cost), range(start))).collect()
 }
 
-/// Why no window was found.
-fn no_run(snapshot: &Snapshot, from: u32, wanted: Blocks) -> Shortfall {
+/// One run of so many blocks, wherever it is cheapest.
+pub(super) fn run_of(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
+    let windows = cheapest_windows(snapshot, wanted);
+    let search = Search::new(snapshot);
+    let moves = windows.iter().find_map(|&(_, window)| search.clear(window)).or_else(|| {
+        let cleared = windows.first().and_then(|&(_, window)| search.clear_closing(window));
+        let both = cleared.into_iter().chain(search.close(wanted, Among::All));
+        both.min_by_key(|moves| moves.cost)
+    });
+    match (moves, windows.first()) {
+        (Some(moves), Some(&(least, _))) => reached(target, moves, least),
+        _ => Plan::nothing(target, Some(no_run(snapshot, wanted, |_| true))),
+    }
+}
+
+/// The blocks right above the pinned ones.
+pub(super) fn above_pinned(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
+    let start = bottom(snapshot);
+    let room = snapshot.capacity.get() - start;
+    let window = BlockRange::new(BlockId::new(start), wanted.min(Blocks::new(room)));
+    let fits = wanted == window.len() && !is_blocked(snapshot, window);
+    match fits.then(|| Search::new(snapshot).clear_closing(window)).flatten() {
+        Some(moves) => reached(target, moves, live_in(snapshot, window)),
+        None => {
+            let here = |pieces: &[Piece]| pieces.first().is_some_and(|first| first.start == start);
+            Plan::nothing(target, Some(no_run(snapshot, wanted, here)))
+        }
+    }
+}
+
+/// The blocks right below the huge ones.
+pub(super) fn below_huge(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
+    let end = snapshot.huge_start.map_or(snapshot.capacity.get(), BlockId::get);
+    let start = end.checked_sub(wanted.get()).filter(|&start| start >= bottom(snapshot));
+    let window = start.map(|start| BlockRange::new(BlockId::new(start), wanted));
+    let search = Search::new(snapshot);
+    let found = window.filter(|&window| !is_blocked(snapshot, window)).and_then(|window| {
+        let moves = search.clear_closing(window);
+        let moves = moves.or_else(|| search.close(wanted, Among::EndingAt(BlockId::new(end))))?;
+        Some((moves, live_in(snapshot, window)))
+    });
+    match found {
+        Some((moves, least)) => reached(target, moves, least),
+        None => {
+            let here = |pieces: &[Piece]| pieces.last().is_some_and(|last| last.end == end);
+            Plan::nothing(target, Some(no_run(snapshot, wanted, here)))
+        }
+    }
+}
+
+fn reached(target: Target, moves: Moves, least: Bytes) -> Plan {
+    Plan { target, steps: moves.steps, cost: moves.cost, least, shortfall: None }
+}
+
+fn live_in(snapshot: &Snapshot, window: BlockRange) -> Bytes {
+    displaced(snapshot, window).fold(Bytes::ZERO, |sum, extent| sum + extent.live)
+}
+
+/// Why there is no run in any of those segments.
+fn no_run(snapshot: &Snapshot, wanted: Blocks, counts: impl Fn(&[Piece]) -> bool) -> Shortfall {
     let free = snapshot.free_blocks();
     if free < wanted {
         return Shortfall::TooFew { free };
     }
     let mut longest = 0;
-    each_segment(snapshot, from, |pieces| {
-        if let (Some(first), Some(last)) = (pieces.first(), pieces.last()) {
+    each_segment(snapshot, bottom(snapshot), |pieces| {
+        if let (Some(first), Some(last)) = (pieces.first(), pieces.last())
+            && counts(pieces)
+        {
             longest = longest.max(last.end - first.start);
         }
     });
     Shortfall::NoWindow { longest: Blocks::new(longest) }
 }
 
-/// Clears the blocks right above the pinned ones.
-pub(super) fn above_pinned(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
-    let start = snapshot.pinned_end.unwrap_or(BlockId::new(0));
-    let free = snapshot.free_blocks();
-    let end = start.get().checked_add(wanted.get()).filter(|&end| end <= snapshot.capacity.get());
-    let blocked = |window: BlockRange| {
-        let stuck = snapshot.movable.iter().filter(|extent| extent.holds == Holds::Stuck);
-        let mut fixed = snapshot.fixed.iter().copied().chain(stuck.map(|extent| extent.range));
-        fixed.any(|range| range.overlaps(window))
-    };
-    let window = end.map(|_| BlockRange::new(start, wanted)).filter(|&window| !blocked(window));
-    match window.and_then(|window| Some((window, clear(snapshot, window)?))) {
-        Some((window, steps)) => {
-            let least = displaced(snapshot, window).fold(Bytes::ZERO, |sum, e| sum + e.live);
-            finish(snapshot, target, steps, least)
+/// What several windows of a snapshot have in common.
+struct Search<'a> {
+    snapshot: &'a Snapshot,
+    room: OnceCell<Room>,
+    free: OnceCell<Vec<BlockRange>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, room: OnceCell::new(), free: OnceCell::new() }
+    }
+
+    /// Moves after which a window is free: objects into room that kept blocks have, else whole extents to
+    /// free blocks outside. `None` where there is no room.
+    fn clear(&self, window: BlockRange) -> Option<Moves> {
+        let (mut moves, leaving) = self.leaving(window);
+        let left = self.place(&leaving, window, None, &mut moves);
+        (left == 0).then_some(moves)
+    }
+
+    /// The same; where extents fit into no free run, one is made for them by closing up a range outside.
+    fn clear_closing(&self, window: BlockRange) -> Option<Moves> {
+        let (emptied, leaving) = self.leaving(window);
+        let mut needed = 0;
+        for _ in 0..CLOSED {
+            let among = Among::Outside(window);
+            let closing = match needed {
+                0 => None,
+                needed => Some(Closing::cheapest(self.snapshot, needed, among)?),
+            };
+            let mut moves = emptied.clone();
+            let left = self.place(&leaving, window, closing, &mut moves);
+            if left == 0 {
+                return Some(moves);
+            }
+            needed += left;
         }
-        None if free < wanted => Plan::nothing(target, Some(Shortfall::TooFew { free })),
-        None => {
-            let mut longest = None;
-            each_segment(snapshot, start.get(), |pieces| {
-                let end = pieces.last().map_or(start.get(), |piece| piece.end);
-                longest.get_or_insert(end - start.get());
-            });
-            let longest = longest.unwrap_or(0);
-            let shortfall = Shortfall::NoWindow { longest: Blocks::new(longest) };
-            Plan::nothing(target, Some(shortfall))
+        None
+    }
+
+    /// Closes up the cheapest range that has as many free blocks.
+    fn close(&self, wanted: Blocks, among: Among) -> Option<Moves> {
+        let mut moves = Moves::default();
+        Closing::cheapest(self.snapshot, wanted.get(), among)?.close(self.snapshot, &mut moves);
+        Some(moves)
+    }
+
+    /// Empties blocks of a window whose objects have room elsewhere, and names the extents that have to
+    /// leave it whole, the longest first.
+    fn leaving(&self, window: BlockRange) -> (Moves, Vec<&'a bookend::movable::Occupied>) {
+        let (mut moves, mut leaving, mut room) = (Moves::default(), Vec::new(), None);
+        for extent in displaced(self.snapshot, window) {
+            let mut fits = || {
+                let all = || self.room.get_or_init(|| Room::new(self.snapshot)).clone();
+                room.get_or_insert_with(all).take(self.snapshot, extent)
+            };
+            if extent.holds == Holds::Slabs && fits() {
+                moves.empty(extent);
+            } else {
+                leaving.push(extent);
+            }
         }
+        // Short ones find room in what long ones leave.
+        leaving.sort_by_key(|extent| Reverse(extent.range.len()));
+        (moves, leaving)
+    }
+
+    /// Finds places outside a window, after a range has been closed up. Returns how many blocks fit
+    /// nowhere.
+    fn place(
+        &self,
+        leaving: &[&bookend::movable::Occupied],
+        window: BlockRange,
+        closing: Option<Closing>,
+        moves: &mut Moves,
+    ) -> u32 {
+        if leaving.is_empty() {
+            return 0;
+        }
+        let all = self.free.get_or_init(|| free_runs(self.snapshot));
+        let mut outside = without(all, window);
+        if let Some(closing) = closing {
+            outside = without(&outside, closing.range());
+        }
+        let mut free = FreeRuns::new(&outside);
+        if let Some(closing) = closing {
+            free.add(closing.close(self.snapshot, moves));
+        }
+        let mut left = 0;
+        for extent in leaving {
+            match free.take(extent.range.len()) {
+                Some(to) => moves.carry(extent, to),
+                None => left += extent.range.len().get(),
+            }
+        }
+        left
     }
 }
 
-fn displaced(snapshot: &Snapshot, window: BlockRange) -> impl Iterator<Item = &Occupied> {
-    // In order and apart from one another, so their ends are in order too.
-    let first = snapshot.movable.partition_point(|extent| extent.range.end() <= window.start());
-    let rest = snapshot.movable[first..].iter();
-    rest.take_while(move |extent| extent.range.start() < window.end())
-}
-
-/// Steps after which a window is free: objects into room that kept blocks have, else whole extents
-/// to free blocks outside, lowest first. `None` where there is no room.
-fn clear(snapshot: &Snapshot, window: BlockRange) -> Option<Vec<Step>> {
-    let mut room = Room::new(snapshot);
-    let mut free = None;
-    let mut steps = Vec::new();
-    for extent in displaced(snapshot, window) {
-        if extent.holds == Holds::Slabs && room.take(snapshot, extent) {
-            steps.push(Step::Empty(extent.range.start()));
-            continue;
-        }
-        let len = extent.range.len();
-        let free = free.get_or_insert_with(|| free_outside(snapshot, window));
-        let run = free.iter_mut().find(|run| run.len() >= len)?;
-        let to = run.start();
-        *run = BlockRange::new(to + len, run.len() - len);
-        steps.push(Step::Move { extent: extent.range, to });
-    }
-    Some(steps)
-}
-
-/// Free runs above the pinned end and outside a window.
-fn free_outside(snapshot: &Snapshot, window: BlockRange) -> Vec<BlockRange> {
-    let from = snapshot.pinned_end.map_or(0, BlockId::get);
-    let (low, high) = (window.start().get(), window.end().get());
-    let mut outside = Vec::new();
-    each_segment(snapshot, from, |pieces| {
-        for piece in pieces.iter().filter(|piece| piece.extent.is_none()) {
-            let parts = [(piece.start, piece.end.min(low)), (piece.start.max(high), piece.end)];
-            let parts = parts.into_iter().filter(|(start, end)| start < end);
-            outside.extend(parts.map(|(start, end)| {
-                BlockRange::new(BlockId::new(start), Blocks::new(end - start))
-            }));
-        }
-    });
-    outside
-}
-
-fn finish(snapshot: &Snapshot, target: Target, steps: Vec<Step>, least: Bytes) -> Plan {
-    let live = |start: BlockId| {
-        let at = snapshot.movable.binary_search_by_key(&start, |extent| extent.range.start());
-        at.map_or(Bytes::ZERO, |at| snapshot.movable[at].live)
+/// What of the runs is outside a range.
+fn without(runs: &[BlockRange], range: BlockRange) -> Vec<BlockRange> {
+    let (low, high) = (range.start().get(), range.end().get());
+    let parts = |run: &BlockRange| {
+        let (start, end) = (run.start().get(), run.end().get());
+        [(start, end.min(low)), (start.max(high), end)]
     };
-    let cost = steps.iter().fold(Bytes::ZERO, |sum, step| match *step {
-        Step::Empty(block) => sum + live(block),
-        Step::Move { extent, .. } => sum + live(extent.start()),
-    });
-    Plan { target, steps, cost, least, shortfall: None }
+    let inside = runs.iter().flat_map(parts).filter(|(start, end)| start < end);
+    let range = |(start, end)| BlockRange::new(BlockId::new(start), Blocks::new(end - start));
+    inside.map(range).collect()
 }

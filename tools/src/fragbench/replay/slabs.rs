@@ -155,7 +155,7 @@ impl Slabs {
     fn place(&mut self, item: Item, tell: impl FnOnce(Event)) -> ItemId {
         let id = self.free_ids.pop().unwrap_or_else(|| {
             self.ids += 1;
-            ItemId::new(self.ids - 1)
+            ItemId::new(self.ids as usize - 1)
         });
         self.live += item.bytes().get();
         self.peak = self.peak.max(self.live);

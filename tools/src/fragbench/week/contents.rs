@@ -5,7 +5,7 @@
 //! what its bytes are where there is memory behind the table.
 
 use bookend::placement::{Class, Placement};
-use bookend::units::{BlockId, BlockRange, Bytes};
+use bookend::units::{BlockId, BlockRange, Blocks, Bytes};
 
 use super::backing::{Backing, Corrupt};
 use super::shelf::{Board, Place, Shelf};
@@ -62,7 +62,8 @@ impl<B: Backing> Contents<B> {
     pub fn new(blocks: usize, moves: bool, backing: B) -> Self {
         Self {
             held: Vec::new(),
-            shelves: Default::default(),
+            shelves: [Side::Pinned, Side::Movable]
+                .map(|side| Shelf::new(blocks, moves && side == Side::Movable)),
             owners: vec![None; if moves { blocks } else { 0 }],
             backing,
             serial: 0,
@@ -144,7 +145,7 @@ impl<B: Backing> Contents<B> {
         self.live = self.live - held.item.bytes();
         let freed = match held.spot {
             Spot::Extent(range) => Some(range),
-            Spot::Shelf(side, place) => self.shelves[side as usize].remove(id, place).map(one),
+            Spot::Shelf(side, place) => self.shelves[side as usize].remove(place).map(one),
         };
         if let Some(range) = freed
             && let Some(slot) = self.owners.get_mut(range.start().as_usize())
@@ -173,32 +174,45 @@ impl<B: Backing> Contents<B> {
         self.moved = self.moved + from.len().bytes();
     }
 
-    /// Puts the objects of the emptiest movable block into others, which frees it. `false` where no
-    /// block became free, because they do not all find room; those that did stay where they went.
-    pub fn empty_one(&mut self, table: &mut Placement) -> bool {
-        let shelf = &self.shelves[Side::Movable as usize];
-        let Some(board) = shelf.emptiest() else { return false };
-        if shelf.spare() < one(shelf.block(board)).len().bytes() {
-            return false; // the others have less room than it takes
-        }
-        let (items, boards) = (shelf.items(board).to_vec(), shelf.boards());
-        let mut but = vec![board];
-        let _ = items.into_iter().all(|id| self.transfer(id, &mut but, table));
-        self.shelves[Side::Movable as usize].boards() < boards
+    /// The blocks of small movable objects, lowest first, and how many of their pages are taken.
+    pub fn movable_blocks(&self) -> Vec<(BlockId, u32)> {
+        let mut blocks: Vec<_> = self.shelves[Side::Movable as usize].iter().collect();
+        blocks.sort_unstable();
+        blocks
     }
 
-    /// Moves one small object to a block that is none of those. Where no place is free, smaller objects
-    /// make way for it.
-    fn transfer(&mut self, id: ItemId, but: &mut Vec<Board>, table: &mut Placement) -> bool {
+    /// Puts the small movable objects of those blocks into others, and frees the blocks. Returns how many
+    /// became free: fewer where objects find no room; those that did stay where they went.
+    pub fn empty(&mut self, blocks: &[BlockId], table: &mut Placement) -> Blocks {
+        let board = |block: &BlockId| match self.owners[block.as_usize()] {
+            Some(Owner::Board(board)) => Some(board),
+            _ => None,
+        };
+        let boards: Vec<_> = blocks.iter().filter_map(board).collect();
+        let before = self.shelves[Side::Movable as usize].boards();
+        boards.iter().for_each(|&board| self.shelves[Side::Movable as usize].close(board));
+        for &board in &boards {
+            let items = self.shelves[Side::Movable as usize].items(board);
+            if !items.into_iter().all(|id| self.transfer(id, table)) {
+                break; // nor will those of the others, which are more
+            }
+        }
+        boards.iter().for_each(|&board| self.shelves[Side::Movable as usize].reopen(board));
+        Blocks::new((before - self.shelves[Side::Movable as usize].boards()) as u32)
+    }
+
+    /// Moves one small object to a block that is not closed. Where no place is free, smaller objects make
+    /// way for it.
+    fn transfer(&mut self, id: ItemId, table: &mut Placement) -> bool {
         let Some(Held { spot: Spot::Shelf(Side::Movable, from), item, serial }) =
             self.held[id.as_usize()]
         else {
             return false;
         };
         let shelf = &mut self.shelves[Side::Movable as usize];
-        let found = shelf.place_elsewhere(but, id, from.order).or_else(|| {
-            self.clear(from.order, but, table).then_some(())?;
-            self.shelves[Side::Movable as usize].place_elsewhere(but, id, from.order)
+        let found = shelf.place(id, from.order).or_else(|| {
+            self.clear(from.order, table).then_some(())?;
+            self.shelves[Side::Movable as usize].place(id, from.order)
         });
         let Some(to) = found else { return false };
         let shelf = &mut self.shelves[Side::Movable as usize];
@@ -206,7 +220,7 @@ impl<B: Backing> Contents<B> {
         self.moved = self.moved + item.bytes();
         self.held[id.as_usize()] =
             Some(Held { spot: Spot::Shelf(Side::Movable, to), item, serial });
-        if let Some(block) = shelf.remove(id, from) {
+        if let Some(block) = shelf.remove(from) {
             self.owners[block.as_usize()] = None;
             let freed = table.free(one(block));
             debug_assert!(freed.is_ok(), "a block of the shelf is an extent: {freed:?}");
@@ -215,22 +229,18 @@ impl<B: Backing> Contents<B> {
     }
 
     /// Clears a place for an object of that order. What has to leave it is smaller, so this ends.
-    fn clear(&mut self, order: u8, but: &mut Vec<Board>, table: &mut Placement) -> bool {
-        let shelf = &self.shelves[Side::Movable as usize];
-        let Some(place) = shelf.cheapest(but, order) else { return false };
-        let inside = |id: &ItemId| match self.held[id.as_usize()] {
-            Some(Held { spot: Spot::Shelf(Side::Movable, its), .. }) => place.holds(its),
-            _ => false,
-        };
-        let leaving: Vec<_> = shelf.items(place.board).iter().copied().filter(inside).collect();
-        but.push(place.board);
-        let cleared = leaving.into_iter().all(|id| self.transfer(id, but, table));
-        but.pop();
+    fn clear(&mut self, order: u8, table: &mut Placement) -> bool {
+        let shelf = &mut self.shelves[Side::Movable as usize];
+        let Some(place) = shelf.cheapest(order) else { return false };
+        let leaving = shelf.items_at(place);
+        shelf.close(place.board);
+        let cleared = leaving.into_iter().all(|id| self.transfer(id, table));
+        self.shelves[Side::Movable as usize].reopen(place.board);
         cleared
     }
 }
 
 /// One block.
 pub fn one(block: BlockId) -> BlockRange {
-    BlockRange::new(block, bookend::units::Blocks::ONE)
+    BlockRange::new(block, Blocks::ONE)
 }

@@ -1,7 +1,7 @@
 //! `fragbench week`: five days of a server, Monday against Friday, under four policies.
 //!
 //! - [`trace`]: what the server asks for; [`policy`]: what each policy does about it.
-//! - [`shelf`]: small objects in blocks; [`contents`]: which object is where; [`backing`]: the bytes.
+//! - [`shelf`]: small objects in blocks, with [`low_set`]; [`contents`]: which object is where; [`backing`]: the bytes.
 //! - [`compact`]: how `defrag` makes room; [`server`]: one policy's server.
 //! - [`sample`]: the hourly look, with [`latency`]; [`report`]: what comes out.
 //! - [`play`]: the same trace through all of them.
@@ -26,6 +26,7 @@ pub mod backing;
 pub mod compact;
 pub mod contents;
 pub mod latency;
+pub mod low_set;
 pub mod play;
 pub mod policy;
 pub mod report;
@@ -38,6 +39,8 @@ pub mod trace;
 const DEFAULT: Bytes = Bytes::gib(4);
 /// Less is no server: extents alone are up to 1 GiB.
 const LEAST: Bytes = Bytes::mib(256);
+/// Has some 2^31 objects, whose numbers have 32 bits.
+const MOST: Bytes = Bytes::gib(1 << 20);
 
 /// Plays five working days of a server under four policies, and shows what is still contiguous
 ///
@@ -88,8 +91,8 @@ pub enum WeekFailure {
     /// Too small for a server.
     #[error("a week in {0} shows nothing, for extents are up to 1 GiB; give at least {LEAST}")]
     TooSmall(Bytes),
-    /// More than a table describes.
-    #[error("a table of {0} is more than 8 PiB; give a smaller size")]
+    /// More objects than have numbers.
+    #[error("a table of {0} is more than {MOST}; give a smaller size")]
     TooLarge(Bytes),
     /// Not so much memory is free.
     #[error(
@@ -105,6 +108,9 @@ pub enum WeekFailure {
     /// The pool could not be built.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// No thread for a policy.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// No table.
     #[error(transparent)]
     Table(#[from] Unmapped),
@@ -201,7 +207,8 @@ fn capacity(options: &Options) -> Result<Blocks, WeekFailure> {
     if wanted < LEAST {
         return Err(WeekFailure::TooSmall(wanted));
     }
-    let blocks = Blocks::holding(wanted).ok_or(WeekFailure::TooLarge(wanted))?;
+    let blocks = Blocks::holding(wanted).filter(|_| wanted <= MOST);
+    let blocks = blocks.ok_or(WeekFailure::TooLarge(wanted))?;
     match available {
         Some(available) if options.simulate.is_none() && wanted > available => {
             Err(WeekFailure::Memory { wanted, available })

@@ -1,9 +1,12 @@
 //! The same trace through all policies.
 //!
-//! On a table without memory one trace feeds four servers side by side, so that it is made once. In a pool
-//! there is room for one server only: they come one after the other, and the seed makes their traces the
-//! same.
+//! On a table without memory one trace feeds four servers side by side, each in a thread of its own, so that
+//! it is made once. In a pool there is room for one server only: they come one after the other, and the seed
+//! makes their traces the same.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use bookend::units::{Blocks, Bytes};
@@ -31,11 +34,12 @@ impl<B: Backing> Watched<B> {
         Ok(Self { server, samples: Vec::with_capacity(HOURS as usize), moved: Bytes::ZERO })
     }
 
-    fn play(&mut self, event: Event) -> Result<(), WeekFailure> {
+    fn play(&mut self, event: Event, progress: &ProgressBar) -> Result<(), WeekFailure> {
         self.server.play(event)?;
         if let Event::Hour(hour) = event {
             self.samples.push(look(&mut self.server, hour, self.moved));
             self.moved = self.server.moved();
+            progress.inc(1);
         }
         Ok(())
     }
@@ -45,24 +49,77 @@ impl<B: Backing> Watched<B> {
     }
 }
 
+/// Events that are handed from thread to thread at once.
+const BATCH: usize = 1 << 16;
+/// Batches that a policy may be behind the trace.
+const BEHIND: usize = 2;
+
+type Batch = Arc<Vec<Event>>;
+
 /// A week without memory.
 ///
 /// # Errors
-/// No memory for a table, or a signal.
+/// No memory for a table or a thread, or a signal.
 pub fn simulated(
     capacity: Blocks,
     seed: u64,
     interrupts: Interrupts,
 ) -> Result<Report, WeekFailure> {
-    let mut all = Policy::ALL
-        .into_iter()
-        .map(|policy| Watched::new(policy, capacity, Nothing))
-        .collect::<Result<Vec<_>, _>>()?;
-    let progress = progress(1);
+    let progress = progress(Policy::ALL.len() as u64);
     progress.set_message("all policies");
-    week(&mut all, capacity, seed, interrupts, &progress)?;
+    let reports = thread::scope(|scope| {
+        let (mut feeds, mut players) = (Vec::new(), Vec::new());
+        for policy in Policy::ALL {
+            let watched = Watched::new(policy, capacity, Nothing)?;
+            let (feed, batches) = sync_channel(BEHIND);
+            let progress = &progress;
+            let player = thread::Builder::new().name(policy.name().to_owned());
+            let player = player.spawn_scoped(scope, move || play_all(watched, &batches, progress));
+            players.push(player.map_err(WeekFailure::Thread)?);
+            feeds.push(feed);
+        }
+        feed(&feeds, Trace::new(capacity.bytes(), seed), interrupts)?;
+        drop(feeds);
+        let ended = players.into_iter().map(|player| match player.join() {
+            Ok(report) => report,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect::<Result<Vec<_>, _>>()
+    })?;
     progress.finish_and_clear();
-    Ok(Report::new(all.into_iter().map(Watched::report).collect()))
+    Ok(Report::new(reports))
+}
+
+/// Makes the trace, and gives it to all.
+fn feed(
+    feeds: &[SyncSender<Batch>],
+    trace: Trace,
+    interrupts: Interrupts,
+) -> Result<(), WeekFailure> {
+    let mut trace = trace.peekable();
+    while trace.peek().is_some() {
+        let batch: Batch = Arc::new(trace.by_ref().take(BATCH).collect());
+        for feed in feeds {
+            interrupts.check()?;
+            if feed.send(Arc::clone(&batch)).is_err() {
+                return Ok(()); // its player has failed, and says why
+            }
+        }
+    }
+    Ok(())
+}
+
+fn play_all(
+    mut watched: Watched<Nothing>,
+    batches: &Receiver<Batch>,
+    progress: &ProgressBar,
+) -> Result<PolicyReport, WeekFailure> {
+    for batch in batches {
+        for &event in batch.iter() {
+            watched.play(event, progress)?;
+        }
+    }
+    Ok(watched.report())
 }
 
 /// A week for each policy in the same pool.
@@ -75,32 +132,15 @@ pub fn real(backing: &mut Real, seed: u64, interrupts: Interrupts) -> Result<Rep
     let mut reports = Vec::new();
     for policy in Policy::ALL {
         progress.set_message(policy.name());
-        let mut one = [Watched::new(policy, capacity, &mut *backing)?];
-        week(&mut one, capacity, seed, interrupts, &progress)?;
-        reports.extend(one.map(Watched::report));
+        let mut watched = Watched::new(policy, capacity, &mut *backing)?;
+        for event in Trace::new(capacity.bytes(), seed) {
+            interrupts.check()?;
+            watched.play(event, &progress)?;
+        }
+        reports.push(watched.report());
     }
     progress.finish_and_clear();
     Ok(Report::new(reports))
-}
-
-/// Plays one trace to all of them.
-fn week<B: Backing>(
-    all: &mut [Watched<B>],
-    capacity: Blocks,
-    seed: u64,
-    interrupts: Interrupts,
-    progress: &ProgressBar,
-) -> Result<(), WeekFailure> {
-    for event in Trace::new(capacity.bytes(), seed) {
-        interrupts.check()?;
-        for watched in all.iter_mut() {
-            watched.play(event)?;
-        }
-        if matches!(event, Event::Hour(_)) {
-            progress.inc(1);
-        }
-    }
-    Ok(())
 }
 
 /// On standard error, if that is a terminal.

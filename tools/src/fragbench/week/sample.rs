@@ -93,6 +93,7 @@ pub fn look<B: Backing>(server: &mut Server<B>, hour: u32, moved_before: Bytes) 
 fn probe<B: Backing>(server: &mut Server<B>, blocks: Blocks) -> Rate {
     let usable = FITS * server.free_bytes().get() as f64;
     let asked = (usable / blocks.bytes().get() as f64) as u64;
+    server.prepare(blocks, asked);
     // After a refusal the next would be refused as well: nothing is given back in between.
     let held: Vec<_> = (0..asked).map_while(|_| server.probe(blocks)).collect();
     let granted = held.len() as u64;
@@ -106,6 +107,12 @@ fn fewest_runs<B: Backing>(server: &Server<B>, wanted: Blocks) -> Option<u64> {
         return None;
     }
     let mut runs: Vec<_> = server.table().iter_free().map(|run| run.len().get()).collect();
+    // Each has a block at least, so no more are needed than blocks are wanted.
+    let needed = wanted.as_usize().min(runs.len());
+    if needed < runs.len() {
+        runs.select_nth_unstable_by(needed, |a, b| b.cmp(a));
+        runs.truncate(needed);
+    }
     runs.sort_unstable_by(|a, b| b.cmp(a));
     let mut left = wanted.get();
     let full = runs.iter().take_while(|&&run| {

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use bookend::placement::{Class, Moved, Placement, Unmapped};
 use bookend::units::{BlockRange, Blocks, Bytes};
+use bookend_defrag::process::Target;
 
 use super::backing::{Backing, Corrupt};
-use super::compact::{self, Where};
+use super::compact;
 use super::contents::{Contents, Side};
 use super::latency::Latencies;
 use super::policy::{Policy, Purpose};
@@ -127,6 +128,20 @@ impl<B: Backing> Server<B> {
         taken
     }
 
+    /// Makes room for so many requests of the probe at once, or for as many as can be had. Does nothing
+    /// under policies that move nothing.
+    pub fn prepare(&mut self, blocks: Blocks, requests: u64) {
+        let mut requests = if self.policy.moves() { requests } else { 0 };
+        while requests > 0 {
+            // Not more than the table has, for they fit into the free bytes.
+            let all = Blocks::new(blocks.get() * requests as u32);
+            if let Some(range) = self.take_top(all) {
+                return self.give(range);
+            }
+            requests /= 2;
+        }
+    }
+
     /// A request of the probe.
     pub fn probe(&mut self, blocks: Blocks) -> Option<BlockRange> {
         self.take(Purpose::Probe, blocks).map(|(range, _)| range)
@@ -146,29 +161,51 @@ impl<B: Backing> Server<B> {
 
     /// Takes blocks, making room where there is none.
     fn take_moving(&mut self, class: Class, blocks: Blocks) -> Option<BlockRange> {
+        match class {
+            Class::Pinned => self.take_evicting(blocks),
+            Class::Movable => self.take_anywhere(blocks),
+            Class::Huge => self.take_top(blocks),
+        }
+    }
+
+    /// Movable blocks. More room is made than is asked for (a 256th of the table), because a look at the
+    /// whole table costs the same for a little as for much.
+    fn take_anywhere(&mut self, blocks: Blocks) -> Option<BlockRange> {
         let Self { table, contents, .. } = self;
-        let top = table.huge_start();
-        if let Some(range) = table.allocate_now(class, blocks) {
-            if class != Class::Huge || range.end() == top {
+        if let Some(range) = table.allocate_now(Class::Movable, blocks) {
+            return Some(range);
+        }
+        let generous = Blocks::new(table.capacity().get() / 256).max(blocks);
+        let made = compact::make_room(table, contents, generous, Target::FreeRun)
+            || compact::make_room(table, contents, blocks, Target::FreeRun);
+        made.then(|| table.allocate_now(Class::Movable, blocks)).flatten()
+    }
+
+    /// Huge blocks, right below the others: elsewhere they would stand in the way of what moves.
+    fn take_top(&mut self, blocks: Blocks) -> Option<BlockRange> {
+        let top = self.table.huge_start();
+        if let Some(range) = self.table.allocate_now(Class::Huge, blocks) {
+            if range.end() == top {
                 return Some(range);
             }
-            // Elsewhere it would stand in the way of what moves.
-            let freed = table.free(range);
-            debug_assert!(freed.is_ok(), "just taken: {freed:?}");
+            self.give(range);
         }
-        if class != Class::Pinned {
-            let at = if class == Class::Huge { Where::Top } else { Where::Anywhere };
-            return compact::make_room(table, contents, blocks, at)
-                .then(|| table.allocate_now(class, blocks))
-                .flatten();
-        }
+        let Self { table, contents, .. } = self;
+        compact::make_room(table, contents, blocks, Target::HugeRoom)
+            .then(|| table.allocate_now(Class::Huge, blocks))
+            .flatten()
+    }
+
+    /// Pinned blocks, which what can move makes way for.
+    fn take_evicting(&mut self, blocks: Blocks) -> Option<BlockRange> {
+        let Self { table, contents, .. } = self;
         loop {
-            let evicted = table.allocate_moving(class, blocks, |from, to| {
+            let evicted = table.allocate_moving(Class::Pinned, blocks, |from, to| {
                 contents.carry(from, to);
                 Moved::Done
             });
             // Movable objects may have to be put together before others can go up.
-            if evicted.is_ok() || !contents.empty_one(table) {
+            if evicted.is_ok() || !compact::release(table, contents, Blocks::ONE) {
                 return evicted.ok();
             }
         }

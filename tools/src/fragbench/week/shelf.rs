@@ -5,17 +5,16 @@
 //! policies share these rules. They differ in which kinds of objects share a shelf, and in where its
 //! blocks come from.
 //!
-//! The blocks that have room are kept by the longest object that each could take, so finding one costs a
-//! look at a few ordered sets.
-
-use std::collections::BTreeSet;
+//! For each length there is a set of the blocks that could take an object of it. Of a week on a large table
+//! most of the time is spent here, so nothing is looked at but the words of the pages concerned.
 
 use bookend::units::{BLOCK_BYTES, BlockId, Bytes};
 
+use super::low_set::LowSet;
 use super::trace::{ItemId, PAGE};
 
 /// Pages of a block.
-const PAGES: u32 = (BLOCK_BYTES as u64 / PAGE.get()) as u32;
+pub const PAGES: u32 = (BLOCK_BYTES as u64 / PAGE.get()) as u32;
 /// Words of 64 pages.
 const WORDS: usize = PAGES as usize / 64;
 /// Objects have 2^0 to 2^6 pages: at most a word.
@@ -39,11 +38,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// Whether all of another place is in this one.
-    pub const fn holds(self, other: Self) -> bool {
-        self.board.0 == other.board.0 && other.page >> self.order == self.page >> self.order
-    }
-
     fn pages_taken(self, taken: &[u64; WORDS]) -> u32 {
         let word = taken[usize::from(self.page) / 64];
         (word >> (self.page % 64) & mask(self.order)).count_ones()
@@ -53,23 +47,54 @@ impl Place {
 #[derive(Debug)]
 struct Record {
     at: BlockId,
+    /// Objects in it, and the pages they have.
+    objects: u32,
     taken: [u64; WORDS],
-    items: Vec<ItemId>,
-    /// The longest object that it could take; `None` where it is full, or not in use.
-    room: Option<u8>,
+    /// Objects of up to 2^(n − 1) pages find room: 0 where it is full, closed, or not in use.
+    room: u8,
+    /// Takes nothing in, because it is being emptied.
+    closed: bool,
+}
+
+impl Record {
+    fn pages_taken(&self) -> u32 {
+        self.taken.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// The room that there is, which is known to be no more than `most`.
+    fn room_up_to(&self, most: u8) -> u8 {
+        let fits = |order| self.taken.iter().any(|&taken| lowest_free(taken, order).is_some());
+        (1..=most).rev().find(|&room| fits(room - 1)).unwrap_or(0)
+    }
 }
 
 /// Blocks of small objects.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shelf {
     records: Vec<Record>,
     unused: Vec<Board>,
-    /// By [`Record::room`], lowest block first.
-    with_room: [BTreeSet<(BlockId, Board)>; ORDERS],
+    /// By the binary logarithm of pages: blocks that have room for so many.
+    with_room: [LowSet; ORDERS],
+    /// By block.
+    boards: Vec<Board>,
+    /// Where objects move: by page of each board, which object begins there.
+    items: Option<Vec<Option<ItemId>>>,
     pages: u64,
 }
 
 impl Shelf {
+    /// Without a block, on a table of so many. Only with `items` it can tell which objects a block has.
+    pub fn new(blocks: usize, items: bool) -> Self {
+        Self {
+            records: Vec::new(),
+            unused: Vec::new(),
+            with_room: core::array::from_fn(|_| LowSet::new(blocks)),
+            boards: vec![Board(0); blocks],
+            items: items.then(Vec::new),
+            pages: 0,
+        }
+    }
+
     /// Blocks on the shelf.
     pub fn boards(&self) -> u64 {
         (self.records.len() - self.unused.len()) as u64
@@ -85,9 +110,26 @@ impl Shelf {
         self.records[board.0 as usize].at
     }
 
-    /// The objects of a block.
-    pub fn items(&self, board: Board) -> &[ItemId] {
-        &self.records[board.0 as usize].items
+    /// The objects of a block, lowest first.
+    ///
+    /// # Panics
+    /// Where the shelf was made to keep none.
+    pub fn items(&self, board: Board) -> Vec<ItemId> {
+        self.items_in(board, 0, PAGES as usize)
+    }
+
+    /// The objects that begin in a place.
+    ///
+    /// # Panics
+    /// As [`Shelf::items`].
+    pub fn items_at(&self, place: Place) -> Vec<ItemId> {
+        self.items_in(place.board, place.page.into(), 1 << place.order)
+    }
+
+    fn items_in(&self, board: Board, page: usize, pages: usize) -> Vec<ItemId> {
+        let items = self.items.as_ref().expect("a shelf that was made to keep them");
+        let first = board.0 as usize * PAGES as usize + page;
+        items[first..first + pages].iter().copied().flatten().collect()
     }
 
     /// Distance of a place from the first byte of the table.
@@ -97,7 +139,7 @@ impl Shelf {
 
     /// Adds an empty block.
     pub fn open(&mut self, at: BlockId) -> Board {
-        let record = Record { at, taken: [0; WORDS], items: Vec::new(), room: None };
+        let record = Record { at, objects: 0, taken: [0; WORDS], room: 0, closed: false };
         let board = match self.unused.pop() {
             Some(board) => {
                 self.records[board.0 as usize] = record;
@@ -105,46 +147,20 @@ impl Shelf {
             }
             None => {
                 self.records.push(record);
+                if let Some(items) = &mut self.items {
+                    items.resize(self.records.len() * PAGES as usize, None);
+                }
                 Board(self.records.len() as u32 - 1)
             }
         };
-        self.list(board);
+        self.boards[at.as_usize()] = board;
+        self.list(board, ORDERS as u8);
         board
     }
 
     /// Puts an object into the lowest block that has room; `None` where none has.
     pub fn place(&mut self, item: ItemId, order: u8) -> Option<Place> {
-        let lowest = |set: &BTreeSet<(BlockId, Board)>| set.first().copied();
-        let (_, board) = self.with_room[order.into()..].iter().filter_map(lowest).min()?;
-        self.place_in(board, item, order)
-    }
-
-    /// The same, but into none of those blocks: for an object that is to leave its place, which stays
-    /// taken until [`Shelf::remove`] is told of it.
-    pub fn place_elsewhere(&mut self, but: &[Board], item: ItemId, order: u8) -> Option<Place> {
-        let lowest = |set: &BTreeSet<(BlockId, Board)>| {
-            set.iter().find(|(_, board)| !but.contains(board)).copied()
-        };
-        let (_, board) = self.with_room[order.into()..].iter().filter_map(lowest).min()?;
-        self.place_in(board, item, order)
-    }
-
-    /// Where an object of that order could stand if others made way: the place with the fewest pages
-    /// taken, in none of those blocks.
-    pub fn cheapest(&self, but: &[Board], order: u8) -> Option<Place> {
-        let boards = self.with_room.iter().flatten().map(|&(_, board)| board);
-        let places = boards.filter(|board| !but.contains(board)).flat_map(|board| {
-            let taken = &self.records[board.0 as usize].taken;
-            (0..PAGES >> order).map(move |n| {
-                let place = Place { board, page: (n << order) as u16, order };
-                (place.pages_taken(taken), place)
-            })
-        });
-        let (taken, place) = places.min_by_key(|&(taken, _)| taken)?;
-        (taken < 1 << order).then_some(place)
-    }
-
-    fn place_in(&mut self, board: Board, item: ItemId, order: u8) -> Option<Place> {
+        let board = self.boards[self.with_room[usize::from(order)].first()?];
         let record = &mut self.records[board.0 as usize];
         let (word, bit) = record
             .taken
@@ -152,68 +168,102 @@ impl Shelf {
             .enumerate()
             .find_map(|(word, &taken)| Some((word, lowest_free(taken, order)?)))?;
         record.taken[word] |= mask(order) << bit;
-        record.items.push(item);
+        record.objects += 1;
         self.pages += 1 << order;
-        self.list(board);
-        Some(Place { board, page: (word as u32 * 64 + bit) as u16, order })
+        let room = record.room_up_to(record.room);
+        self.list(board, room);
+        let page = word * 64 + bit as usize;
+        if let Some(items) = &mut self.items {
+            items[board.0 as usize * PAGES as usize + page] = Some(item);
+        }
+        Some(Place { board, page: page as u16, order })
     }
 
     /// Takes an object off. Returns the block where that was its last, which is then off the shelf.
-    pub fn remove(&mut self, item: ItemId, place: Place) -> Option<BlockId> {
+    pub fn remove(&mut self, place: Place) -> Option<BlockId> {
         let record = &mut self.records[place.board.0 as usize];
         let (word, bit) = (usize::from(place.page) / 64, place.page % 64);
         debug_assert_eq!(record.taken[word] >> bit & mask(place.order), mask(place.order));
         record.taken[word] &= !(mask(place.order) << bit);
+        record.objects -= 1;
         self.pages -= 1 << place.order;
-        let position = record.items.iter().position(|&other| other == item);
-        record.items.swap_remove(position.expect("an object is on the board it was put on"));
-        if record.items.is_empty() {
+        if let Some(items) = &mut self.items {
+            items[place.board.0 as usize * PAGES as usize + usize::from(place.page)] = None;
+        }
+        if record.objects == 0 {
             let at = record.at;
-            self.unlist(place.board);
+            self.list(place.board, 0);
             self.unused.push(place.board);
             return Some(at);
         }
-        self.list(place.board);
+        if !record.closed {
+            let room = record.room.max(room_around(record.taken[word], bit, place.order));
+            self.list(place.board, room);
+        }
         None
     }
 
     /// Takes note that a block has moved.
     pub fn moved(&mut self, board: Board, to: BlockId) {
-        self.unlist(board);
+        let room = self.records[board.0 as usize].room;
+        self.list(board, 0);
         self.records[board.0 as usize].at = to;
-        self.list(board);
+        self.boards[to.as_usize()] = board;
+        self.list(board, room);
     }
 
-    /// The block with the fewest pages taken, among those that have room.
-    pub fn emptiest(&self) -> Option<Board> {
-        let taken = |board: Board| {
-            self.records[board.0 as usize].taken.iter().map(|word| word.count_ones()).sum::<u32>()
-        };
-        let boards = self.with_room.iter().flatten().map(|&(_, board)| board);
-        boards.min_by_key(|&board| (taken(board), board))
+    /// Has a block take nothing in until it is opened again.
+    pub fn close(&mut self, board: Board) {
+        self.records[board.0 as usize].closed = true;
+        self.list(board, 0);
+    }
+
+    /// Ends [`Shelf::close`]. The block may have gone meanwhile.
+    pub fn reopen(&mut self, board: Board) {
+        let record = &mut self.records[board.0 as usize];
+        record.closed = false;
+        if record.objects > 0 {
+            let room = record.room_up_to(ORDERS as u8);
+            self.list(board, room);
+        }
+    }
+
+    /// The blocks, and how many of their pages are taken.
+    pub fn iter(&self) -> impl Iterator<Item = (BlockId, u32)> + '_ {
+        let used = self.records.iter().filter(|record| record.objects > 0);
+        used.map(|record| (record.at, record.pages_taken()))
+    }
+
+    /// Where an object of that order could stand if others made way: the place with the fewest pages
+    /// taken, in none of the closed blocks. Asked where no place is free, so that it has one at least.
+    pub fn cheapest(&self, order: u8) -> Option<Place> {
+        let mut best: Option<(u32, Place)> = None;
+        for block in self.with_room[0].iter() {
+            let board = self.boards[block];
+            let taken = &self.records[board.0 as usize].taken;
+            for page in (0..PAGES).step_by(1 << order) {
+                let place = Place { board, page: page as u16, order };
+                let pages = place.pages_taken(taken);
+                if best.is_none_or(|(least, _)| pages < least) {
+                    best = Some((pages, place));
+                }
+            }
+            if best.is_some_and(|(least, _)| least <= 1) {
+                break;
+            }
+        }
+        best.filter(|&(taken, _)| taken < 1 << order).map(|(_, place)| place)
     }
 
     /// Puts a block where its room says.
-    fn list(&mut self, board: Board) {
-        let record = &self.records[board.0 as usize];
-        let room = (0..ORDERS as u8)
-            .rev()
-            .find(|&order| record.taken.iter().any(|&taken| lowest_free(taken, order).is_some()));
-        if room == record.room {
-            return;
-        }
-        self.unlist(board);
+    fn list(&mut self, board: Board, room: u8) {
         let record = &mut self.records[board.0 as usize];
-        record.room = room;
-        if let Some(room) = room {
-            self.with_room[usize::from(room)].insert((record.at, board));
+        let (before, at) = (core::mem::replace(&mut record.room, room), record.at.as_usize());
+        for order in before..room {
+            self.with_room[usize::from(order)].insert(at);
         }
-    }
-
-    fn unlist(&mut self, board: Board) {
-        let record = &mut self.records[board.0 as usize];
-        if let Some(room) = record.room.take() {
-            self.with_room[usize::from(room)].remove(&(record.at, board));
+        for order in room..before {
+            self.with_room[usize::from(order)].remove(at);
         }
     }
 
@@ -227,15 +277,34 @@ impl Shelf {
         for (index, record) in self.records.iter().enumerate() {
             let board = Board(index as u32);
             let unused = self.unused.contains(&board);
-            assert_eq!(record.items.is_empty(), unused, "an empty block is off the shelf");
-            pages += record.taken.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
-            for (order, set) in self.with_room.iter().enumerate() {
-                let listed = set.contains(&(record.at, board));
-                assert_eq!(listed, record.room == Some(order as u8), "{board:?} is listed wrongly");
+            assert_eq!(record.objects == 0, unused, "an empty block is off the shelf");
+            pages += u64::from(record.pages_taken());
+            let out = record.closed || unused;
+            let room = if out { 0 } else { record.room_up_to(ORDERS as u8) };
+            assert_eq!(record.room, room, "{record:?}");
+            if let Some(items) = &self.items {
+                let its = &items[index * PAGES as usize..][..PAGES as usize];
+                assert_eq!(its.iter().flatten().count(), record.objects as usize, "{record:?}");
             }
+        }
+        for (order, set) in self.with_room.iter().enumerate() {
+            let fits = |record: &&Record| usize::from(record.room) > order;
+            let mut blocks: Vec<_> =
+                self.records.iter().filter(fits).map(|record| record.at.as_usize()).collect();
+            blocks.sort_unstable();
+            assert!(set.iter().eq(blocks), "blocks with room for 2^{order} pages");
         }
         assert_eq!(pages, self.pages);
     }
+}
+
+/// The room that a free place makes in a word: of the longest aligned place around it that is free.
+fn room_around(taken: u64, bit: u16, order: u8) -> u8 {
+    let free = |order: &u8| {
+        let first = bit >> order << order;
+        taken >> first & mask(*order) == 0
+    };
+    (order..ORDERS as u8).take_while(free).last().map_or(0, |order| order + 1)
 }
 
 const fn mask(order: u8) -> u64 {
@@ -280,7 +349,7 @@ mod tests {
     /// Objects of a trace on one shelf: no two share a page, and the counts agree.
     #[test]
     fn objects_have_pages_of_their_own() {
-        let mut shelf = Shelf::default();
+        let mut shelf = Shelf::new(1000, true);
         let mut places = HashMap::new();
         let mut next = 0;
         let mut free = Vec::new();
@@ -299,7 +368,7 @@ mod tests {
                 }
                 Event::Free(id) => {
                     let Some(place) = places.remove(&id) else { continue };
-                    free.extend(shelf.remove(id, place));
+                    free.extend(shelf.remove(place));
                 }
                 _ => {}
             }
@@ -318,21 +387,24 @@ mod tests {
 
     #[test]
     fn the_cheapest_place_has_the_fewest_pages_taken() {
-        let mut shelf = Shelf::default();
+        let mut shelf = Shelf::new(16, true);
         let (first, second) = (shelf.open(BlockId::new(1)), shelf.open(BlockId::new(2)));
+        assert_eq!(room_around(7, 3, 0), 1);
+        assert_eq!(room_around(7 << 4, 3, 0), 3);
+        assert_eq!(room_around(0, 63, 0), 7);
         shelf.records[0].taken = [7, 7, 7, 1, 7, 7, 7, 7];
         shelf.records[1].taken = [7; WORDS];
-        let cheapest = shelf.cheapest(&[], 6).unwrap();
+        let cheapest = shelf.cheapest(6).unwrap();
         assert_eq!(cheapest, Place { board: first, page: 192, order: 6 });
-        assert!(cheapest.holds(Place { board: first, page: 255, order: 0 }));
-        assert!(!cheapest.holds(Place { board: first, page: 256, order: 0 }));
-        assert_eq!(shelf.cheapest(&[first], 6).unwrap().board, second);
-        assert_eq!(shelf.cheapest(&[first, second], 6), None);
+        shelf.close(first);
+        assert_eq!(shelf.cheapest(6).unwrap().board, second);
+        shelf.close(second);
+        assert_eq!(shelf.cheapest(6), None);
     }
 
     #[test]
     fn objects_leave_a_block_for_others() {
-        let mut shelf = Shelf::default();
+        let mut shelf = Shelf::new(16, true);
         shelf.open(BlockId::new(5));
         let mut trace = Trace::new(Bytes::mib(64), 1);
         let ids: Vec<_> = std::iter::from_fn(|| match trace.next()? {
@@ -342,13 +414,12 @@ mod tests {
         .take(3)
         .collect();
         let low = shelf.place(ids[0], 3).unwrap();
-        assert!(
-            shelf.place_elsewhere(&[low.board], ids[0], 3).is_none(),
-            "there is no other block"
-        );
+        shelf.close(low.board);
+        assert!(shelf.place(ids[0], 3).is_none(), "there is no other block");
         shelf.open(BlockId::new(9));
-        let high = shelf.place_elsewhere(&[low.board], ids[0], 3).unwrap();
-        assert_eq!(shelf.remove(ids[0], low), Some(BlockId::new(5)));
+        let high = shelf.place(ids[0], 3).unwrap();
+        assert_eq!((shelf.items(low.board), shelf.items_at(high)), (vec![ids[0]], vec![ids[0]]));
+        assert_eq!(shelf.remove(low), Some(BlockId::new(5)));
         assert_eq!(shelf.offset(high), BlockId::new(9).offset());
         shelf.moved(high.board, BlockId::new(2));
         assert_eq!(shelf.offset(high), BlockId::new(2).offset());

@@ -25,6 +25,7 @@
 //! never told whether a request succeeded: the same seed and capacity give the same trace to each.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use bookend::units::{BLOCK_BYTES, Blocks, Bytes};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -62,24 +63,23 @@ const LIFETIME_EXPONENT: f64 = 0.4;
 
 /// The number of an object. Numbers of objects that have gone are used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ItemId(u32);
+pub struct ItemId(NonZeroU32);
 
 impl ItemId {
-    /// The number as such, for traces of other origin.
-    pub const fn new(number: u32) -> Self {
-        Self(number)
+    /// Of the object with that index. Panics beyond 2^32 - 2 objects, which is more than any table
+    /// holds.
+    pub fn new(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer than 2^32 objects, as the most that a table may have see to"))
     }
 
-    /// For indexing.
+    /// For indexing: 0 is the first.
     pub const fn as_usize(self) -> usize {
-        self.0 as usize
-    }
-
-    /// As a bare number.
-    pub const fn get(self) -> u32 {
-        self.0
+        self.0.get() as usize - 1
     }
 }
+
+const _: () = assert!(size_of::<Option<ItemId>>() == 4);
 
 /// What an object is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -256,7 +256,7 @@ impl Trace {
     fn allocate(&mut self, population: Population, item: Item) {
         let living = &mut self.living[population as usize];
         let position = Some(living.len() as u32);
-        let id = self.unused.pop().unwrap_or(ItemId(self.entries.len() as u32));
+        let id = self.unused.pop().unwrap_or_else(|| ItemId::new(self.entries.len()));
         living.push(id);
         let generation = match self.entries.get_mut(id.as_usize()) {
             Some(entry) => {
