@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use bookend_tools::copy::{options::Options, run};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    run::run(Options::parse())
+    match Options::read(std::env::args_os()) {
+        Ok(options) => run::run(options),
+        Err(error) => error.exit(),
+    }
 }

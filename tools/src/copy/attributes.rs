@@ -28,6 +28,9 @@ pub const OWNER: u32 = 0o600;
 /// Where POSIX access control lists are kept.
 const ACL: &str = "system.posix_acl_access";
 
+/// Where a directory keeps the list that what is made in it inherits.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
 /// The permissions that a new copy of `source` is created with, [`OWNER`] aside; the kernel takes
 /// away the umask, or applies the directory's default ACL.
 pub fn new_mode(source: Option<&Metadata>) -> u32 {
@@ -135,6 +138,7 @@ fn names_to_copy(names: Vec<OsString>, wanted: impl Fn(&OsStr) -> bool) -> Vec<O
         let text = name.to_string_lossy();
         text.starts_with("user.")
             || text == ACL
+            || text == DEFAULT_ACL
             || (root && (text.starts_with("trusted.") || text == "security.capability"))
     };
     names.into_iter().filter(|name| copied(name) && wanted(name)).collect()
@@ -159,11 +163,14 @@ fn copy_xattrs(
             lost.push(format!("{what} ({})", said(&error)));
         }
     }
-    if !names.iter().any(|name| name == ACL)
-        && matches!(file.get_xattr(ACL), Ok(Some(_)))
-        && let Err(error) = file.remove_xattr(ACL)
-    {
-        lost.push(format!("to be without its directory's ACL ({})", said(&error)));
+    for acl in [ACL, DEFAULT_ACL] {
+        // Only directories have the second, and most files inherit neither.
+        if !names.iter().any(|name| name == acl)
+            && matches!(file.get_xattr(acl), Ok(Some(_)))
+            && let Err(error) = file.remove_xattr(acl)
+        {
+            lost.push(format!("to be without its directory's ACL ({})", said(&error)));
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 use serde::Serialize;
@@ -114,18 +114,43 @@ pub struct Job<'a> {
 #[derive(Debug, Default)]
 pub struct Progress {
     copied: AtomicU64,
+    files: AtomicU64,
     cancelled: AtomicBool,
+    /// The progress of all files together, where this is one of several under way.
+    whole: Option<Arc<Progress>>,
 }
 
 impl Progress {
+    /// The progress of one file among several: what it counts, `whole` counts too, and who cancels
+    /// `whole` cancels this.
+    pub fn part_of(whole: &Arc<Self>) -> Self {
+        Self { whole: Some(Arc::clone(whole)), ..Self::default() }
+    }
+
     /// Counts `bytes` that reached the target (holes count as they are passed).
     pub fn add(&self, bytes: u64) {
         self.copied.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.add(bytes);
+        }
     }
 
     /// Starts again from none, for the next engine.
     pub fn reset(&self) {
-        self.copied.store(0, Ordering::Relaxed);
+        let counted = self.copied.swap(0, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.copied.fetch_sub(counted, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a file that is done, well or not.
+    pub fn file_done(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Files that are done.
+    pub fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
     }
 
     /// Bytes that reached the target so far.
@@ -141,6 +166,7 @@ impl Progress {
     /// Whether to stop: engines look between requests and return [`CopyError::Cancelled`].
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+            || self.whole.as_ref().is_some_and(|whole| whole.is_cancelled())
     }
 }
 

@@ -28,7 +28,7 @@ pub enum FileError {
     },
     /// The source is a directory.
     #[error(
-        "{} is a directory, left out: hugecp copies files (cp -r does)",
+        "{} is a directory, left out: -r copies it with what is in it",
         quote(.0)
     )]
     SourceIsDirectory(PathBuf),
@@ -61,6 +61,42 @@ pub enum FileError {
         /// What to do, with its punctuation; empty if nothing comes to mind.
         advice: String,
     },
+    /// A directory that holds the target would go on into what it makes.
+    #[error(
+        "cannot copy the directory {} into itself, {}", quote(source_path), quote(target)
+    )]
+    IntoItself {
+        /// The directory.
+        source_path: PathBuf,
+        /// Where in it.
+        target: PathBuf,
+    },
+    /// A directory that lies in itself.
+    #[error(
+        "{} is the directory {} again, which it lies in (a bind mount, or a link that is \
+         followed): left out", quote(path), quote(again)
+    )]
+    Loop {
+        /// Where it was met.
+        path: PathBuf,
+        /// Where it was met before.
+        again: PathBuf,
+    },
+    /// Something else has the name of a directory.
+    #[error("cannot copy a directory to {}: something there is none; remove it first", quote(.0))]
+    InTheWay(PathBuf),
+    /// A directory has the name of something else.
+    #[error("{} is a directory: what is none cannot replace it; remove it first", quote(.0))]
+    DirectoryInTheWay(PathBuf),
+    /// A device is not replaced by chance.
+    #[error("{} is a device: it is not replaced; remove it, or copy to it without -r", quote(.0))]
+    DeviceInTheWay(PathBuf),
+    /// It was there when the directory was read.
+    #[error("{} vanished before it was copied", quote(.0))]
+    Vanished(PathBuf),
+    /// A path that would lead out of the target.
+    #[error("{} has \"..\" in it, and would lead out of the target: name it without", quote(.0))]
+    LeadsOut(PathBuf),
     /// A file cannot replace a directory.
     #[error("{} is a directory: a file cannot replace it (without -T it would go into it)", quote(.0))]
     TargetIsDirectory(PathBuf),

@@ -1,28 +1,23 @@
-//! One file from its source to its name: probe, plan, engines, attributes, durability, name.
+//! One file that was named on the command line: what stands in its way, and the copy (see
+//! [`super::fill`]).
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::attributes;
-use super::engine::{Done, EngineName, Job, Kind, Progress, Stop, Sums};
-use super::engines;
+use super::engine::{Kind, Progress};
 use super::error::FileError;
-use super::holes;
-use super::plan::{self, Facts, Plan, SideFacts, Skipped, Step};
-use super::probe;
-use super::progress::{Monitor, Phase};
+use super::fill::Fill;
+use super::progress::Monitor;
 use super::quote::quote;
 use super::report::Copied;
 use super::request::{Conflict, Settings};
 use super::resolve::Task;
 use super::source::Source;
 use super::target::{Place, Target};
-use super::verify;
 
 /// Copies files, one after the other.
 #[derive(Debug)]
@@ -78,7 +73,16 @@ impl<'a> Copier<'a> {
         }
         let watched = self.settings.fsync.then(|| target.file.try_clone().ok()).flatten();
         monitor.begin(quote(&source.path), watched);
-        let result = self.fill(&source, target, monitor);
+        let fill = Fill {
+            settings: self.settings,
+            progress: &self.progress,
+            monitor: Some(monitor),
+            fsync: self.settings.fsync,
+        };
+        let result = fill.run(&source, target).and_then(|filled| {
+            self.made.extend(filled.made);
+            filled.whole()
+        });
         monitor.end(source.len.unwrap_or_else(|| self.progress.copied()));
         result
     }
@@ -121,186 +125,6 @@ impl<'a> Copier<'a> {
             Conflict::ReplaceOlder if time(&source.metadata) > time(existing) => None,
             Conflict::ReplaceOlder => Some("it is not older than the source"),
         })
-    }
-
-    /// Copies everything into `target` and gives it its name.
-    fn fill(
-        &mut self,
-        source: &Source,
-        mut target: Target,
-        monitor: &Monitor,
-    ) -> Result<Ended, FileError> {
-        let settings = self.settings;
-        self.refuse_streams(&target)?;
-        let sums = settings.wishes.verify.then(Sums::default);
-        let (step, mut done, skipped) = self.run_engines(source, &target, sums.as_ref())?;
-        if let Some(sums) = &sums {
-            self.sync(&target, monitor)?; // by itself, so that the wait has its name
-            monitor.enter(Phase::Verifying);
-            let from = verify::verify(&target.side(), done.bytes, sums, &self.progress)
-                .map_err(|error| FileError::copy(error, &target, done.bytes))?;
-            done.notes.push(from.to_string());
-        }
-        let lost = self.set_attributes(source, &target);
-        if settings.fsync {
-            self.sync(&target, monitor)?;
-        }
-        self.check_cancelled(&target)?;
-        if !target.commit(settings.conflict == Conflict::Leave)? {
-            return Ok(Ended::Left("it has just appeared".to_owned()));
-        }
-        if settings.fsync {
-            target.sync_directory()?;
-        }
-        if let (Kind::Regular, Ok(made)) = (target.kind, target.file.metadata()) {
-            self.made.insert((made.dev(), made.ino()));
-        }
-        if !lost.is_empty() {
-            return Err(FileError::Attributes { path: target.path, what: lost });
-        }
-        Ok(Ended::Copied(Copied {
-            engine: step.engine,
-            why: step.pro,
-            skipped,
-            bytes: done.bytes,
-            buffers: done.buffers,
-            notes: done.notes,
-            verified: sums.is_some(),
-            durable: settings.fsync,
-        }))
-    }
-
-    fn sync(&self, target: &Target, monitor: &Monitor) -> Result<(), FileError> {
-        monitor.enter(Phase::Syncing);
-        let synced = target.file.sync_all();
-        synced.map_err(|error| FileError::target(&target.path, "make durable", error))
-    }
-
-    fn refuse_streams(&self, target: &Target) -> Result<(), FileError> {
-        let option = match target.kind {
-            Kind::Stream if self.settings.wishes.verify => "--verify",
-            Kind::Stream if self.settings.fsync => "--fsync",
-            _ => return Ok(()),
-        };
-        let why = "what a pipe or a terminal has taken cannot be asked for again";
-        Err(FileError::NotForThis { option, path: target.path.clone(), why })
-    }
-
-    /// Runs the first engine that can.
-    fn run_engines(
-        &self,
-        source: &Source,
-        target: &Target,
-        sums: Option<&Sums>,
-    ) -> Result<(Step, Done, Vec<Skipped>), FileError> {
-        let data = data_ranges(source)?;
-        let mut facts = self.facts(source, target, &data);
-        let mut plan = plan::plan(&facts, &self.settings.wishes);
-        let mut skipped = plan.skipped.clone();
-        // Sharing blocks comes first whatever is in memory, and is done sooner than looking there.
-        let shares =
-            |plan: &Plan| plan.steps.first().is_some_and(|s| s.engine == EngineName::Reflink);
-        if !shares(&plan) {
-            plan = self.plan_with_cache(source, &mut facts);
-        }
-        let job = Job {
-            source: source.side(),
-            target: target.side(),
-            data: &data,
-            tuning: self.settings.tuning,
-            progress: &self.progress,
-            sums,
-        };
-        let mut index = 0;
-        while let Some(step) = plan.steps.get(index).copied() {
-            index += 1;
-            let Some(engine) = engines::by_name(step.engine) else {
-                let why = "not part of this build".to_owned();
-                skipped.push(Skipped { engine: step.engine, why });
-                continue;
-            };
-            match engine.copy(&job) {
-                Ok(done) => {
-                    skipped.extend(plan.passed_over(index - 1));
-                    return Ok((step, done, skipped));
-                }
-                Err(Stop::Unsupported(why)) => {
-                    skipped.push(Skipped { engine: step.engine, why });
-                    target.reset()?;
-                    self.progress.reset();
-                    if let Some(sums) = sums {
-                        sums.clear();
-                    }
-                    if step.engine == EngineName::Reflink {
-                        plan = self.plan_with_cache(source, &mut facts);
-                    }
-                }
-                Err(Stop::Failed(error)) => {
-                    let bytes = facts.data_bytes;
-                    return Err(FileError::copy(error, target, bytes));
-                }
-            }
-        }
-        let (source_path, target) = (source.path.clone(), target.path.clone());
-        Err(FileError::NoEngine { source_path, target, skipped })
-    }
-
-    fn facts(&self, source: &Source, target: &Target, data: &[Range<u64>]) -> Facts {
-        let side = |file: &File, kind| SideFacts {
-            kind,
-            file_system: probe::file_system(file).ok().filter(|_| kind == Kind::Regular),
-        };
-        Facts {
-            source: side(&source.file, source.kind),
-            target: side(&target.file, target.kind),
-            len: source.len,
-            data_bytes: data.iter().map(|range| range.end - range.start).sum(),
-            cached: None,
-        }
-    }
-
-    /// The plan, once it is known how much of the source is in memory. The order of what shares
-    /// blocks and what copies does not depend on that.
-    fn plan_with_cache(&self, source: &Source, facts: &mut Facts) -> Plan {
-        // A forced engine is not chosen by what is in memory.
-        if let (None, Some(len)) = (self.settings.wishes.engine, source.len) {
-            facts.cached = probe::cached_fraction(&source.file, len);
-        }
-        plan::plan(facts, &self.settings.wishes)
-    }
-
-    /// Mode, owner, times and extended attributes; returns what was lost.
-    fn set_attributes(&self, source: &Source, target: &Target) -> Vec<String> {
-        if target.kind != Kind::Regular {
-            return Vec::new();
-        }
-        if self.settings.preserve && source.has_attributes() {
-            attributes::preserve(&target.file, &source.file, &source.metadata)
-        } else {
-            target.set_own_attributes()
-        }
-    }
-
-    /// The last moment at which stopping leaves the old target.
-    fn check_cancelled(&self, target: &Target) -> Result<(), FileError> {
-        if self.progress.is_cancelled() {
-            let error = super::engine::CopyError::Cancelled;
-            return Err(FileError::copy(error, target, 0));
-        }
-        Ok(())
-    }
-}
-
-/// Where `source` has data.
-fn data_ranges(source: &Source) -> Result<Vec<Range<u64>>, FileError> {
-    let everything = |len| std::iter::once(0..len).collect();
-    match (source.kind, source.len) {
-        (_, None | Some(0)) => Ok(Vec::new()),
-        (Kind::Regular, Some(len)) => holes::data_ranges(&source.file, len).map_err(|cause| {
-            let path = source.path.clone();
-            FileError::Source { path, operation: "find the holes of", cause }
-        }),
-        (_, Some(len)) => Ok(everything(len)),
     }
 }
 

@@ -1,24 +1,29 @@
 //! What `hugecp` does, layer by layer; each file sees only those before it.
 //!
-//! - **parse**, asking nothing: [`options`] defines the command line, [`generate`] makes the man
+//! - **parse**, asking nothing: [`options`] (with [`tree_options`]) defines the command line, [`generate`] makes the man
 //!   page and completions of it, [`request`] says what it amounts to.
 //! - **resolve** and **probe**, asking the system: [`resolve`], [`source`](mod@source), [`target`]
 //!   (with [`staging`] and [`attributes`]), [`probe`], [`holes`].
 //! - **plan**, a pure function of the facts: [`plan`].
 //! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
-//!   (by [`reread`]) looks at what they did; [`file`](mod@file) takes one file through all of it.
+//!   (by [`reread`]) looks at what they did; [`fill`] takes one file through all of that, and
+//!   [`file`](mod@file) one that was named.
+//! - **trees**: [`tree`] goes through directories, and copies what is in them.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
-//! - [`run`] is the whole.
+//! - [`run`] is the whole, and [`run_trees`] where trees are copied.
 
 pub mod attributes;
+pub mod compare;
 pub mod engine;
 pub mod engines;
 pub mod error;
 pub mod file;
+pub mod fill;
 pub mod generate;
 pub mod holes;
 pub mod limit;
 pub mod options;
+pub mod out;
 pub mod plan;
 pub mod probe;
 pub mod progress;
@@ -28,10 +33,13 @@ pub mod request;
 pub mod reread;
 pub mod resolve;
 pub mod run;
+pub mod run_trees;
 pub mod signals;
 pub mod source;
 pub mod staging;
 pub mod sys;
 pub mod target;
+pub mod tree;
+pub mod tree_options;
 pub mod verify;
 pub mod zeros;

@@ -6,11 +6,11 @@
 use std::path::PathBuf;
 
 use bookend::units::Bytes;
-use clap::{ArgAction, CommandFactory, Parser, ValueEnum, ValueHint};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum, ValueHint};
 
 use crate::cli::parse_size;
 
-/// Copy files through huge-page buffers, as fast as the hardware allows.
+/// Copy files and trees through huge-page buffers, as fast as the hardware allows.
 ///
 /// hugecp copies SRC to DST, or one or more SRC into DIR, by the conventions of cp. It looks at
 /// the source, the target and the kernel, picks the way to copy that is fastest there, and falls
@@ -130,10 +130,9 @@ pub struct Options {
     #[arg(long, value_name = "WHAT", value_enum, exclusive = true)]
     pub generate: Option<super::generate::What>,
 
-    /// Refused with an explanation: directory trees are not copied yet
-    #[arg(short, visible_short_alias = 'R', short_alias = 'a', long, hide = true,
-          alias = "archive", action = ArgAction::SetTrue)]
-    pub recursive: bool,
+    /// What is said about trees.
+    #[command(flatten)]
+    pub trees: super::tree_options::TreeOptions,
 }
 
 const NOTES: &str = "\
@@ -153,7 +152,11 @@ prints the progress on standard error.
 Exit status: 0 if everything was copied or rightly left alone, 1 if something failed, 2 if the \
 command line makes no sense.
 
-Directory trees are not copied yet: use cp -r, or hugecp file by file (find DIR -type f ...).";
+Trees: directories are copied as by cp -r, small files by several threads while big ones go past the \
+page cache. Symbolic links in the target are never followed: a file replaces them. What cannot be \
+copied is told, the rest is copied, and the end lists every failure. A run that was killed can leave \
+an unfinished file of less than 8 MiB for each of its threads, under names that were free; start it \
+again with --resume or --checksum.";
 
 /// `--engine`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -197,6 +200,21 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
+impl Options {
+    /// Reads a command line. (Parsing alone loses in which order `--exclude` and `--include` were.)
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read<T: Into<std::ffi::OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(line)?;
+        let mut options = Self::from_arg_matches(&matches)?;
+        options.trees.order_rules(&matches);
+        Ok(options)
+    }
+}
+
 const BLOCK_SIZE_MIN: Bytes = Bytes::new(512);
 const BLOCK_SIZE_MAX: Bytes = Bytes::gib(1);
 const BUFFER_MEMORY_MIN: Bytes = Bytes::kib(4);
@@ -231,7 +249,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Options, clap::Error> {
-        Options::try_parse_from(line.split_whitespace())
+        Options::read(line.split_whitespace())
     }
 
     #[test]
@@ -280,13 +298,6 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(part), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn recursion_is_understood_in_order_to_be_refused() {
-        for flag in ["-r", "-R", "-a", "--recursive", "--archive"] {
-            assert!(parse(&format!("hugecp {flag} a b")).unwrap().recursive, "{flag}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::engine::{EngineName, Kind, Sparse};
 use super::probe::FileSystem;
 
 /// Below this, setting up buffers costs more than they save: through the page cache.
-const SMALL_BYTES: u64 = 8 << 20;
+pub const SMALL_BYTES: u64 = 8 << 20;
 
 /// From this share of a source in the page cache on, memory is the faster place to read it from.
 const MOSTLY_CACHED: f64 = 0.5;
@@ -69,6 +69,9 @@ pub struct Wishes {
     pub verify: bool,
     /// Make durable.
     pub fsync: bool,
+    /// Leave the page cache alone even where a copy could go there first: other files are waiting
+    /// for it.
+    pub spare_cache: bool,
 }
 
 /// An engine that does not run, and why.
@@ -198,13 +201,15 @@ fn preference(facts: &Facts, wishes: &Wishes) -> [Step; 4] {
     } else if facts.target.is_memory() {
         let con = "the target is memory itself";
         [reflink, buffered("the target is in memory", ""), direct("", con), copy_range("")]
-    } else if (cached || facts.source.is_memory()) && !wishes.fsync {
+    } else if (cached || facts.source.is_memory()) && !wishes.fsync && !wishes.spare_cache {
         let pro = "the source is in memory, and so the copy may be at first";
         let con = "the source is in memory, and writing to the device would wait for it";
         [reflink, buffered(pro, ""), direct("", con), copy_range("")]
     } else {
         let pro = if wishes.fsync && cached {
             "the copy must reach the device anyway, and need not stay in memory"
+        } else if cached {
+            "the page cache is left to the other files of the tree"
         } else {
             "the file is large and not in the page cache, and need not go there"
         };
@@ -218,8 +223,14 @@ mod tests {
     use super::*;
     use EngineName::{Buffered, CopyRange, Direct, Reflink};
 
-    const WISHES: Wishes =
-        Wishes { engine: None, reflink: true, sparse: Sparse::Auto, verify: false, fsync: false };
+    const WISHES: Wishes = Wishes {
+        engine: None,
+        reflink: true,
+        sparse: Sparse::Auto,
+        verify: false,
+        fsync: false,
+        spare_cache: false,
+    };
 
     fn on(file_system: FileSystem) -> SideFacts {
         SideFacts { kind: Kind::Regular, file_system: Some(file_system) }
@@ -257,6 +268,7 @@ mod tests {
         let hot = Facts { cached: Some(0.9), ..cold };
         assert_eq!(order(&hot, &WISHES)[..2], [Reflink, Buffered]);
         assert_eq!(order(&hot, &Wishes { fsync: true, ..WISHES })[..2], [Reflink, Direct]);
+        assert_eq!(order(&hot, &Wishes { spare_cache: true, ..WISHES })[..2], [Reflink, Direct]);
         let unknown = Facts { cached: None, ..cold };
         assert_eq!(order(&unknown, &WISHES)[1], Direct);
     }

@@ -15,6 +15,7 @@ use bookend::units::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Progress;
+use super::tree::scan::Ahead;
 use super::{probe, sys};
 use crate::cli::format;
 
@@ -49,6 +50,8 @@ struct Snapshot {
     /// Bytes a second, once there is something to measure.
     rate: Option<f64>,
     elapsed: Duration,
+    /// Of a tree: files done, files seen ahead, and whether those are all.
+    files: Option<(u64, u64, bool)>,
 }
 
 /// Shows progress while it lives.
@@ -73,6 +76,8 @@ struct View {
     started: Instant,
     phase: Phase,
     total: Option<u64>,
+    /// What is counted ahead, in a tree.
+    ahead: Option<Arc<Ahead>>,
     /// Bytes of the files before this one.
     before: u64,
     /// The file on its way, and its target if its durable bytes are to be counted.
@@ -99,6 +104,7 @@ impl Monitor {
             started: Instant::now(),
             phase: Phase::Copying,
             total,
+            ahead: None,
             before: 0,
             name: String::new(),
             watched: None,
@@ -110,6 +116,18 @@ impl Monitor {
         let thread =
             std::thread::Builder::new().name("progress".into()).spawn(move || watcher.watch())?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Whether there will be a bar.
+    pub fn shows_bar(&self) -> bool {
+        self.shared.view().show_bar
+    }
+
+    /// A tree begins, of which `ahead` will tell how large it is.
+    pub fn begin_tree(&self, name: String, ahead: Arc<Ahead>) {
+        let mut view = self.shared.view();
+        view.name = name;
+        view.ahead = Some(ahead);
     }
 
     /// A file begins; `watched` is its target if its durable bytes matter.
@@ -223,6 +241,13 @@ impl View {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| new_bar(self.total));
+        if self.ahead.is_some() && bar.length() != snapshot.total {
+            match snapshot.total {
+                Some(total) => bar.set_length(total),
+                None => bar.unset_length(),
+            }
+            set_style(bar, snapshot.total.is_some());
+        }
         bar.set_position(snapshot.copied);
         bar.set_message(describe(&snapshot));
         bar.tick();
@@ -238,6 +263,10 @@ impl View {
         while self.history.front().is_some_and(|&(then, _)| now - then > WINDOW) {
             self.history.pop_front();
         }
+        let ahead = self.ahead.as_ref().map(|ahead| ahead.seen());
+        if let Some((_, bytes, true)) = ahead {
+            self.total = Some(bytes);
+        }
         let durable = self.watched.as_ref().and_then(|target| durable_bytes(target, this_file));
         Snapshot {
             phase: self.phase,
@@ -246,6 +275,7 @@ impl View {
             durable: durable.map(|bytes| self.before + bytes),
             rate: rate(&self.history),
             elapsed: now - self.started,
+            files: ahead.map(|(seen, _, all)| (progress.files(), seen, all)),
         }
     }
 }
@@ -266,12 +296,16 @@ fn durable_bytes(target: &File, copied: u64) -> Option<u64> {
 
 fn new_bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    set_style(&bar, total.is_some());
+    bar
+}
+
+fn set_style(bar: &ProgressBar, has_total: bool) {
     // A short bar, so that the words fit 80 columns; what does not fit is cut off.
-    let template = if total.is_some() { "[{bar:10}] {wide_msg}" } else { "{spinner} {wide_msg}" };
+    let template = if has_total { "[{bar:10}] {wide_msg}" } else { "{spinner} {wide_msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar
 }
 
 /// `3.2 GiB of 6 GiB (53%), 1.5 GiB/s, 1.9 s left, 1.1 GiB on disk`.
@@ -288,6 +322,14 @@ fn describe(now: &Snapshot) -> String {
         }
         _ => format!("{verb}{}", Bytes::new(now.copied)),
     };
+    if let Some((done, seen, all)) = now.files {
+        let of = match (seen, all) {
+            (0, false) => String::new(), // nobody looks ahead
+            (_, true) => format!(" of {seen}"),
+            (_, false) => format!(" of so far {seen}"),
+        };
+        text = format!("{done}{of} files, {text}");
+    }
     if now.phase == Phase::Syncing {
         text.push_str(&format!(", {} so far", format::duration(now.elapsed)));
     } else if let Some(rate) = now.rate.filter(|rate| *rate >= 1.0) {
@@ -324,7 +366,16 @@ mod tests {
             durable: None,
             rate: Some(1.5 * (1u64 << 30) as f64),
             elapsed: Duration::from_secs(2),
+            files: None,
         }
+    }
+
+    #[test]
+    fn a_tree_has_its_files_too() {
+        let tree = |files| describe(&Snapshot { files: Some(files), ..snapshot() });
+        assert!(tree((3, 8, true)).starts_with("3 of 8 files, 3 GiB of 6 GiB (50%)"));
+        assert!(tree((3, 8, false)).starts_with("3 of so far 8 files, 3 GiB"));
+        assert!(tree((3, 0, false)).starts_with("3 files, 3 GiB"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a command line asks for, without asking the system anything.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use bookend::units::Bytes;
@@ -8,6 +8,9 @@ use bookend::units::Bytes;
 use super::engine::{EngineName, Sparse, Tuning};
 use super::options::{EngineChoice, Holes, Options, When};
 use super::plan::Wishes;
+use super::tree::filter::{Rule, Rules, Verdict};
+use super::tree::wishes::{Follow, Wishes as TreeWishes};
+use super::tree_options::TreeOptions;
 
 /// One end of a copy as it was named.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +46,18 @@ pub enum Destination {
     Either(PathBuf),
 }
 
+impl Destination {
+    /// Its path, unless it is standard output.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Into(path) | Self::Either(path) | Self::Exactly(Endpoint::Path(path)) => {
+                Some(path)
+            }
+            Self::Exactly(Endpoint::Standard) => None,
+        }
+    }
+}
+
 /// What to do about a target that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Conflict {
@@ -67,6 +82,10 @@ pub struct Settings {
     pub in_place: bool,
     /// Make durable.
     pub fsync: bool,
+    /// Leave targets that have the same contents.
+    pub checksum: bool,
+    /// Go on with what an earlier run began.
+    pub resume: bool,
     /// Name files as they are copied.
     pub verbose: bool,
     /// Tell how and why.
@@ -88,15 +107,23 @@ pub struct Request {
     pub destination: Destination,
     /// How.
     pub settings: Settings,
+    /// How trees are copied, if any may be.
+    pub trees: Option<TreeWishes>,
 }
 
 /// Why a command line makes no sense.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UsageError {
-    /// `-r`.
-    #[error("-r is not supported: hugecp copies files, and directory trees come later; use cp -r")]
-    Recursive,
+    /// An option that is about trees, without one.
+    #[error("{0} needs {1}")]
+    Needs(&'static str, &'static str),
+    /// A pattern that is none.
+    #[error("{0}")]
+    Pattern(String),
+    /// `-` where trees are copied.
+    #[error("\"-\" is no tree: copy it by itself, without {0}")]
+    NoTree(&'static str),
     /// One operand.
     #[error("where to? Name a file or a directory after {}", .0.display())]
     NoDestination(PathBuf),
@@ -131,11 +158,12 @@ impl Request {
     /// # Errors
     /// [`UsageError`].
     pub fn new(options: Options) -> Result<Self, UsageError> {
-        if options.recursive {
-            return Err(UsageError::Recursive);
-        }
         let settings = settings(&options)?;
+        let trees = trees(&options.trees)?;
         let (sources, destination) = ends(options)?;
+        if let Some(wishes) = &trees {
+            check_trees(wishes, &sources, &destination)?;
+        }
         let standard = sources.iter().filter(|source| **source == Endpoint::Standard).count();
         if standard > 1 {
             return Err(UsageError::StandardInputTwice);
@@ -151,7 +179,7 @@ impl Request {
                 return Err(UsageError::NotOnStandardOutput("--verify"));
             }
         }
-        Ok(Self { sources, destination, settings })
+        Ok(Self { sources, destination, settings, trees })
     }
 }
 
@@ -206,9 +234,11 @@ fn settings(options: &Options) -> Result<Settings, UsageError> {
     Ok(Settings {
         conflict,
         force: options.force,
-        preserve: options.preserve,
+        preserve: options.preserve || options.trees.archive,
         in_place: options.in_place,
         fsync: options.fsync,
+        checksum: options.trees.checksum,
+        resume: false,
         verbose: options.verbose,
         explain: options.explain,
         json: options.json,
@@ -254,16 +284,82 @@ fn wishes(options: &Options, sparse: Sparse) -> Result<Wishes, UsageError> {
         sparse,
         verify: options.verify,
         fsync: options.fsync,
+        spare_cache: false,
     })
+}
+
+/// What is to be done about trees, if the command line is about any.
+fn trees(options: &TreeOptions) -> Result<Option<TreeWishes>, UsageError> {
+    let recursive = options.recursive || options.archive;
+    let keeps_links = options.no_dereference || options.no_dereference_links;
+    let listed = options.files_from.is_some();
+    for (given, option) in [
+        (options.delete, "--delete"),
+        (options.one_file_system, "-x"),
+        (!options.rules.is_empty(), "--exclude or --include"),
+        (options.shard.is_some(), "--shard"),
+    ] {
+        if given && !recursive && !(listed && option == "--shard") {
+            return Err(UsageError::Needs(option, "-r or -a: it is about trees"));
+        }
+    }
+    let any = recursive || keeps_links || options.follow_operands || options.parents || listed;
+    if !any {
+        return Ok(None); // -L is what happens to files anyway
+    }
+    let rule = |(verdict, pattern): &(Verdict, OsString)| {
+        Rule::new(*verdict, pattern).map_err(|why| {
+            let option = if *verdict == Verdict::Exclude { "--exclude" } else { "--include" };
+            UsageError::Pattern(format!("{option} {}: {why}", pattern.display()))
+        })
+    };
+    let rules = options.rules.iter().map(rule).collect::<Result<_, _>>()?;
+    let follow = match options {
+        TreeOptions { dereference: true, .. } => Follow::Always,
+        TreeOptions { follow_operands: true, .. } => Follow::Operands,
+        _ if recursive || keeps_links || listed => Follow::Never,
+        _ => Follow::Always,
+    };
+    Ok(Some(TreeWishes {
+        recursive,
+        follow,
+        links: options.archive || options.no_dereference_links,
+        one_file_system: options.one_file_system,
+        delete: options.delete,
+        rules: Rules::new(rules),
+        shard: options.shard,
+        parents: options.parents,
+        files_from: options.files_from.clone(),
+        from0: options.from0,
+    }))
+}
+
+/// What goes together with trees, and what does not.
+fn check_trees(
+    wishes: &TreeWishes,
+    sources: &[Endpoint],
+    destination: &Destination,
+) -> Result<(), UsageError> {
+    if sources.contains(&Endpoint::Standard) || destination.path().is_none() {
+        return Err(UsageError::NoTree("-r, -a, -d, -P, -H, --parents or --files-from"));
+    }
+    if wishes.files_from.is_some() && sources.len() != 1 {
+        return Err(UsageError::Needs("--files-from", "one SRC, which the paths are below, and DST"));
+    }
+    let alone = sources.len() == 1 && wishes.files_from.is_none() && !wishes.parents;
+    if wishes.delete && (!alone || wishes.shard.is_some()) {
+        let one = "one SRC, copied as a whole: what is no part of it is removed";
+        return Err(UsageError::Needs("--delete", one));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     fn request(line: &str) -> Result<Request, UsageError> {
-        Request::new(Options::try_parse_from(line.split_whitespace()).unwrap())
+        Request::new(Options::read(line.split_whitespace()).unwrap())
     }
 
     fn path(name: &str) -> Endpoint {
@@ -291,7 +387,12 @@ mod tests {
         for (line, part) in [
             ("hugecp a", "Name a file or a directory after a"),
             ("hugecp -T a b c", "c is one too many"),
-            ("hugecp -r a b", "directory trees come later"),
+            ("hugecp -r - b", "no tree"),
+            ("hugecp -r a -", "no tree"),
+            ("hugecp --delete a b", "--delete needs -r"),
+            ("hugecp -r --delete a b c", "--delete needs one SRC"),
+            ("hugecp -r --exclude [ a b", "--exclude [: a [ in it has no ]"),
+            ("hugecp --files-from l a b c", "--files-from needs one SRC"),
             ("hugecp - - a", "twice"),
             ("hugecp -t d -", "no name"),
             ("hugecp --verify a -", "--verify is not possible"),

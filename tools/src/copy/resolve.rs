@@ -59,7 +59,11 @@ pub fn tasks(request: &Request) -> Result<(Vec<Task>, Vec<PathBuf>), FileError> 
     Ok((tasks, twice))
 }
 
-fn check_directory(directory: &Path) -> Result<(), FileError> {
+/// Checks that it is one.
+///
+/// # Errors
+/// Where it is missing or something else.
+pub fn check_directory(directory: &Path) -> Result<(), FileError> {
     match std::fs::metadata(directory) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(FileError::NotADirectory(directory.to_owned())),
@@ -70,11 +74,14 @@ fn check_directory(directory: &Path) -> Result<(), FileError> {
     }
 }
 
-/// The target for `source` in `directory`. What ends in `/`, `.` or `..` names no file; such a
-/// source is a directory or missing, which opening it will say.
+/// The target for `source` in `directory`: by its last name, slashes at its end aside. What ends in
+/// `.` or `..`, and `/` itself, stands for what is in it, and that goes into `directory` itself.
 fn name_in(directory: &Path, source: &Path) -> Endpoint {
     let bytes = source.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let bytes = &bytes[..end];
     let name = bytes.rsplit(|&byte| byte == b'/').next().unwrap_or(bytes);
+    let name = if matches!(name, b"" | b"..") { b"." } else { name };
     Endpoint::Path(directory.join(std::ffi::OsStr::from_bytes(name)))
 }
 

@@ -1,6 +1,5 @@
 //! The whole program: a command line in, files copied, an exit status out.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
@@ -17,18 +16,20 @@ use super::generate;
 use super::options::{self, Options};
 use super::progress::Monitor;
 use super::quote::quote;
+use super::out::Out;
 use super::report::{self, FileReport, Outcome};
 use super::request::{Destination, Endpoint, Request, Settings};
 use super::resolve::{self, Task};
+use super::run_trees;
 use super::signals::{Signals, Stopped};
 use super::source::device_len;
-use crate::cli::{exit, output};
+use crate::cli::exit;
 
 /// Name in messages.
-const TOOL: &str = "hugecp";
+pub(super) const TOOL: &str = "hugecp";
 
 /// What a shell reports of a process that a closed pipe ended: 128 and SIGPIPE.
-const PIPE_CLOSED: u8 = 141;
+pub(super) const PIPE_CLOSED: u8 = 141;
 
 /// Does what `options` ask for. Messages go to standard error, results to standard output.
 pub fn run(options: Options) -> ExitCode {
@@ -40,7 +41,10 @@ pub fn run(options: Options) -> ExitCode {
         };
     }
     match Request::new(options) {
-        Ok(request) => copy_all(&request),
+        Ok(request) => match &request.trees {
+            Some(wishes) => run_trees::copy(&request, wishes),
+            None => copy_all(&request),
+        },
         Err(error) => {
             let error = options::command().error(ErrorKind::ValueValidation, error);
             let _ = error.print(); // nobody may be listening
@@ -77,37 +81,6 @@ fn copy_all(request: &Request) -> ExitCode {
         session.complain_output(&error);
     }
     session.exit_code()
-}
-
-/// Where results go: standard output, unless that carries the data.
-#[derive(Clone, Copy, Debug)]
-struct Out {
-    aside: bool,
-}
-
-impl Out {
-    fn line(self, line: impl Display) -> std::io::Result<()> {
-        if self.aside {
-            eprintln_quietly(&line);
-            Ok(())
-        } else {
-            output::line(line)
-        }
-    }
-
-    fn json(self, value: &impl serde::Serialize) -> std::io::Result<()> {
-        if !self.aside {
-            return output::json(value);
-        }
-        let text = serde_json::to_string(value)?;
-        eprintln_quietly(&text);
-        Ok(())
-    }
-}
-
-fn eprintln_quietly(line: &impl Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}"); // nobody may be listening
 }
 
 /// One run of the program.

@@ -84,8 +84,20 @@ impl Source {
             .open(path)
             .map_err(failed("open"))?;
         let metadata = file.metadata().map_err(failed("stat"))?;
+        Self::opened(file, metadata, path.to_owned())
+    }
+
+    /// What is open already; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`FileError`] for directories, and where a device does not tell its size.
+    pub fn opened(file: File, metadata: Metadata, path: PathBuf) -> Result<Self, FileError> {
         let Some(kind) = kind_of(metadata.file_type()) else {
-            return Err(FileError::SourceIsDirectory(path.to_owned())); // it was exchanged
+            return Err(FileError::SourceIsDirectory(path)); // it was exchanged
+        };
+        let failed = |operation| {
+            let path = path.clone();
+            move |cause| FileError::Source { path, operation, cause }
         };
         let len = match kind {
             Kind::Regular if probe::length_is_a_guess(&file) => None,
@@ -93,7 +105,7 @@ impl Source {
             Kind::BlockDevice => Some(device_len(&file).map_err(failed("find the size of"))?),
             Kind::Stream => None,
         };
-        Ok(Self { file, path: path.to_owned(), kind, len, metadata })
+        Ok(Self { file, path, kind, len, metadata })
     }
 
     /// As engines see it.

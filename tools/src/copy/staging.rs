@@ -57,6 +57,19 @@ impl Staging {
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
             .open(directory)?;
+        Self::create_in(directory, name, old, mode)
+    }
+
+    /// As [`create`](Self::create), in a directory that is open.
+    ///
+    /// # Errors
+    /// What creating the file fails with.
+    pub fn create_in(
+        directory: File,
+        name: OsString,
+        old: Option<Metadata>,
+        mode: u32,
+    ) -> io::Result<(File, Self)> {
         let (file, temporary) = match nameless(&directory, mode | OWNER)? {
             Some(file) => (file, None),
             None => {
@@ -65,6 +78,11 @@ impl Staging {
             }
         };
         Ok((file, Self { directory, name, temporary, old, mode }))
+    }
+
+    /// Where what it replaces can be found, whatever the directory is called meanwhile.
+    pub fn old_path(&self) -> PathBuf {
+        own_descriptor(self.directory.as_raw_fd()).join(&self.name)
     }
 
     /// Gives `file` its name; with `keep_existing` fails with `EEXIST` where the name is taken.
@@ -87,6 +105,19 @@ impl Staging {
         };
         if keep_existing { temporary.rename_if_free(name) } else { temporary.rename(name) }
     }
+}
+
+/// Puts what `make` creates in the place of what is called `name` in `directory`, at once.
+///
+/// # Errors
+/// What `make` and renaming say; the name leads where it led before.
+pub fn replace_with(
+    directory: &File,
+    name: &OsStr,
+    make: impl Fn(&CStr) -> nix::Result<()>,
+) -> nix::Result<()> {
+    let ((), temporary) = TemporaryName::claim(directory, name, make)?;
+    temporary.rename(name)
 }
 
 /// A file without a name in `directory`; `None` where the file system has none.

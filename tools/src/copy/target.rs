@@ -186,8 +186,7 @@ impl Target {
         mode: u32,
         preserve: bool,
     ) -> Result<Self, FileError> {
-        // What will belong to somebody else, or has an ACL to come, is nobody's until then.
-        let mode = if old.is_some() || preserve { mode & 0o700 } else { mode };
+        let mode = private_mode(mode, old.is_some() || preserve);
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Err(FileError::TargetIsDirectory(path));
         };
@@ -198,6 +197,33 @@ impl Target {
             }),
             Err(error) => Err(cannot_create(&path, "create", error)),
         }
+    }
+
+    /// Stages `name` in a directory that is open; `path` is for messages.
+    ///
+    /// # Errors
+    /// What creating the file fails with.
+    pub fn stage_in(
+        directory: File,
+        name: &OsStr,
+        path: PathBuf,
+        old: Option<Metadata>,
+        mode: u32,
+        preserve: bool,
+    ) -> Result<Self, FileError> {
+        let mode = private_mode(mode, old.is_some() || preserve);
+        match Staging::create_in(directory, name.to_owned(), old, mode) {
+            Ok((file, staging)) => Ok(Self {
+                staging: Some(staging),
+                ..Self::opened(file, path, Kind::Regular, Some(0))
+            }),
+            Err(error) => Err(FileError::target(&path, "create", error)),
+        }
+    }
+
+    /// A regular file that is open for reading and writing, and empty, to be written where it is.
+    pub fn regular(file: File, path: PathBuf) -> Self {
+        Self::opened(file, path, Kind::Regular, Some(0))
     }
 
     /// As engines see it.
@@ -222,8 +248,8 @@ impl Target {
     /// Gives it the mode, owner and attributes that it has without `-p`. Returns what was lost.
     pub fn set_own_attributes(&self) -> Vec<String> {
         match &self.staging {
-            Some(Staging { old: Some(old), .. }) => {
-                attributes::take_over(&self.file, &self.path, old)
+            Some(staging @ Staging { old: Some(old), .. }) => {
+                attributes::take_over(&self.file, &staging.old_path(), old)
             }
             Some(Staging { mode, .. }) => match attributes::finish_new(&self.file, *mode) {
                 Ok(()) => Vec::new(),
@@ -275,6 +301,11 @@ impl Target {
             _ => Ok(()), // a file system without durable directories says EINVAL
         }
     }
+}
+
+/// What will belong to somebody else, or has an ACL to come, is nobody's until then.
+fn private_mode(mode: u32, private: bool) -> u32 {
+    if private { mode & 0o700 } else { mode }
 }
 
 /// Errors of creating `path`, with the directory named where that is what is missing.

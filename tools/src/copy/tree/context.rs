@@ -1,0 +1,176 @@
+//! What all threads of a copy of trees share.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::unistd::Uid;
+
+use super::directory::{Directory, Id, Shelf, Side};
+use super::links::Links;
+use super::list::Entry;
+use super::pool::Pool;
+use super::tally::Tally;
+use super::wishes::{Follow, Wishes};
+use crate::copy::engine::Progress;
+use crate::copy::error::FileError;
+use crate::copy::limit::Limiter;
+use crate::copy::report::FileReport;
+use crate::copy::request::Settings;
+
+/// Who tells the user.
+pub trait Talk: Sync {
+    /// `source` is copied to `target` (`-v`).
+    fn copying(&self, source: &Path, target: &Path);
+    /// Something failed, which is no reason to stop.
+    fn failed(&self, error: &FileError);
+    /// Something worth knowing, which is no failure.
+    fn remark(&self, words: &str);
+    /// What an engine did (`--explain`).
+    fn explain(&self, report: &FileReport);
+}
+
+/// Something to do in a directory; whoever makes it holds the directory.
+#[derive(Debug)]
+pub enum Work {
+    /// Go into a directory of it.
+    Enter(Arc<Directory>, Entry),
+    /// Copy some of what is in it.
+    Batch(Arc<Directory>, Vec<Entry>),
+    /// Copy a big file.
+    Big(Arc<Directory>, Entry),
+}
+
+/// See the module.
+pub struct Context<'a> {
+    /// How files are copied.
+    pub settings: &'a Settings,
+    /// How trees are.
+    pub wishes: &'a Wishes,
+    /// Bytes copied, and whether to stop.
+    pub progress: Arc<Progress>,
+    /// Who tells the user.
+    pub talk: &'a dyn Talk,
+    /// What was done.
+    pub tally: Tally,
+    /// What there is to do.
+    pub pool: Pool<Work>,
+    /// Directories that are open.
+    pub shelf: Shelf,
+    /// Files with several names.
+    pub links: Links,
+    /// The rate of what no engine copies.
+    pub limiter: Limiter,
+    /// The permissions that new files do not get.
+    pub umask: u32,
+    /// Whether this is root, who may give files away.
+    pub is_root: bool,
+    /// Directories of the target: none of them is a source.
+    pub targets: Mutex<HashSet<Id>>,
+    /// Files made, where several operands could make the same.
+    pub made: Option<Mutex<HashSet<Id>>>,
+    /// Pairs of devices, and whether files on them can share blocks.
+    pub clones: Mutex<HashMap<(u64, u64), bool>>,
+    /// One open directory on every file system that was written to, for `--fsync`.
+    pub written: Mutex<HashMap<u64, File>>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("wishes", self.wishes).finish_non_exhaustive()
+    }
+}
+
+/// Locks what stays whole whoever panics.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Context<'a> {
+    /// For a run of `operands` trees.
+    pub fn new(
+        settings: &'a Settings,
+        wishes: &'a Wishes,
+        progress: Arc<Progress>,
+        talk: &'a dyn Talk,
+        operands: usize,
+    ) -> Self {
+        Self {
+            settings,
+            wishes,
+            progress,
+            talk,
+            tally: Tally::default(),
+            pool: Pool::default(),
+            shelf: Shelf::new(),
+            links: Links::default(),
+            limiter: Limiter::new(settings.tuning.bwlimit),
+            umask: umask(),
+            is_root: Uid::effective().is_root(),
+            targets: Mutex::default(),
+            made: (operands > 1).then(Mutex::default),
+            clones: Mutex::default(),
+            written: Mutex::default(),
+        }
+    }
+
+    /// Whether the link that `entry` may be is followed.
+    pub fn follows(&self, entry: &Entry) -> bool {
+        match self.wishes.follow {
+            _ if entry.passed => true,
+            Follow::Always => true,
+            Follow::Operands => entry.root,
+            Follow::Never => false,
+        }
+    }
+
+    /// Whether the user has stopped it.
+    pub fn is_cancelled(&self) -> bool {
+        self.progress.is_cancelled()
+    }
+
+    /// Takes note of a failure in `directory`, which is not complete then.
+    pub fn failed(&self, directory: &Directory, error: &FileError) {
+        directory.incomplete.store(true, Ordering::Relaxed);
+        if error.is_cancelled() && self.is_cancelled() {
+            return; // the user knows
+        }
+        self.talk.failed(error);
+        self.tally.failed(error.to_string());
+    }
+
+    /// Says what is copied where to, if the user wants to know.
+    pub fn announce(&self, directory: &Directory, entry: &Entry) {
+        if self.settings.verbose {
+            let source = directory.path_of(Side::Source, &entry.name);
+            self.talk.copying(&source, &directory.path_of(Side::Target, entry.target()));
+        }
+    }
+
+    /// One duty in `directory` is done; where it was the last, it is finished, and so on upwards.
+    pub fn release(&self, directory: &Arc<Directory>) {
+        let mut next = Some(Arc::clone(directory));
+        let mut below: Option<[Arc<OwnedFd>; 2]> = None;
+        while let Some(directory) = next {
+            if !directory.release() {
+                return;
+            }
+            if directory.parent().is_some() {
+                below = self.finish(&directory, below.as_ref());
+            }
+            directory.close();
+            next = directory.parent().cloned();
+        }
+    }
+}
+
+/// The permissions that new files do not get, as /proc tells: asking the system changes it for all
+/// threads. 022 where it does not tell.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
+}

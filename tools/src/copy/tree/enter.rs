@@ -1,0 +1,241 @@
+//! Going into a directory: it is opened, made in the target, and read.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, mkdirat};
+use xattr::FileExt;
+
+use super::context::{Context, Work, lock};
+use super::directory::{Directory, Id, Opened, Origin, Side, file_of, id_of, open_directory};
+use super::list::{self, Entry};
+use crate::copy::error::FileError;
+
+/// Entries that one thread copies at a stretch.
+const BATCH: usize = 128;
+
+/// The ACL that what is made in a directory inherits.
+pub const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+/// Whether what is made in `directory` inherits an ACL.
+pub fn has_default_acl(directory: &File) -> bool {
+    matches!(directory.get_xattr(DEFAULT_ACL), Ok(Some(_)))
+}
+
+impl Context<'_> {
+    /// Goes into the directory `entry` of `parent`, and makes work of what is in it.
+    ///
+    /// # Errors
+    /// [`FileError`] where it cannot be opened or made. Where it cannot be read, it is there and
+    /// empty.
+    pub fn enter(&self, parent: &Arc<Directory>, entry: &Entry) -> Result<(), FileError> {
+        let directory = Arc::new(self.make_directory(parent, entry)?);
+        self.shelf.keep(&directory);
+        parent.hold();
+        let result = self.take_in(&directory);
+        if let Err(error) = &result {
+            self.failed(&directory, error);
+        }
+        self.release(&directory);
+        Ok(())
+    }
+
+    /// Opens `entry` on both sides.
+    pub fn make_directory(
+        &self,
+        parent: &Arc<Directory>,
+        entry: &Entry,
+    ) -> Result<Directory, FileError> {
+        let failed = |operation| {
+            let path = parent.path_of(Side::Source, &entry.name);
+            move |cause: io::Error| FileError::Source { path, operation, cause }
+        };
+        let follow = self.follows(entry);
+        let above = parent.fd(Side::Source, &self.shelf)?;
+        let source = open_directory(&*above, &entry.name, follow)
+            .map_err(|errno| failed("open")(errno.into()))?;
+        let source = File::from(source);
+        let metadata = source.metadata().map_err(failed("stat"))?;
+        let above = parent.fd(Side::Target, &self.shelf)?;
+        self.check_loops(parent, entry, &metadata, &above)?;
+        self.announce(parent, entry);
+        let (target, target_id, fresh) = self.make_target(parent, entry, &metadata, &above)?;
+        lock(&self.targets).insert(target_id);
+        if self.settings.fsync
+            && let Ok(file) = target.try_clone()
+        {
+            lock(&self.written).entry(target_id.0).or_insert(file);
+        }
+        let mut default_acl = has_acl(parent, fresh, &target);
+        if default_acl && fresh && self.settings.preserve {
+            // What is made in it shall have the source's ACLs and no others.
+            default_acl = target.remove_xattr(DEFAULT_ACL).is_err();
+        }
+        let origin = Origin::Inner {
+            parent: Some(Arc::clone(parent)),
+            name: entry.name.clone(),
+            target_name: entry.target_name.clone(),
+        };
+        let opened = Opened { source: source.into(), metadata, target: target.into(), target_id };
+        let mut directory = Directory::new(origin, opened, fresh, default_acl);
+        directory.follow = follow;
+        directory.root = entry.root;
+        Ok(directory)
+    }
+
+    /// Refuses what would go on for ever.
+    fn check_loops(
+        &self,
+        parent: &Arc<Directory>,
+        entry: &Entry,
+        metadata: &Metadata,
+        target_above: &OwnedFd,
+    ) -> Result<(), FileError> {
+        if entry.passed {
+            return Ok(()); // nothing but an operand in it is copied
+        }
+        let id = id_of(metadata);
+        let source = || parent.path_of(Side::Source, &entry.name);
+        let target = || parent.path_of(Side::Target, entry.target());
+        if lock(&self.targets).contains(&id) {
+            return Err(FileError::IntoItself { source_path: source(), target: target() });
+        }
+        if entry.root && self.wishes.recursive && is_inside(target_above, id) {
+            return Err(FileError::IntoItself { source_path: source(), target: target() });
+        }
+        let mut above = Some(parent);
+        while let Some(directory) = above {
+            // What surrounds an operand is not copied.
+            if directory.parent().is_some() && !directory.passed && directory.id(Side::Source) == id
+            {
+                let again = directory.path(Side::Source);
+                return Err(FileError::Loop { path: source(), again });
+            }
+            above = directory.parent();
+        }
+        Ok(())
+    }
+
+    /// Makes the target of a directory, or opens the one that is there.
+    fn make_target(
+        &self,
+        parent: &Arc<Directory>,
+        entry: &Entry,
+        metadata: &Metadata,
+        above: &OwnedFd,
+    ) -> Result<(File, Id, bool), FileError> {
+        let path = || parent.path_of(Side::Target, entry.target());
+        // Nobody else may look in until it has its own mode.
+        let mode = if self.settings.preserve { 0o700 } else { metadata.mode() & 0o777 | 0o700 };
+        let fresh = if entry.target() == c"." {
+            false
+        } else {
+            match mkdirat(above, entry.target(), Mode::from_bits_truncate(mode)) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
+                Err(errno) => return Err(FileError::target(&path(), "create directory", errno)),
+            }
+        };
+        let target = match open_directory(above, entry.target(), false) {
+            Ok(target) => File::from(target),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(FileError::InTheWay(path())),
+            Err(errno) => return Err(FileError::target(&path(), "open", errno)),
+        };
+        let stat = target.metadata().map_err(|cause| FileError::target(&path(), "stat", cause))?;
+        if id_of(&stat) == id_of(metadata) {
+            let source_path = parent.path_of(Side::Source, &entry.name);
+            return Err(FileError::SameFile { source_path, target: path() });
+        }
+        if self.wishes.shard.is_some() && !fresh && stat.mode() & 0o700 != 0o700 {
+            // Another shard has finished with it; this one gives it its mode again.
+            let mode = Mode::from_bits_truncate(stat.mode() & 0o7777 | 0o700);
+            let _ = nix::sys::stat::fchmod(&target, mode); // what needs it will tell
+        }
+        if fresh {
+            self.tally.directories.add(1);
+        }
+        Ok((target, id_of(&stat), fresh))
+    }
+
+    /// Reads a directory and makes work of what is in it.
+    fn take_in(&self, directory: &Arc<Directory>) -> Result<(), FileError> {
+        if self.wishes.one_file_system && self.is_elsewhere(directory) {
+            return Ok(());
+        }
+        let source = directory.fd(Side::Source, &self.shelf)?;
+        let mut entries = list::list(&source)
+            .map_err(|cause| directory.cannot(Side::Source, "read directory", cause))?;
+        if self.wishes.delete {
+            let names = entries.iter().map(|entry| entry.name.clone()).collect();
+            let _ = directory.names.set(names); // this is the only place
+        }
+        if !self.wishes.rules.is_empty() {
+            entries.retain(|entry| {
+                let is_directory = is_directory(&source, entry);
+                !self.wishes.rules.excludes(&directory.relative(&entry.name), is_directory)
+            });
+        }
+        let (inner, mut rest): (Vec<Entry>, Vec<Entry>) =
+            entries.into_iter().partition(|entry| entry.kind == Some(Type::Directory));
+        let enter = |entry| {
+            directory.hold();
+            Work::Enter(Arc::clone(directory), entry)
+        };
+        self.pool.push(inner.into_iter().rev().map(enter));
+        while rest.len() > BATCH {
+            let batch = rest.split_off(rest.len() - BATCH);
+            directory.hold();
+            self.pool.push([Work::Batch(Arc::clone(directory), batch)]);
+        }
+        self.batch(directory, &rest);
+        Ok(())
+    }
+
+    /// Whether `directory` is on another file system than the operand that it is in.
+    fn is_elsewhere(&self, directory: &Arc<Directory>) -> bool {
+        let device = directory.id(Side::Source).0;
+        let mut at = directory;
+        while let (false, Some(parent)) = (at.root, at.parent()) {
+            at = parent;
+        }
+        at.id(Side::Source).0 != device
+    }
+}
+
+fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {
+    if fresh { parent.default_acl } else { has_default_acl(target) }
+}
+
+/// Whether `entry` is a directory, for patterns that ask.
+fn is_directory(source: &OwnedFd, entry: &Entry) -> bool {
+    match entry.kind {
+        Some(kind) => kind == Type::Directory,
+        None => super::entry::look(source, &entry.name, false)
+            .is_ok_and(|(_, metadata)| metadata.is_dir()),
+    }
+}
+
+/// Whether the directory `inner` is the one of `id` or lies in it.
+fn is_inside(inner: &OwnedFd, id: Id) -> bool {
+    let Ok(mut at) = file_of(inner) else { return false };
+    let mut before = None;
+    loop {
+        let Ok(found) = at.metadata().map(|metadata| id_of(&metadata)) else { return false };
+        if found == id {
+            return true;
+        }
+        if before == Some(found) {
+            return false; // the root is its own parent
+        }
+        before = Some(found);
+        match open_directory(at.as_fd(), c"..", false) {
+            Ok(above) => at = File::from(above),
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! From operands to entries of directories that are open.
+//!
+//! The last name of an operand is looked up in the directory before it, like every name further
+//! down; what comes before the last name is the user's word, and links in it are followed.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::context::{Context, Work, lock};
+use super::directory::{Directory, Opened, Origin, id_of};
+use super::enter::DEFAULT_ACL;
+use super::entry::by_descriptor;
+use super::list::Entry;
+use crate::copy::error::FileError;
+use crate::copy::request::{Destination, Endpoint, Request};
+use crate::copy::resolve;
+
+/// Directories that operands are in, each opened once.
+#[derive(Debug, Default)]
+struct Places {
+    outer: HashMap<(PathBuf, PathBuf), Arc<Directory>>,
+    /// Those on the way to an operand, by the one that they are in and their path in it.
+    passed: HashMap<(PathBuf, PathBuf), Arc<Directory>>,
+}
+
+impl Context<'_> {
+    /// Makes work of all operands.
+    ///
+    /// # Errors
+    /// Where the destination cannot be: nothing was done then. What is wrong with one operand is
+    /// told, and the others are copied.
+    pub fn take_operands(&self, request: &Request) -> Result<(), FileError> {
+        let mut places = Places::default();
+        let mut work = Vec::new();
+        let mut add = |found: Result<(Arc<Directory>, Entry), FileError>| match found {
+            Ok((directory, entry)) => {
+                directory.hold();
+                work.push(Work::Batch(directory, vec![entry]));
+            }
+            Err(error) => {
+                self.talk.failed(&error);
+                self.tally.failed(error.to_string());
+            }
+        };
+        if let Some(list) = &self.wishes.files_from {
+            let (source, target) = both_directories(request)?;
+            for path in listed(list, self.wishes.from0)? {
+                add(self.descend(&mut places, source, target, &path));
+            }
+        } else if self.wishes.parents {
+            let target = directory_of(request)?;
+            for source in &request.sources {
+                let path = source.name();
+                let top = if path.is_absolute() { "/" } else { "." };
+                add(self.descend(&mut places, Path::new(top), target, &path));
+            }
+        } else {
+            let (tasks, twice) = resolve::tasks(request)?;
+            for path in twice {
+                self.talk.remark(&format!(
+                    "source {} was named twice and is copied once",
+                    crate::copy::quote::quote(path)
+                ));
+            }
+            for task in tasks {
+                add(self.operand(&mut places, &task.source.name(), &task.target.name()));
+            }
+        }
+        work.reverse(); // the last is done first
+        self.pool.push(work);
+        // Deep ones first, so that none is finished before those in it.
+        let mut passed: Vec<_> = places.passed.into_iter().collect();
+        passed.sort_by_key(|((_, path), _)| std::cmp::Reverse(path.components().count()));
+        for (_, directory) in passed {
+            self.release(&directory);
+        }
+        Ok(())
+    }
+
+    fn operand(
+        &self,
+        places: &mut Places,
+        source: &Path,
+        target: &Path,
+    ) -> Result<(Arc<Directory>, Entry), FileError> {
+        let (source_above, source_name) = split(source);
+        let (target_above, target_name) = split(&without_slash(target));
+        let ends_in_slash = target.as_os_str().as_bytes().ends_with(b"/");
+        if ends_in_slash && !source.is_dir() && !target.is_dir() {
+            return Err(FileError::NotADirectory(target.to_owned()));
+        }
+        let outer = self.outer(places, &source_above, &target_above)?;
+        Ok((outer, Entry::operand(source_name, target_name)))
+    }
+
+    /// What surrounds operands: `source` and `target` are directories.
+    fn outer(
+        &self,
+        places: &mut Places,
+        source: &Path,
+        target: &Path,
+    ) -> Result<Arc<Directory>, FileError> {
+        let key = (source.to_owned(), target.to_owned());
+        if let Some(outer) = places.outer.get(&key) {
+            return Ok(Arc::clone(outer));
+        }
+        let open = |path: &Path| {
+            let path = if path == Path::new("") { Path::new(".") } else { path };
+            let flags = libc::O_PATH | libc::O_DIRECTORY;
+            let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata))
+        };
+        let (from, metadata) = open(source).map_err(|cause| FileError::Source {
+            path: source.to_owned(),
+            operation: "open",
+            cause,
+        })?;
+        let (to, to_metadata) = open(target).map_err(|cause: io::Error| match cause.kind() {
+            io::ErrorKind::NotFound => FileError::NoDirectory(target.to_owned()),
+            io::ErrorKind::NotADirectory => FileError::NotADirectory(target.to_owned()),
+            _ => FileError::target(target, "open", cause),
+        })?;
+        if self.settings.fsync
+            && let Ok(file) = File::open(by_descriptor(&to))
+        {
+            lock(&self.written).entry(id_of(&to_metadata).0).or_insert(file);
+        }
+        let acl = xattr::get_deref(by_descriptor(&to), DEFAULT_ACL);
+        let opened = Opened {
+            source: from.into(),
+            metadata,
+            target: to.into(),
+            target_id: id_of(&to_metadata),
+        };
+        let origin = Origin::Outer { source: shown(source), target: shown(target) };
+        let outer = Directory::new(origin, opened, false, matches!(acl, Ok(Some(_))));
+        let outer = Arc::new(outer);
+        places.outer.insert(key, Arc::clone(&outer));
+        Ok(outer)
+    }
+
+    /// An operand whose path is repeated in the target, with the directories on the way to it.
+    fn descend(
+        &self,
+        places: &mut Places,
+        top: &Path,
+        target: &Path,
+        path: &Path,
+    ) -> Result<(Arc<Directory>, Entry), FileError> {
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => names.push(c_string(name)),
+                Component::ParentDir => return Err(FileError::LeadsOut(path.to_owned())),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        let mut at = self.outer(places, top, target)?;
+        let last = names.pop().unwrap_or_else(|| c".".to_owned());
+        let mut so_far = PathBuf::new();
+        for name in names {
+            so_far.push(OsStr::from_bytes(name.to_bytes()));
+            let key = (top.to_owned(), so_far.clone());
+            at = match places.passed.get(&key) {
+                Some(known) => Arc::clone(known),
+                None => {
+                    let mut entry = Entry::operand(name.clone(), name);
+                    entry.passed = true;
+                    let mut directory = self.make_directory(&at, &entry)?;
+                    directory.passed = true;
+                    directory.root = false;
+                    let directory = Arc::new(directory);
+                    at.hold();
+                    self.shelf.keep(&directory);
+                    places.passed.insert(key, Arc::clone(&directory));
+                    directory
+                }
+            };
+        }
+        Ok((at, Entry::operand(last.clone(), last)))
+    }
+}
+
+/// The directory before the last name, and that name; the path itself and `.` where it ends in no
+/// name.
+pub fn split(path: &Path) -> (PathBuf, CString) {
+    let bytes = path.as_os_str().as_bytes();
+    let cut = bytes.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    match &bytes[cut..] {
+        b"" | b"." | b".." => (path.to_owned(), c".".to_owned()),
+        name => {
+            let above = if cut > 1 { &bytes[..cut - 1] } else { &bytes[..cut] };
+            (PathBuf::from(OsStr::from_bytes(above)), c_string(OsStr::from_bytes(name)))
+        }
+    }
+}
+
+/// A path as it is put before names in messages.
+fn shown(path: &Path) -> PathBuf {
+    match path.as_os_str().as_bytes() {
+        b"." => PathBuf::new(),
+        _ => path.components().collect(), // which leaves out `.` and slashes at the end
+    }
+}
+
+/// `dir/` is the directory `dir`.
+fn without_slash(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    let len = bytes.iter().rposition(|&byte| byte != b'/').map_or(bytes.len().min(1), |at| at + 1);
+    PathBuf::from(OsStr::from_bytes(&bytes[..len]))
+}
+
+/// Paths from the system and from command lines have no zero byte; one from a list is cut there.
+fn c_string(name: &OsStr) -> CString {
+    let bytes = name.as_bytes();
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..len]).unwrap_or_default()
+}
+
+/// The directory that several operands go into.
+fn directory_of(request: &Request) -> Result<&Path, FileError> {
+    match &request.destination {
+        Destination::Into(path)
+        | Destination::Either(path)
+        | Destination::Exactly(Endpoint::Path(path)) => {
+            resolve::check_directory(path)?;
+            Ok(path)
+        }
+        Destination::Exactly(Endpoint::Standard) => Err(FileError::NotADirectory("-".into())),
+    }
+}
+
+/// The directories that listed names are relative to; that of the target is made.
+fn both_directories(request: &Request) -> Result<(&Path, &Path), FileError> {
+    let (Some(Endpoint::Path(source)), Some(target)) =
+        (request.sources.first(), request.destination.path())
+    else {
+        return Err(FileError::NotADirectory("-".into()));
+    };
+    match std::fs::create_dir(target) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(FileError::target(target, "create directory", cause));
+        }
+        _ => {}
+    }
+    Ok((source, target))
+}
+
+/// The names in a list, one a line or between zero bytes; `-` is standard input.
+fn listed(list: &Path, from0: bool) -> Result<Vec<PathBuf>, FileError> {
+    let mut bytes = Vec::new();
+    let read = if list == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        File::open(list).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(|cause| FileError::Source {
+        path: list.to_owned(),
+        operation: "read the list",
+        cause,
+    })?;
+    let end = if from0 { 0 } else { b'\n' };
+    Ok(bytes
+        .split(|&byte| byte == end)
+        .filter(|name| !name.is_empty())
+        .map(|name| PathBuf::from(OsStr::from_bytes(name)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cut_before_the_last_name() {
+        for (path, above, name) in [
+            ("a", "", "a"),
+            ("a/b", "a", "b"),
+            ("/a", "/", "a"),
+            ("/", "/", "."),
+            ("a/", "a/", "."),
+            ("a/.", "a/.", "."),
+            ("a/..", "a/..", "."),
+            ("..", "..", "."),
+            (".", ".", "."),
+            ("a//b", "a/", "b"),
+        ] {
+            let (found, last) = split(Path::new(path));
+            assert_eq!((found.to_str().unwrap(), last.to_str().unwrap()), (above, name), "{path}");
+        }
+    }
+
+    #[test]
+    fn slashes_at_the_end_go() {
+        for (path, without) in [("a/", "a"), ("a//", "a"), ("/", "/"), ("//", "/"), ("a", "a")] {
+            assert_eq!(without_slash(Path::new(path)), Path::new(without));
+        }
+    }
+}

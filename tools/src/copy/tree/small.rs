@@ -1,0 +1,281 @@
+//! Small files: with as few calls as there can be.
+//!
+//! A new file is created under its own name (`O_CREAT | O_EXCL`) and filled, without a temporary
+//! name, without a look at what is there, and without making it durable. This is safe:
+//! - `O_EXCL` creates or fails: no file that exists is written, and no link is followed.
+//! - An error or a signal removes what was created, after a look whether it is still that.
+//! - Its modification time is set last, so that a file that a killed run left unfinished has
+//!   neither the source's time nor, mostly, its length: `--resume` and `--checksum` copy it again.
+//!
+//! What a killed run can leave under a final name is thus at most one unfinished file of less than
+//! 8 MiB per thread, each new, and never in place of an older one: where the name is taken, the
+//! file is staged (see [`crate::copy::staging`]) and replaced as a whole.
+
+use std::cell::RefCell;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, futimens};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::context::{Context, lock};
+use super::directory::{Id, id_of};
+use super::entry::{Spot, look};
+use super::sys;
+use crate::copy::attributes::{self, OWNER};
+use crate::copy::engine::{EngineName, Sparse};
+use crate::copy::error::FileError;
+use crate::copy::holes;
+use crate::copy::sys::clone_file;
+
+/// Bytes read at once: they stay in a processor's cache until they are written.
+const BUFFER: usize = 256 << 10;
+
+/// From this length on, sharing blocks takes less time than copying them.
+const CLONE_BYTES: u64 = 64 << 10;
+
+thread_local! {
+    static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What became of a try.
+#[derive(Debug)]
+pub enum Tried {
+    /// There is a copy, of this device and inode where that was asked for.
+    Made(Option<Id>),
+    /// The name is taken.
+    Taken,
+    /// The file is not as long as it says, or is changing: for an engine to sort out.
+    Odd,
+}
+
+impl Context<'_> {
+    /// Whether nothing is asked for that only an engine can do.
+    pub fn is_simple(&self, file: &File, metadata: &Metadata) -> bool {
+        let wishes = &self.settings.wishes;
+        let plain = wishes.engine.is_none_or(|engine| engine == EngineName::Buffered)
+            && !wishes.verify
+            && wishes.sparse == Sparse::Auto
+            && metadata.len() < crate::copy::plan::SMALL_BYTES;
+        plain && !has_holes(file, metadata)
+    }
+
+    /// Copies a small file to a name that is free.
+    ///
+    /// # Errors
+    /// [`FileError`]; the name is free again, unless only attributes are missing.
+    pub fn small(
+        &self,
+        spot: Spot<'_>,
+        source: &File,
+        metadata: &Metadata,
+        identify: bool,
+    ) -> Result<Tried, FileError> {
+        let plan = self.attributes_of(spot, source, metadata);
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(plan.create_mode);
+        let target = match openat(spot.target, spot.entry.target(), flags, mode) {
+            Ok(target) => File::from(target),
+            Err(Errno::EEXIST) => return Ok(Tried::Taken),
+            Err(errno) => return Err(spot.target_error("create", errno)),
+        };
+        self.announce(spot.directory, spot.entry);
+        match self.fill_small(spot, source, &target, metadata) {
+            Ok(true) => self.progress.add(metadata.len()),
+            Ok(false) => {
+                remove(spot, &target);
+                return Ok(Tried::Odd);
+            }
+            Err(error) => {
+                remove(spot, &target);
+                return Err(error);
+            }
+        }
+        let lost = self.finish_small(spot, source, &target, metadata, &plan);
+        let remember = self.made.is_some();
+        let id = (identify || remember)
+            .then(|| target.metadata().ok().map(|metadata| id_of(&metadata)))
+            .flatten();
+        if let (Some(made), Some(id)) = (&self.made, id) {
+            lock(made).insert(id);
+        }
+        self.tally.files.add(1);
+        self.tally.bytes.add(metadata.len());
+        if lost.is_empty() {
+            return Ok(Tried::Made(id));
+        }
+        Err(FileError::Attributes { path: spot.target_path(), what: lost })
+    }
+
+    /// Moves the bytes; `Ok(false)` where there are more or fewer than expected.
+    fn fill_small(
+        &self,
+        spot: Spot<'_>,
+        source: &File,
+        target: &File,
+        metadata: &Metadata,
+    ) -> Result<bool, FileError> {
+        let len = metadata.len();
+        let read_error = |cause| spot.source_error("read", cause);
+        self.limiter.take(len, &self.progress).map_err(|error| FileError::Copy {
+            error,
+            advice: String::new(),
+        })?;
+        if len >= CLONE_BYTES && self.clone_small(spot, source, target, metadata)? {
+            return Ok(target.metadata().map_err(read_error)?.len() == len);
+        }
+        MEMORY.with_borrow_mut(|memory| {
+            memory.resize(BUFFER, 0);
+            let (mut reader, mut writer, mut done) = (source, target, 0_u64);
+            loop {
+                // One byte more than there should be, so that the end is seen in the same call.
+                let wanted = usize::try_from(len - done + 1).unwrap_or(BUFFER).min(BUFFER);
+                let got = match reader.read(&mut memory[..wanted]) {
+                    Ok(got) => got,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(read_error(error)),
+                };
+                if got as u64 > len - done {
+                    return Ok(false);
+                }
+                if got > 0 {
+                    let bytes = &memory[..got];
+                    writer.write_all(bytes).map_err(|cause| spot.target_error("write", cause))?;
+                    done += got as u64;
+                }
+                // Less than was asked for: the end.
+                if got < wanted {
+                    return Ok(done == len);
+                }
+            }
+        })
+    }
+
+    /// Lets the target share the source's blocks, where their file systems can.
+    fn clone_small(
+        &self,
+        spot: Spot<'_>,
+        source: &File,
+        target: &File,
+        metadata: &Metadata,
+    ) -> Result<bool, FileError> {
+        if !self.settings.wishes.reflink || self.settings.wishes.engine.is_some() {
+            return Ok(false);
+        }
+        let pair = (metadata.dev(), spot.directory.id(super::directory::Side::Target).0);
+        if lock(&self.clones).get(&pair) == Some(&false) {
+            return Ok(false);
+        }
+        let cloned = clone_file(source, target);
+        let can = match &cloned {
+            Ok(()) => true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::EXDEV | libc::ENOTTY | libc::ENOSYS) => false,
+                _ => return Ok(false), // this file alone; reading and writing will tell
+            },
+        };
+        lock(&self.clones).insert(pair, can);
+        Ok(can)
+    }
+
+    /// What the file is created with, and what is to be done about it afterwards.
+    fn attributes_of(&self, spot: Spot<'_>, source: &File, metadata: &Metadata) -> Plan {
+        let mode = metadata.mode() & 0o7777;
+        if !self.settings.preserve {
+            return Plan { create_mode: mode & 0o777, after: After::Nothing };
+        }
+        let gives = spot.directory.gives.get();
+        let simple = gives == Some(&(metadata.uid(), metadata.gid()))
+            && !spot.directory.default_acl
+            && !sys::has_xattrs(source);
+        if !simple {
+            // Nobody else's until it is what the source is.
+            return Plan { create_mode: mode & 0o700 | OWNER, after: After::Everything };
+        }
+        let after = if mode & (self.umask | 0o7000) == 0 { After::Times } else { After::Mode };
+        Plan { create_mode: mode & 0o777, after }
+    }
+
+    fn finish_small(
+        &self,
+        spot: Spot<'_>,
+        source: &File,
+        target: &File,
+        metadata: &Metadata,
+        plan: &Plan,
+    ) -> Vec<String> {
+        let mut lost = Vec::new();
+        match plan.after {
+            After::Nothing => return lost,
+            After::Everything => {
+                if let Ok(made) = target.metadata() {
+                    // All files that this process makes in this directory are given the same.
+                    let _ = spot.directory.gives.set((made.uid(), made.gid()));
+                }
+                return attributes::preserve(target, source, metadata);
+            }
+            After::Mode => {
+                let mode = std::fs::Permissions::from_mode(metadata.mode() & 0o7777);
+                if let Err(error) = target.set_permissions(mode) {
+                    lost.push(format!("its mode ({})", crate::copy::error::said(&error)));
+                }
+            }
+            After::Times => {}
+        }
+        let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
+        let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+        if let Err(errno) = futimens(target, &accessed, &modified) {
+            lost.push(format!("its times ({})", crate::copy::error::said(&errno.into())));
+        }
+        lost
+    }
+}
+
+/// See [`Context::attributes_of`].
+#[derive(Debug)]
+struct Plan {
+    create_mode: u32,
+    after: After,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    /// It is a new file as any.
+    Nothing,
+    /// Owner and mode are right from the start.
+    Times,
+    /// The umask took something from it.
+    Mode,
+    /// It takes a look at everything.
+    Everything,
+}
+
+/// Whether there are holes in it: it has fewer blocks than its length takes, and is not merely
+/// stored in a shorter form.
+fn has_holes(file: &File, metadata: &Metadata) -> bool {
+    let len = metadata.len();
+    if len == 0 || metadata.blocks() * 512 >= len {
+        return false;
+    }
+    let holes = holes::data_ranges(file, len)
+        .is_ok_and(|data| data.as_slice() != std::slice::from_ref(&(0..len)));
+    // Looking for them has moved the position.
+    holes || io::Seek::rewind(&mut { file }).is_err()
+}
+
+/// Removes what was created, if it is still what has the name.
+fn remove(spot: Spot<'_>, target: &File) {
+    let name = spot.entry.target();
+    let is_ours = match (target.metadata(), look(spot.target, name, false)) {
+        (Ok(ours), Ok((_, there))) => id_of(&ours) == id_of(&there),
+        _ => false,
+    };
+    if is_ours {
+        let _ = unlinkat(spot.target.as_fd(), name, UnlinkatFlags::NoRemoveDir); // all that can be done
+    }
+}
