@@ -103,10 +103,8 @@ fn discard<O: Os>(
 #[test]
 fn pages_come_again_as_the_kernel_hands_them_out() {
     let lock = MachineLock::take();
-    let Some(_pages) = or_say(HugePages::reserve(&lock, PAGE.bytes().get(), None, PAGES as u64))
-    else {
-        return;
-    };
+    let pages = HugePages::reserve_together(&lock, PAGE.bytes().get(), PAGES as u64);
+    let Some(_pages) = or_say(pages) else { return };
     for way in WAYS {
         for shared in [false, true] {
             let [first, second] = match twice(&Linux, way, shared) {

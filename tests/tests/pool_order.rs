@@ -80,7 +80,7 @@ fn with_more_to_choose_from_the_longest_runs_are_kept() {
         return;
     }
     let lock = MachineLock::take();
-    let Some(pages) = or_say(HugePages::reserve(&lock, PAGE, None, 200)) else { return };
+    let Some(pages) = or_say(HugePages::reserve_together(&lock, PAGE, 200)) else { return };
     let all = ordered(200, 0, false);
     let mut runs = run_lengths(&frames(&all));
     drop(all);

@@ -16,6 +16,7 @@ use super::files::{FileError, Files};
 use super::hotplug;
 use super::machine::{Did, Machine, State};
 use super::pools::{HugePools, Place};
+use super::spread;
 use super::zones::{Zone, zones};
 
 /// This machine, or a node of it.
@@ -94,6 +95,36 @@ impl Kernel {
         }
     }
 
+    /// Pages that a zone could give without any work.
+    fn ready_in(&self, zone: &Zone, page: PageSize) -> u64 {
+        let order = page.shift() - self.base.shift();
+        zone.blocks.suitable(order as usize).min(zone.spare() >> order)
+    }
+
+    /// Grows the pool towards `pages` by what the nodes have ready; see [`spread`].
+    fn take_ready(&self, page: PageSize, pages: u64) -> Result<(), FileError> {
+        let nodes = self.pools.nodes()?;
+        let missing = pages.saturating_sub(self.pool(page)?);
+        if nodes.len() < 2 || missing == 0 {
+            return Ok(());
+        }
+        let zones = self.zones()?;
+        let ready_on = |&node: &Node| {
+            let zones = zones.iter().filter(|zone| zone.node == node);
+            zones.map(|zone| self.ready_in(zone, page)).sum()
+        };
+        let ready: Vec<u64> = nodes.iter().map(ready_on).collect();
+        for (node, share) in nodes.into_iter().zip(spread::shares(&ready, missing)) {
+            if share > 0 && self.limit.reached().is_none() {
+                let place = Place::Node(node);
+                let pages = self.pools.persistent(page, place)? + share;
+                let file = self.pools.file(page, place, "nr_hugepages");
+                bounded::write(&file, &pages.to_string(), &self.limit)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Through each node's own file, by what each has; `None` where there is none.
     fn reclaim_nodes(&self, bytes: Bytes) -> Result<Option<Did>, FileError> {
         let nodes = self.cache_by_node()?;
@@ -157,6 +188,12 @@ impl Machine for Kernel {
     }
 
     fn resize(&mut self, page: PageSize, pages: u64) -> Result<u64, FileError> {
+        if self.place == Place::Machine && page <= PageSize::MIB2 {
+            self.take_ready(page, pages)?;
+            if self.pool(page)? == pages {
+                return Ok(pages);
+            }
+        }
         let file = self.pools.file(page, self.place, "nr_hugepages");
         bounded::write(&file, &pages.to_string(), &self.limit)?;
         self.pool(page)
@@ -166,9 +203,7 @@ impl Machine for Kernel {
         if page > PageSize::MIB2 {
             return Ok(None);
         }
-        let order = page.shift() - self.base.shift();
-        let of = |zone: &Zone| zone.blocks.suitable(order as usize).min(zone.spare() >> order);
-        Ok(Some(self.zones()?.iter().map(of).sum()))
+        Ok(Some(self.zones()?.iter().map(|zone| self.ready_in(zone, page)).sum()))
     }
 
     fn state(&self) -> Result<State, FileError> {
@@ -292,6 +327,24 @@ mod tests {
         assert_eq!(state.spare, Bytes::kib(4 * (20000 - 120)));
         assert_eq!(kernel.ready(PageSize::MIB2).unwrap(), Some(5 + 2 * 7));
         assert_eq!(kernel.ready(PageSize::GIB1).unwrap(), None);
+    }
+
+    #[test]
+    fn the_whole_machine_grows_by_what_its_nodes_have_ready() {
+        let machine = MadeUp::two_nodes();
+        let mut kernel = kernel(&machine, Place::Machine);
+        // Of 19 pages that are ready all are on the second node.
+        // Files of no kernel: the machine's does not follow its nodes', and is written as well.
+        kernel.resize(PageSize::MIB2, 9 + 4).unwrap();
+        let pool = |directory: &str| {
+            written(&machine, &format!("{directory}/hugepages/hugepages-2048kB/nr_hugepages"))
+        };
+        assert_eq!(pool("sys/devices/system/node/node0"), "5");
+        assert_eq!(pool("sys/devices/system/node/node1"), "8");
+        assert_eq!(pool("sys/kernel/mm"), "13");
+        kernel.resize(PageSize::MIB2, 3).unwrap();
+        assert_eq!(pool("sys/devices/system/node/node1"), "8", "shrinking is the kernel's");
+        assert_eq!(pool("sys/kernel/mm"), "3");
     }
 
     #[test]

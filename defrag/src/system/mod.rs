@@ -37,6 +37,7 @@ pub mod predict;
 pub mod reservation;
 pub mod rung;
 pub mod slabs;
+mod spread;
 pub mod status;
 pub mod survey;
 pub mod topology;

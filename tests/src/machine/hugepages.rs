@@ -115,6 +115,20 @@ impl<'a> HugePages<'a> {
         Err(Skip(format!("needs {count} huge pages of {page_bytes} bytes, {obtained} obtained")))
     }
 
+    /// As [`reserve`](Self::reserve), all of them on one node, for tests of the order in which the
+    /// kernel hands pages out: of several nodes it takes the nearest first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve_together(
+        lock: &'a MachineLock,
+        page_bytes: u64,
+        count: u64,
+    ) -> Result<Self, Skip> {
+        let has_nodes = Path::new("/sys/devices/system/node/node1").exists();
+        Self::reserve(lock, page_bytes, has_nodes.then_some(0), count)
+    }
+
     /// Changes how many are asked for.
     ///
     /// # Panics
