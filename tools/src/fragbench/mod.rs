@@ -1,5 +1,6 @@
 //! What `fragbench` does: one module a mode.
 //!
+//! - [`register`]: what it costs to register a buffer, by page size.
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
 //! - [`system`]: ages the machine and compares ways to get huge pages out of it.
 //! - [`week`]: what is contiguous on Friday, under four policies.
@@ -17,6 +18,7 @@ pub mod about;
 pub mod memory;
 pub mod obtain;
 pub mod plot;
+pub mod register;
 pub mod report;
 pub mod scatter;
 pub mod system;
@@ -35,6 +37,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Mode {
+    Register(register::Options),
     Scatter(scatter::Options),
     System(system::Options),
     Week(week::Options),
@@ -48,6 +51,9 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
     match cli.mode {
+        Mode::Register(options) => {
+            ended(register::run(&options, interrupts), scatter::ScatterFailure::status)
+        }
         Mode::Scatter(options) => {
             ended(scatter::run(&options, interrupts), scatter::ScatterFailure::status)
         }

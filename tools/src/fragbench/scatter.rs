@@ -112,7 +112,7 @@ impl ScatterFailure {
 /// # Errors
 /// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
-    check(options)?;
+    check(options.size, options.reserve)?;
     let report = measure_all(options, interrupts)?;
     let written = if options.json {
         output::json(&report)
@@ -124,8 +124,8 @@ pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailu
     written.map_err(ScatterFailure::Output)
 }
 
-fn check(options: &Options) -> Result<(), ScatterFailure> {
-    let size = options.size;
+/// What can be said of the request before anything is measured.
+pub(super) fn check(size: Bytes, reserve: bool) -> Result<(), ScatterFailure> {
     if size == Bytes::ZERO {
         return Err(ScatterFailure::Empty);
     }
@@ -133,7 +133,7 @@ fn check(options: &Options) -> Result<(), ScatterFailure> {
         Some(total) if size > total => return Err(ScatterFailure::TooLarge { size, total }),
         _ => {}
     }
-    if options.reserve && !nix::unistd::geteuid().is_root() {
+    if reserve && !nix::unistd::geteuid().is_root() {
         return Err(ScatterFailure::NotRoot);
     }
     Ok(())
