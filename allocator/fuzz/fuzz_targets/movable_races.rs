@@ -89,7 +89,15 @@ fn work(heap: &MovableHeap, shared: &[MovableBytes], mut state: u64) {
         }
     }
     assert!(numbers.as_slice(&heap.session()).iter().copied().eq(0..STEPS));
-    BUSY.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// One of those that are not done; the movers must end also where it fails.
+struct Busy;
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Empties blocks and moves extents until all workers are done; how many objects went.
@@ -116,13 +124,20 @@ fn round(heap: &MovableHeap, seed: u64) -> u64 {
     BUSY.store(WORKERS, Ordering::Release);
     thread::scope(|scope| {
         let shared = &shared;
-        for n in 1..=WORKERS {
-            scope.spawn(move || work(heap, shared, (seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        }
+        let workers = (1..=WORKERS).map(|n| {
+            scope.spawn(move || {
+                let _busy = Busy;
+                work(heap, shared, (seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            })
+        });
+        let workers: Vec<_> = workers.collect();
         let movers = (1..=MOVERS).map(|n| {
             scope.spawn(move || move_all(heap, (seed + n).wrapping_mul(0xd134_2543_de82_ef95)))
         });
         let movers: Vec<_> = movers.collect();
+        // Each is joined: the end of the scope orders them by a fence in the standard library, which
+        // is not instrumented.
+        workers.into_iter().for_each(|worker| worker.join().expect("a worker ends"));
         movers.into_iter().map(|mover| mover.join().expect("a mover ends")).sum()
     })
 }

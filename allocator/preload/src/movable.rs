@@ -78,10 +78,11 @@ fn answer(code: c_int) -> Answer {
 impl Owner for Foreign {
     fn isolate(&self, object: Subject) -> Answer {
         let (id, at) = (object.id.to_raw(), object.address.as_ptr().cast());
-        // SAFETY: the caller of `bookend_cache_create` gave a function of that kind.
-        self.callbacks
-            .isolate
-            .map_or(Answer::Agreed, |f| answer(unsafe { f(self.context, id, at) }))
+        let call = |f: Isolate| {
+            // SAFETY: the caller of `bookend_cache_create` gave a function of that kind.
+            answer(unsafe { f(self.context, id, at) })
+        };
+        self.callbacks.isolate.map_or(Answer::Agreed, call)
     }
 
     fn migrate(&self, object: Subject, new: NonNull<u8>) -> Answer {

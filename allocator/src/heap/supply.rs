@@ -15,25 +15,17 @@
 //! cannot be touched.
 #![allow(unsafe_code)] // gives free blocks back
 
+mod opening;
+mod release;
+
+use self::opening::has_nodes;
+use self::release::Queue;
 use super::config::{Config, Hugetlb};
 use super::stats::Supplied;
 use crate::os::{Array, Errno, Os};
 use crate::placement::{Class, Placement};
 use crate::pool::{Pool, PoolBuilder, PoolError, Populate, Rung, Use};
 use crate::units::{BLOCK_BYTES, BlockId, BlockRange, Blocks, Bytes};
-
-/// How many frees of ranges wait for their delay at once; the oldest goes early when one more comes.
-const QUEUE: usize = 256;
-/// Blocks given back in one go: whoever does it has asked for something else.
-const AT_ONCE: u32 = 64;
-
-/// A range that was freed, and when.
-#[derive(Clone, Copy, Debug)]
-struct Idle {
-    start: BlockId,
-    len: Blocks,
-    since_ms: u32,
-}
 
 /// The blocks of a heap.
 #[derive(Debug)]
@@ -47,22 +39,13 @@ pub(super) struct Supply<O: Os> {
     freed_ms: Array<u32, O>,
     /// Length of the huge extent that begins at a block.
     extents: Array<u32, O>,
-    queue: [Idle; QUEUE],
-    first: usize,
-    queued: usize,
+    queue: Queue,
     present: u32,
     hugetlb: u32,
     /// Blocks that guard extents.
     guards: u32,
     config: Config,
     pub counts: Supplied,
-}
-
-/// Blocks of a range with memory behind them, and those of hugetlb pages among them.
-#[derive(Clone, Copy, Default, Debug)]
-struct Behind {
-    present: u32,
-    hugetlb: u32,
 }
 
 /// Why there is no heap.
@@ -99,9 +82,7 @@ impl<O: Os> Supply<O> {
             os,
             pool,
             placement,
-            queue: [Idle { start: BlockId::new(0), len: Blocks::ZERO, since_ms: 0 }; QUEUE],
-            first: 0,
-            queued: 0,
+            queue: Queue::EMPTY,
             present: 0,
             hugetlb: 0,
             guards: 0,
@@ -221,96 +202,6 @@ impl<O: Os> Supply<O> {
         Some(range)
     }
 
-    /// Opens the absent blocks of a range; whether all were absent, so that all of it is zero.
-    fn open(&mut self, range: BlockRange, used: Bytes) -> Result<bool, PoolError> {
-        self.bring_near(range);
-        let before = self.behind(range);
-        let absent = range.len().get() - before.present;
-        if absent == 0 {
-            return Ok(false);
-        }
-        let Some(rung) = self.rung(absent) else {
-            let (block, cause) = (range.start(), Errno::NOMEM);
-            return Err(PoolError::NoMemory { block, rung: Rung::Huge, cause });
-        };
-        let result = self.open_absent(range, used, rung);
-        // Of two parts the second may have failed.
-        self.recount(range, before);
-        result.map(|()| before.present == 0)
-    }
-
-    /// Says that the running thread's node is a range's, and gives blocks of it back that have
-    /// memory of another. Not hugetlb pages: there may be no other.
-    fn bring_near(&mut self, range: BlockRange) {
-        if self.nodes.is_empty() {
-            return;
-        }
-        let Some(node) = self.os.processor_node() else { return };
-        let node = node.get().min(u32::from(u8::MAX) - 1) as u8 + 1;
-        for block in range.iter() {
-            let was = core::mem::replace(&mut self.nodes[block.as_usize()], node);
-            let far = was != node && was != 0;
-            if far && self.pool.rung(block).is_some_and(|rung| !rung.is_hugetlb()) {
-                self.release_run(BlockRange::new(block, Blocks::ONE));
-                self.counts.other_node += 1;
-            }
-        }
-    }
-
-    fn open_absent(&mut self, range: BlockRange, used: Bytes, rung: Rung) -> Result<(), PoolError> {
-        // A last block that is used in part only would be touched whole as a huge page.
-        let tail = used.as_usize() % BLOCK_BYTES;
-        let thin = rung == Rung::Transparent && tail != 0 && tail < BLOCK_BYTES / 4 * 3;
-        let whole = if thin { range.len() - Blocks::ONE } else { range.len() };
-        if whole != Blocks::ZERO {
-            self.pool.open(BlockRange::new(range.start(), whole), rung)?;
-        }
-        if thin {
-            let last = BlockRange::new(BlockId::new(range.end().get() - 1), Blocks::ONE);
-            self.pool.open(last, Rung::Base)?;
-        }
-        let advised = BlockRange::new(range.start(), whole);
-        let refused = advised.iter().filter(|&b| self.pool.rung(b) != Some(rung)).count() as u64;
-        match rung {
-            Rung::Huge => self.counts.hugetlb_refused += refused,
-            Rung::Transparent => self.counts.transparent_refused += refused,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// What stands behind a range.
-    fn behind(&self, range: BlockRange) -> Behind {
-        let rungs = range.iter().filter_map(|block| self.pool.rung(block));
-        rungs.fold(Behind::default(), |Behind { present, hugetlb }, rung| Behind {
-            present: present + 1,
-            hugetlb: hugetlb + u32::from(rung.is_hugetlb()),
-        })
-    }
-
-    /// Counts what an operation has changed behind a range.
-    fn recount(&mut self, range: BlockRange, before: Behind) {
-        let after = self.behind(range);
-        self.present = self.present + after.present - before.present;
-        self.hugetlb = self.hugetlb + after.hugetlb - before.hugetlb;
-        self.counts.opened += u64::from(after.present.saturating_sub(before.present));
-        self.counts.released += u64::from(before.present.saturating_sub(after.present));
-    }
-
-    /// The rung for that many more blocks; `None` where only hugetlb pages will do, and no more of
-    /// them are to be taken.
-    fn rung(&self, more: u32) -> Option<Rung> {
-        let limited = self.hugetlb.saturating_add(more) > self.config.hugetlb_limit.get();
-        match self.config.hugetlb {
-            Hugetlb::Require => (!limited).then_some(Rung::Huge),
-            Hugetlb::Allow if !limited => Some(Rung::Huge),
-            _ if self.present.saturating_add(more) > self.config.base_blocks.get() => {
-                Some(Rung::Transparent)
-            }
-            _ => Some(Rung::Base),
-        }
-    }
-
     /// Frees blocks; their memory stays for a while.
     pub fn give(&mut self, range: BlockRange, now_ms: u32) {
         let freed = self.placement.free(range);
@@ -371,100 +262,6 @@ impl<O: Os> Supply<O> {
         self.extents[range.start().as_usize()] = range.len().get();
     }
 
-    fn idle(&mut self, range: BlockRange, now_ms: u32) {
-        for block in range.iter() {
-            self.freed_ms[block.as_usize()] = now_ms;
-        }
-        if self.queued == QUEUE {
-            let oldest = self.pop();
-            self.release(oldest, now_ms, 0);
-        }
-        let at = (self.first + self.queued) % QUEUE;
-        self.queue[at] = Idle { start: range.start(), len: range.len(), since_ms: now_ms };
-        self.queued += 1;
-    }
-
-    fn pop(&mut self) -> BlockRange {
-        let idle = self.queue[self.first];
-        self.first = (self.first + 1) % QUEUE;
-        self.queued -= 1;
-        BlockRange::new(idle.start, idle.len)
-    }
-
-    /// Gives back what has been free for longer than the delay, a bounded part at a time.
-    #[inline]
-    pub fn release_idle(&mut self, now_ms: u32) {
-        if self.queued > 0 && self.is_due(now_ms) {
-            self.release_due(now_ms);
-        }
-    }
-
-    fn is_due(&self, now_ms: u32) -> bool {
-        now_ms.wrapping_sub(self.queue[self.first].since_ms) >= self.config.delay_ms
-    }
-
-    #[cold]
-    fn release_due(&mut self, now_ms: u32) {
-        let mut left = AT_ONCE;
-        while left > 0 && self.queued > 0 && self.is_due(now_ms) {
-            let idle = self.queue[self.first];
-            let now = idle.len.get().min(left);
-            let (range, rest) =
-                (BlockRange::new(idle.start, Blocks::new(now)), idle.len.get() - now);
-            if rest == 0 {
-                self.pop();
-            } else {
-                let front = &mut self.queue[self.first];
-                (front.start, front.len) = (range.end(), Blocks::new(rest));
-            }
-            self.release(range, now_ms, self.config.delay_ms);
-            left -= now;
-        }
-    }
-
-    /// Gives back everything that is free; whether that was anything.
-    pub fn release_all(&mut self) -> bool {
-        let before = self.present;
-        while self.queued > 0 {
-            let range = self.pop();
-            self.release(range, 0, 0);
-        }
-        self.present < before
-    }
-
-    /// Gives back the blocks of a range that are free, and have been for `delay_ms`.
-    fn release(&mut self, range: BlockRange, now_ms: u32, delay_ms: u32) {
-        let mut at = range.start();
-        while at < range.end() {
-            let mut end = at;
-            while end < range.end() && self.is_idle(end, now_ms, delay_ms) {
-                end = BlockId::new(end.get() + 1);
-            }
-            if end > at {
-                self.release_run(BlockRange::new(at, Blocks::new(end.get() - at.get())));
-            }
-            at = BlockId::new(end.get() + 1);
-        }
-    }
-
-    fn is_idle(&self, block: BlockId, now_ms: u32, delay_ms: u32) -> bool {
-        self.pool.is_present(block)
-            && now_ms.wrapping_sub(self.freed_ms[block.as_usize()]) >= delay_ms
-            && self.placement.class_of(block).is_none()
-    }
-
-    fn release_run(&mut self, run: BlockRange) {
-        let before = self.behind(run);
-        // SAFETY: the blocks are free: nothing of the heap stands in them, and whoever wants them
-        // waits for the lock that this runs under.
-        let released = unsafe { self.pool.release(run) };
-        self.recount(run, before);
-        if released.is_err() {
-            // A filter on system calls, perhaps: the blocks stay, and hold what they held.
-            self.counts.kept += u64::from(self.behind(run).present);
-        }
-    }
-
     /// Checks the placement and the counters.
     pub fn validate(&self) -> Result<(), &'static str> {
         self.placement.validate().map_err(|_| "the placement contradicts itself")?;
@@ -480,44 +277,5 @@ impl<O: Os> Supply<O> {
             return Err("an extent has a block without memory");
         }
         Ok(())
-    }
-}
-
-/// Whether the machine has several NUMA nodes.
-fn has_nodes<O: Os>(os: &O) -> bool {
-    let mut list = [0; 64];
-    // As "0-3" or "0,2"; where it cannot be read there is one as far as we know.
-    let read = os.read_file(c"/sys/devices/system/node/online", &mut list).unwrap_or(0);
-    list[..read].iter().any(|byte| matches!(byte, b'-' | b','))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::os::fake::{FakeOs, FreeOrder};
-    use crate::units::{Node, PageSize};
-
-    #[test]
-    fn blocks_of_another_node_come_anew() {
-        let os =
-            FakeOs::new().with_huge_pages_on(Node::new(1), PageSize::MIB2, 1, FreeOrder::Ascending);
-        let mut supply = Supply::new(os.clone(), Bytes::mib(64), Config::DEFAULT).unwrap();
-        let take = |supply: &mut Supply<FakeOs>, node: u32| {
-            os.run_on(Node::new(node));
-            let (range, zero) = supply.take_extent(Blocks::new(3), 1, Bytes::mib(6)).unwrap();
-            supply.validate().unwrap();
-            supply.give_extent(range, 0);
-            (zero, supply.counts.other_node)
-        };
-        assert_eq!(take(&mut supply, 0), (true, 0));
-        assert_eq!(take(&mut supply, 0), (false, 0), "what is near is taken as it is");
-        assert_eq!(take(&mut supply, 1), (true, 3), "what is far is given back");
-        assert_eq!(take(&mut supply, 1), (false, 3));
-    }
-
-    #[test]
-    fn a_machine_of_one_node_is_not_asked() {
-        let supply = Supply::new(FakeOs::new(), Bytes::mib(64), Config::DEFAULT).unwrap();
-        assert!(supply.nodes.is_empty());
     }
 }

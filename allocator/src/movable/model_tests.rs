@@ -175,6 +175,27 @@ fn a_session_changes_the_object_where_it_is() {
 }
 
 #[test]
+fn an_object_whose_block_is_emptied_while_it_is_made_is_changed_where_it_is() {
+    model(3, || {
+        let world = World::new();
+        world.word.store(Word::live(place(0)).pinned().0, Ordering::Relaxed);
+        let making = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                // As `Tables::hint` and `MovableHeap::finish`.
+                let stamp = world.stamp(place(0)).load(Ordering::Acquire);
+                let handle = Handle(AtomicU64::new(Hint::new(BASE, place(0), Some(stamp)).0));
+                protocol::unpin(&world.word);
+                world.look(0, &handle, World::add);
+            })
+        };
+        world.carry();
+        making.join().unwrap();
+        assert_eq!(world.value(), 11);
+    });
+}
+
+#[test]
 fn an_object_that_comes_back_to_its_block_is_not_taken_for_where_it_was() {
     model(3, || {
         let world = World::new();

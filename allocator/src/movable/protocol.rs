@@ -18,6 +18,7 @@
 //! reads the word again, and begins anew where it has changed. He may keep address and stamp as a
 //! *hint* in his handle: as long as the block has that stamp, the object is there, and the word need
 //! not be read. That is the common case, and costs no load that the next one depends on.
+//! An odd stamp is never a hint's, not even of a new object whose block is being emptied by now.
 //!
 //! # Nobody has the address of an object that is claimed
 //! Let S be a session that has got the address of an object, and is not over when it is claimed in a

@@ -162,7 +162,8 @@ impl Tables {
         &self.stamps[at.block().as_usize()]
     }
 
-    /// A hint for an object that nobody else knows yet.
+    /// A hint for an object that nobody else knows yet, and that is pinned. Its block may be being
+    /// emptied all the same, since it was made.
     pub fn hint(&self, at: Offset) -> Hint {
         Hint::new(self.start(), at, Some(self.stamp(at).load(Acquire)))
     }

@@ -122,8 +122,10 @@ pub(super) struct Hint(pub u64);
 impl Hint {
     /// For an object of a heap that begins at `base`. Where the stamp is one that no hint has, or there
     /// is none, the hint is one of the base itself that matches no stamp: [`next_stamp`] leaves out
-    /// that of all ones.
+    /// that of all ones. No hint has an odd stamp: in a block that is being emptied a session has to
+    /// say KEEP.
     pub fn new(base: u64, at: Offset, stamp: Option<u32>) -> Self {
+        let stamp = stamp.filter(|&stamp| !is_odd(stamp));
         match stamp.map(u64::from).filter(|&stamp| stamp < STAMP_MASK) {
             Some(stamp) => Self::pack(base + at.bytes() as u64, stamp),
             None => Self::pack(base, STAMP_MASK),
@@ -220,6 +222,9 @@ mod tests {
         }
         let late = Hint::new(BASE, Offset::of_bytes(64), Some(u32::MAX - 1));
         assert_eq!(late, none, "the last ones are those that no hint has");
+        for odd in [1, 7, 0x1234B, STAMP_MASK as u32 - 2] {
+            assert_eq!(Hint::new(BASE, Offset::of_bytes(64), Some(odd)), none, "{odd:#x}");
+        }
         for stamp in [0, 6, 0x1234A, STAMP_MASK as u32 - 1] {
             let hint = Hint::new(BASE, Offset::of_bytes((9 << 21) + 4080), Some(stamp));
             assert_eq!((hint.address(), hint.stamp()), (BASE + (9 << 21) + 4080, stamp));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::request::{Amounts, Wanted, place};
+use super::request::{Target, Wanted, place};
 use super::{Context, Failure};
 use crate::cli::{exit, output};
 
@@ -17,13 +17,7 @@ use crate::cli::{exit, output};
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     #[command(flatten)]
-    amounts: Amounts,
-    /// Only on this NUMA node
-    #[arg(long, value_name = "N")]
-    node: Option<u32>,
-    /// Take 2 MiB pages from split 1 GiB pages
-    #[arg(long)]
-    contiguous: bool,
+    target: Target,
     /// Write the unit, instead of printing it; an existing one is replaced
     #[arg(long)]
     install: bool,
@@ -39,8 +33,8 @@ const UNIT: &str = "hugectl-reserve.service";
 /// # Errors
 /// [`Failure`].
 pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
-    place(context, options.node)?;
-    let wanted = options.amounts.wanted(context)?;
+    place(context, options.target.node)?;
+    let wanted = options.target.amounts.wanted(context)?;
     let program = std::env::current_exe().map_err(|source| Failure::UserFile {
         path: "hugectl".into(),
         what: "find its own path",
@@ -72,10 +66,10 @@ fn unit(program: &Path, wanted: &[Wanted], options: &Options) -> Result<String, 
     for Wanted { page, pages } in wanted {
         command.push_str(&format!(" --size {} --pages {pages}", page.bytes().get()));
     }
-    if let Some(node) = options.node {
+    if let Some(node) = options.target.node {
         command.push_str(&format!(" --node {node}"));
     }
-    if options.contiguous {
+    if options.target.contiguous {
         command.push_str(" --contiguous");
     }
     Ok(format!(

@@ -32,6 +32,20 @@ pub struct Amounts {
     bytes: Vec<Bytes>,
 }
 
+/// The pages that pools are to have, and where they come from.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Sizes and how many of each.
+    #[command(flatten)]
+    pub amounts: Amounts,
+    /// Only on this NUMA node
+    #[arg(long, value_name = "N")]
+    pub node: Option<u32>,
+    /// Take 2 MiB pages from split 1 GiB pages, so that they lie in long runs
+    #[arg(long)]
+    pub contiguous: bool,
+}
+
 /// One pool and how many pages it is to have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted {

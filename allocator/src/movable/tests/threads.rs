@@ -17,6 +17,16 @@ impl Random {
     }
 }
 
+/// Stops those who go on until they are told, also where an assertion of another thread has failed: the
+/// test would hang instead of failing.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a worker owns: bytes that all have one value, changed in sessions and through pins.
 fn work(heap: &MovableHeap, seed: u64, steps: usize, done: &AtomicU64) {
     let mut random = Random(seed);
@@ -72,8 +82,9 @@ fn objects_that_change_all_the_time_are_moved_without_losing_a_byte() {
                 })
             })
             .collect();
+        let stopping = Stopping(stop);
         workers.into_iter().for_each(|worker| worker.join().unwrap());
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         moved = movers.into_iter().map(|mover| mover.join().unwrap()).sum();
     });
     assert!(moved > 0 && done.load(Ordering::Relaxed) > 0, "{moved} moved");
@@ -111,6 +122,7 @@ fn an_object_that_is_wanted_all_the_time_is_moved_by_insisting() {
                 }
             });
         }
+        let _stopping = Stopping(&stop);
         let mut moved = 0;
         while moved < 20 {
             let from = heap.snapshot().movable[0].range;
@@ -121,7 +133,6 @@ fn an_object_that_is_wanted_all_the_time_is_moved_by_insisting() {
             let stuck: Vec<_> = placement.iter_stuck().collect();
             stuck.into_iter().for_each(|stuck| assert!(placement.unstick(stuck).unwrap()));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     heap.validate();
 }
@@ -139,6 +150,7 @@ fn a_long_copy_is_given_up_for_who_wants_the_object() {
                 move_one(&heap, &mut random);
             }
         });
+        let stopping = Stopping(&stop);
         for n in 0..2000usize {
             let session = heap.session();
             let bytes = session.bytes_mut(&mut long);
@@ -146,7 +158,7 @@ fn a_long_copy_is_given_up_for_who_wants_the_object() {
             bytes[n * 997] = 1;
             bytes[n * 997] = 0;
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         mover.join().unwrap();
     });
     assert!(heap.session().bytes(&long).iter().all(|&byte| byte == 0));
