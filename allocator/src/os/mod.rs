@@ -223,8 +223,8 @@ pub trait Os: Clone + fmt::Debug + Send + Sync + 'static {
     fn huge_mapped(&self, at: NonNull<u8>, len: Bytes) -> Result<Bytes, Errno>;
 
     /// Reads the NUMA nodes of pages, one every `stride`, as [`Os::frames`] reads frames; `None`
-    /// where no page is present. Needs no privilege. Linux 6.1 to 6.5 say the same of a page that
-    /// automatic NUMA balancing waits at.
+    /// where no page is present. Needs no privilege. Linux 6.1 was seen to say the same of
+    /// pages that automatic NUMA balancing waits at.
     ///
     /// # Errors
     /// `ENOSYS` from a kernel without NUMA, where all memory is on node 0.

@@ -80,8 +80,8 @@ fn a_pool_takes_its_pages_from_the_node_it_is_told() {
     assert_eq!((here.free(), there.free()), (40, 24));
 }
 
-/// NUMA balancing takes pages away for a moment to see who comes for them; Linux 6.1 to 6.5 then
-/// say that they are on no node.
+/// NUMA balancing takes pages away for a moment to see who comes for them; Linux 6.1 then says that
+/// they are on no node.
 fn without_balancing(lock: &MachineLock) -> Setting<'_> {
     Setting::set(lock, "/proc/sys/kernel/numa_balancing", "0").unwrap()
 }
