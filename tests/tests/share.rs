@@ -147,9 +147,12 @@ fn two_hundred_workers_killed_at_random_leave_nothing_and_disturb_nobody() {
         say("imports of verbs objects (the memory is shared all the same): no RDMA device");
     }
     let place = place();
+    let start = Instant::now();
     let (mut witness, guest) = place.worker(&share);
     witness.tell("write 100 1");
     assert_eq!(witness.listen(), "done");
+    // From its start to its first answer: whoever is killed within that may be anywhere.
+    let life = start.elapsed().as_micros() as u64;
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = files();
     let resources = rdma_resources();
@@ -159,7 +162,7 @@ fn two_hundred_workers_killed_at_random_leave_nothing_and_disturb_nobody() {
         let part = Part::start("part_of_a_worker", place.path.to_str().unwrap());
         // Half of them at once, or while they start; the others after they were given everything.
         if kill % 2 == 0 {
-            std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
+            std::thread::sleep(Duration::from_micros(random.random_range(0..life)));
             part.kill();
             early += 1;
             while let Some(guest) = accept_now(&place.server, &share) {
@@ -167,7 +170,7 @@ fn two_hundred_workers_killed_at_random_leave_nothing_and_disturb_nobody() {
             }
         } else {
             let guest = place.server.accept(&share, |_| true).unwrap();
-            std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
+            std::thread::sleep(Duration::from_micros(random.random_range(0..life)));
             part.kill();
             if let Some(guest) = guest {
                 wait_until("its end shows", || guest.is_gone());

@@ -71,6 +71,37 @@ fn json_has_a_row_for_every_kind_of_pages() {
 }
 
 #[test]
+fn registering_has_a_row_for_every_kind_of_pages() {
+    let _lock = alone();
+    let report = json(&fragbench(&["register", "--size", "8M", "--json"]));
+    assert_eq!(report["size"], 8 << 20);
+    let rows = report["rows"].as_array().unwrap();
+    let ring: Vec<_> = rows.iter().filter(|row| row["registrar"] == "io_uring").collect();
+    let pages: Vec<_> = ring.iter().map(|row| row["pages"].as_str().unwrap()).collect();
+    assert_eq!(pages, ["4K", "THP", "2M", "2M-ordered", "1G"]);
+    for row in rows {
+        let keys: Vec<_> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        let is_measured = row.get("unavailable").is_none();
+        for key in
+            ["touch_us", "register_us", "release_us", "entries", "descriptor_bytes", "cached_ns"]
+        {
+            assert_eq!(keys.contains(&key), is_measured, "{row}");
+        }
+    }
+    let base = ring[0];
+    if base.get("unavailable").is_some() {
+        return say(&format!("skipped: registering base pages: {base}"));
+    }
+    assert!(
+        base["register_us"].as_f64().unwrap() > 0.0 && base["cached_ns"].as_f64().unwrap() > 0.0
+    );
+    assert!((4..=2048).contains(&base["entries"].as_u64().unwrap()), "{base}");
+    let unknown = fragbench(&["register", "--size", "2M", "--device", "no_such_device"]);
+    let text = String::from_utf8(unknown.stdout).unwrap();
+    assert!(text.contains("verbs") && text.contains("unavailable"), "{text}");
+}
+
+#[test]
 fn a_size_need_not_be_whole_pages() {
     let _lock = alone();
     check(&json(&fragbench(&["scatter", "--size", "5000001", "--json"])), 5_000_001);

@@ -2,6 +2,7 @@
 //!
 //! - [`heap`]: what memory allocators hold when workloads have made their heaps old.
 //! - [`record`]: writes down what a program allocates; [`replay`]: plays that under the policies of `week`.
+//! - [`register`]: what it costs to register a buffer, by page size.
 //! - [`scatter`]: how many scatter-gather entries a buffer takes, by page size.
 //! - [`system`]: ages the machine and compares ways to get huge pages out of it.
 //! - [`week`]: what is contiguous on Friday, under four policies.
@@ -22,6 +23,7 @@ pub mod memory;
 pub mod obtain;
 pub mod plot;
 pub mod record;
+pub mod register;
 pub mod replay;
 pub mod report;
 pub mod scatter;
@@ -46,6 +48,7 @@ enum Mode {
     #[command(name = heap::child::MODE)]
     HeapChild(heap::child::Order),
     Record(record::Options),
+    Register(register::Options),
     Replay(replay::Options),
     Scatter(scatter::Options),
     System(system::Options),
@@ -67,6 +70,9 @@ pub fn main() -> ExitCode {
         }
         Mode::Replay(options) => {
             ended(replay::run(&options, interrupts), replay::ReplayFailure::status)
+        }
+        Mode::Register(options) => {
+            ended(register::run(&options, interrupts), scatter::ScatterFailure::status)
         }
         Mode::Scatter(options) => {
             ended(scatter::run(&options, interrupts), scatter::ScatterFailure::status)

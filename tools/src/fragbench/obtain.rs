@@ -1,5 +1,8 @@
 //! Gets a pool of one kind of pages, reserving them first where that is wanted.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use bookend::pool::{FrameOrder, OrderOutcome, Pool, PoolError, Rung, Use};
 use bookend::units::{Bytes, PageSize};
 use bookend_defrag::system::reservation::{ReserveError, RestoreError};
@@ -62,14 +65,20 @@ pub enum Unavailable {
 /// The pool is declared first, so that it is dropped first: pages in use cannot be given back.
 #[derive(Debug)]
 pub struct Obtained {
-    pool: Pool,
+    pool: Arc<Pool>,
+    touch: Duration,
     reservation: Option<Reservation>,
 }
 
 impl Obtained {
-    /// The pool.
-    pub fn pool(&self) -> &Pool {
+    /// The pool. Clones of it are to be gone when the memory is given back.
+    pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// How long it took to map and populate it, in frame order where that was asked for.
+    pub fn touch(&self) -> Duration {
+        self.touch
     }
 
     /// Lets go of the memory and puts the machine's pools back.
@@ -113,8 +122,9 @@ pub fn obtain(pages: Pages, size: Bytes, reserve: bool) -> Result<Obtained, Unav
         check_memory(capacity, memory::available())?;
         None
     };
+    let start = Instant::now();
     match build(pages, rung, capacity) {
-        Ok(pool) => Ok(Obtained { pool, reservation }),
+        Ok(pool) => Ok(Obtained { pool: Arc::new(pool), touch: start.elapsed(), reservation }),
         Err(why) => Err(give_back(reservation, why)),
     }
 }

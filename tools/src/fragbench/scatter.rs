@@ -140,7 +140,10 @@ impl ScatterFailure {
 /// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
     let begun = Instant::now();
-    check(options)?;
+    if options.sink.draws() && !options.aged {
+        return Err(ScatterFailure::NotAged);
+    }
+    check(options.size, options.reserve)?;
     if options.aged {
         let (report, pool) = age(options, interrupts)?;
         let size = Bytes::new(report.size);
@@ -169,11 +172,8 @@ fn age(options: &Options, interrupts: Interrupts) -> Result<(aged::Report, Bytes
     Ok((report, pool.bytes()))
 }
 
-fn check(options: &Options) -> Result<(), ScatterFailure> {
-    if options.sink.draws() && !options.aged {
-        return Err(ScatterFailure::NotAged);
-    }
-    let size = options.size;
+/// What can be said of the request before anything is measured.
+pub(super) fn check(size: Bytes, reserve: bool) -> Result<(), ScatterFailure> {
     if size == Bytes::ZERO {
         return Err(ScatterFailure::Empty);
     }
@@ -181,7 +181,7 @@ fn check(options: &Options) -> Result<(), ScatterFailure> {
         Some(total) if size > total => return Err(ScatterFailure::TooLarge { size, total }),
         _ => {}
     }
-    if options.reserve && !nix::unistd::geteuid().is_root() {
+    if reserve && !nix::unistd::geteuid().is_root() {
         return Err(ScatterFailure::NotRoot);
     }
     Ok(())

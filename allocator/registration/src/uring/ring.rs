@@ -331,4 +331,27 @@ mod tests {
         drop(ring);
         Ring::new(fd(&uring), 1).unwrap();
     }
+
+    /// In a thread of its own, which gives up its capabilities.
+    #[test]
+    fn too_low_a_limit_on_locked_memory_is_told_with_the_figure_needed() {
+        let Some(limit) = crate::memlock::limit().filter(|&limit| limit < Bytes::gib(4)) else {
+            return println!("skipped: there is no limit on locked memory here");
+        };
+        let poor = move || {
+            let header = [0x2008_0522u32, 0];
+            // SAFETY: the sets are empty; only this thread is changed.
+            let result = unsafe { libc::syscall(libc::SYS_capset, &header, &[0u32; 6]) };
+            assert_eq!(result, 0);
+            let uring = ring()?;
+            let ring = Ring::new(fd(&uring), 8).unwrap();
+            let pool = Pool::builder().capacity(limit + Bytes::mib(2)).build().unwrap();
+            let refused = ring.register(pool.pin(pool.blocks()).unwrap()).unwrap_err();
+            assert!(matches!(refused, RegisterError::LockedMemory { .. }), "{refused}");
+            let told = refused.to_string();
+            assert!(told.contains(&limit.to_string()) && told.contains("ulimit -l"), "{told}");
+            Some(())
+        };
+        std::thread::spawn(poor).join().unwrap();
+    }
 }
