@@ -94,8 +94,8 @@ pub struct Process {
     pub lost: u64,
 }
 
-/// Memory that a byte of a recording takes when it is replayed: an event is 6 bytes or more, and 40 then.
-const EXPANSION: u64 = 8;
+/// Memory that a byte of a recording takes when it is replayed: an event is some 5 bytes, and 56 then.
+const EXPANSION: u64 = 12;
 
 /// Reads a file.
 ///
