@@ -94,6 +94,12 @@ pub enum FileError {
     /// It was there when the directory was read.
     #[error("{} vanished before it was copied", quote(.0))]
     Vanished(PathBuf),
+    /// Two runs with one target.
+    #[error("another hugecp --resume is copying to {}: wait for it, or end it", quote(.0))]
+    BeingCopied(PathBuf),
+    /// It changed under a copy that can be resumed, which shall not be of two states.
+    #[error("{} changed while it was copied: copy it again when it is at rest", quote(.0))]
+    Changed(PathBuf),
     /// A path that would lead out of the target.
     #[error("{} has \"..\" in it, and would lead out of the target: name it without", quote(.0))]
     LeadsOut(PathBuf),
