@@ -74,7 +74,8 @@ fn fifty_kills_at_random_moments_and_nothing_is_copied_twice() {
         let mut before: Option<Left> = None;
         while kills < 17 {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let ended = kill_after(start(&dir, &options), Duration::from_millis((state >> 33) % 400));
+            let ended =
+                kill_after(start(&dir, &options), Duration::from_millis((state >> 33) % 400));
             if let Some(ran) = ended {
                 check_end(&dir, ran, before.as_ref(), &data);
                 fs::remove_file(dir.join("b")).unwrap();

@@ -115,7 +115,8 @@ pub fn trees(
     } else {
         check.same(&top, (&one, &one_found), (&other, &other_found));
     }
-    let differences = check.differences.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let differences =
+        check.differences.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     Ok(Found {
         files: check.files.into_inner(),
         bytes: check.bytes.into_inner(),
@@ -125,7 +126,8 @@ pub fn trees(
 
 impl Check<'_> {
     fn differs(&self, path: &Path, how: &str) {
-        let whole = if path == Path::new("") { self.target.to_owned() } else { self.target.join(path) };
+        let whole =
+            if path == Path::new("") { self.target.to_owned() } else { self.target.join(path) };
         let words = format!("{}: {how}", quote(whole));
         lock(&self.differences).insert((path.to_owned(), words));
     }
@@ -187,7 +189,8 @@ impl Check<'_> {
         if self.progress.is_cancelled() || self.is_excluded(&pair.source, &pair.path, name) {
             return;
         }
-        let (one, other) = match (look(&pair.source, name, false), look(&pair.target, name, false)) {
+        let (one, other) = match (look(&pair.source, name, false), look(&pair.target, name, false))
+        {
             (Ok(one), Ok(other)) => (one, other),
             (Err(error), _) => return self.failed(&path, "look at it in the source", &error),
             (_, Err(error)) => return self.failed(&path, "look at it", &error),
@@ -282,7 +285,8 @@ impl Check<'_> {
         }
         if (source.uid(), source.gid()) != (target.uid(), target.gid()) {
             let (uid, gid) = (target.uid(), target.gid());
-            let how = format!("belongs to {uid}:{gid}, the source to {}:{}", source.uid(), source.gid());
+            let how =
+                format!("belongs to {uid}:{gid}, the source to {}:{}", source.uid(), source.gid());
             self.differs(path, &how);
         }
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());

@@ -62,9 +62,7 @@ pub enum FileError {
         advice: String,
     },
     /// A directory that holds the target would go on into what it makes.
-    #[error(
-        "cannot copy the directory {} into itself, {}", quote(source_path), quote(target)
-    )]
+    #[error("cannot copy the directory {} into itself, {}", quote(source_path), quote(target))]
     IntoItself {
         /// The directory.
         source_path: PathBuf,
@@ -74,7 +72,9 @@ pub enum FileError {
     /// A directory that lies in itself.
     #[error(
         "{} is the directory {} again, which it lies in (a bind mount, or a link that is \
-         followed): left out", quote(path), quote(again)
+         followed): left out",
+        quote(path),
+        quote(again)
     )]
     Loop {
         /// Where it was met.

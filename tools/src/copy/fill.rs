@@ -71,8 +71,8 @@ impl Fill<'_> {
         let known = self.known(&target)?;
         let log = target.unfinished().map(|unfinished| Arc::clone(unfinished) as Arc<dyn Log>);
         let resumed = log.as_ref().map(|_| known.iter().map(|piece| len(&piece.range)).sum());
-        let sums = (settings.wishes.verify || log.is_some())
-            .then(|| Sums::with(known.clone(), log));
+        let sums =
+            (settings.wishes.verify || log.is_some()).then(|| Sums::with(known.clone(), log));
         let ran = self.run_engines(source, &target, sums.as_ref(), &known);
         self.check_unchanged(source, &target)?;
         let (step, mut done, skipped) = ran?;

@@ -232,8 +232,13 @@ mod tests {
     fn pieces_beyond_the_end_or_over_each_other_do_not_count() {
         let mut again = piece(0..100);
         again.hash = blake3::hash(b"again");
-        let bytes =
-            journal(&[piece(0..100), piece(50..150), piece(9_999..10_001), piece(7..7), again.clone()]);
+        let bytes = journal(&[
+            piece(0..100),
+            piece(50..150),
+            piece(9_999..10_001),
+            piece(7..7),
+            again.clone(),
+        ]);
         assert_eq!(parse(&bytes).unwrap().pieces, [again]);
     }
 

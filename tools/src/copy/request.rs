@@ -365,7 +365,10 @@ fn check_trees(
         return Err(UsageError::NoTree("-r, -a, -d, -P, -H, --parents or --files-from"));
     }
     if wishes.files_from.is_some() && sources.len() != 1 {
-        return Err(UsageError::Needs("--files-from", "one SRC, which the paths are below, and DST"));
+        return Err(UsageError::Needs(
+            "--files-from",
+            "one SRC, which the paths are below, and DST",
+        ));
     }
     let alone = sources.len() == 1 && wishes.files_from.is_none() && !wishes.parents;
     if wishes.delete && (!alone || wishes.shard.is_some()) {

@@ -90,7 +90,6 @@ mod tests {
     use super::super::options::Options;
     use super::*;
 
-
     fn request(arguments: &[&str]) -> Request {
         let line = ["hugecp"].iter().chain(arguments);
         Request::new(Options::read(line).unwrap()).unwrap()

@@ -76,9 +76,7 @@ impl Unfinished {
         if self.claimed.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |offset| {
-            move |cause| CopyError::Read { path: path.to_owned(), offset, cause }
-        };
+        let failed = |offset| move |cause| CopyError::Read { path: path.to_owned(), offset, cause };
         let mut reread = Reread::open(data, self.identity.len()).map_err(failed(0))?;
         let mut verified = Vec::new();
         for piece in &self.claimed {
@@ -172,11 +170,8 @@ fn lock_journal(directory: &File, name: &CStr) -> io::Result<File> {
 
 /// Opens a regular file of the caller's own that has one name, or creates it.
 fn open_own(directory: &File, name: &CStr) -> io::Result<File> {
-    let flags = OFlag::O_RDWR
-        | OFlag::O_CREAT
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_NONBLOCK
-        | OFlag::O_CLOEXEC;
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     let found = file.metadata()?;
     if !found.is_file() || found.nlink() > 1 || found.uid() != Uid::effective().as_raw() {

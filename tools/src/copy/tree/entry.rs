@@ -71,7 +71,8 @@ pub enum Became {
 /// What opening and `statx(2)` say.
 pub fn look(at: &OwnedFd, name: &CStr, follow: bool) -> io::Result<(File, Metadata)> {
     let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-    let file = File::from(openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())?);
+    let file =
+        File::from(openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())?);
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
@@ -200,9 +201,11 @@ impl Context<'_> {
                 };
                 let waiting = self.links.settle(id, made);
                 // They hold their directories already.
-                self.pool.push(waiting.into_iter().map(|(directory, entry)| {
-                    Work::Batch(directory, vec![entry])
-                }));
+                self.pool.push(
+                    waiting
+                        .into_iter()
+                        .map(|(directory, entry)| Work::Batch(directory, vec![entry])),
+                );
                 self.list(spot, again, result?)
             }
         }
