@@ -10,3 +10,4 @@ mod engines;
 mod failures;
 mod killed;
 mod matrix;
+mod trees;

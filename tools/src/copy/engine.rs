@@ -179,18 +179,35 @@ pub struct PieceSum {
     pub hash: blake3::Hash,
 }
 
+/// Who wants to know of each piece as it is written.
+pub trait Log: fmt::Debug + Send + Sync {
+    /// `piece` is on its way to the target, or there.
+    fn note(&self, piece: &PieceSum);
+}
+
 /// Collects checksums of the pieces of a file, in any order and from any thread.
 #[derive(Debug, Default)]
 pub struct Sums {
+    /// What was there before, which stays whichever engine runs.
+    known: Vec<PieceSum>,
     pieces: Mutex<Vec<PieceSum>>,
+    log: Option<Arc<dyn Log>>,
 }
 
 impl Sums {
+    /// Beside pieces that are `known`, and with somebody to tell.
+    pub fn with(known: Vec<PieceSum>, log: Option<Arc<dyn Log>>) -> Self {
+        Self { known, log, pieces: Mutex::default() }
+    }
+
     /// Hashes `bytes`, which stand at `offset`, and keeps the result. Each byte of data is recorded
     /// once; pieces do not overlap.
     pub fn record(&self, offset: u64, bytes: &[u8]) {
         let piece =
             PieceSum { range: offset..offset + bytes.len() as u64, hash: blake3::hash(bytes) };
+        if let Some(log) = &self.log {
+            log.note(&piece);
+        }
         self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(piece);
     }
 
@@ -203,6 +220,7 @@ impl Sums {
     pub fn sorted(&self) -> Vec<PieceSum> {
         let mut pieces =
             self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        pieces.extend(self.known.iter().cloned());
         pieces.sort_by_key(|piece| piece.range.start);
         pieces
     }

@@ -62,9 +62,7 @@ pub enum FileError {
         advice: String,
     },
     /// A directory that holds the target would go on into what it makes.
-    #[error(
-        "cannot copy the directory {} into itself, {}", quote(source_path), quote(target)
-    )]
+    #[error("cannot copy the directory {} into itself, {}", quote(source_path), quote(target))]
     IntoItself {
         /// The directory.
         source_path: PathBuf,
@@ -74,7 +72,9 @@ pub enum FileError {
     /// A directory that lies in itself.
     #[error(
         "{} is the directory {} again, which it lies in (a bind mount, or a link that is \
-         followed): left out", quote(path), quote(again)
+         followed): left out",
+        quote(path),
+        quote(again)
     )]
     Loop {
         /// Where it was met.
@@ -94,6 +94,12 @@ pub enum FileError {
     /// It was there when the directory was read.
     #[error("{} vanished before it was copied", quote(.0))]
     Vanished(PathBuf),
+    /// Two runs with one target.
+    #[error("another hugecp --resume is copying to {}: wait for it, or end it", quote(.0))]
+    BeingCopied(PathBuf),
+    /// It changed under a copy that can be resumed, which shall not be of two states.
+    #[error("{} changed while it was copied: copy it again when it is at rest", quote(.0))]
+    Changed(PathBuf),
     /// A path that would lead out of the target.
     #[error("{} has \"..\" in it, and would lead out of the target: name it without", quote(.0))]
     LeadsOut(PathBuf),

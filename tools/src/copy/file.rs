@@ -6,11 +6,15 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::attributes;
+use super::compare;
 use super::engine::{Kind, Progress};
 use super::error::FileError;
 use super::fill::Fill;
+use super::manifest::{self, Manifest};
 use super::progress::Monitor;
 use super::quote::quote;
 use super::report::Copied;
@@ -26,7 +30,12 @@ pub struct Copier<'a> {
     progress: Arc<Progress>,
     /// Device and inode of every target so far, none of which is to be overwritten by another.
     made: HashSet<(u64, u64)>,
+    /// Checksums of what was copied, where they are asked for.
+    pub manifest: Option<Manifest>,
 }
+
+/// Why a target is left that is a copy already.
+const SAME: &str = "it has the same contents";
 
 /// How the copy of one file ended, if not with an error.
 #[derive(Debug)]
@@ -40,7 +49,7 @@ pub enum Ended {
 impl<'a> Copier<'a> {
     /// For a run with `settings` whose engines count in `progress`.
     pub fn new(settings: &'a Settings, progress: Arc<Progress>) -> Self {
-        Self { settings, progress, made: HashSet::new() }
+        Self { settings, progress, made: HashSet::new(), manifest: None }
     }
 
     /// Makes the copy `task`. `announce` is called when it is clear that there is something to
@@ -59,6 +68,9 @@ impl<'a> Copier<'a> {
         let source = Source::open(&task.source)?;
         let place = Place::find(&task.target)?;
         if let Some(why) = self.reason_to_leave(&source, &place, task)? {
+            if why == SAME {
+                self.list(&source, &task.target.name())?;
+            }
             return Ok(Ended::Left(why.to_owned()));
         }
         announce();
@@ -73,6 +85,7 @@ impl<'a> Copier<'a> {
         }
         let watched = self.settings.fsync.then(|| target.file.try_clone().ok()).flatten();
         monitor.begin(quote(&source.path), watched);
+        let path = target.path.clone();
         let fill = Fill {
             settings: self.settings,
             progress: &self.progress,
@@ -84,6 +97,9 @@ impl<'a> Copier<'a> {
             filled.whole()
         });
         monitor.end(source.len.unwrap_or_else(|| self.progress.copied()));
+        if let Ok(Ended::Copied(_)) = &result {
+            self.list(&source, &path)?;
+        }
         result
     }
 
@@ -119,12 +135,51 @@ impl<'a> Copier<'a> {
             return Ok(None); // a device or a pipe is there in order to be written
         }
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
+        if self.settings.checksum && self.is_same(source, place, existing)? {
+            return Ok(Some(SAME));
+        }
         Ok(match self.settings.conflict {
             Conflict::Replace => None,
             Conflict::Leave => Some("it exists"),
             Conflict::ReplaceOlder if time(&source.metadata) > time(existing) => None,
             Conflict::ReplaceOlder => Some("it is not older than the source"),
         })
+    }
+
+    /// Puts a copy at `path` on the list of checksums, by the checksum of its source.
+    fn list(&self, source: &Source, path: &Path) -> Result<(), FileError> {
+        let Some(manifest) = &self.manifest else { return Ok(()) };
+        if source.kind != Kind::Regular {
+            let why = "its source cannot be read again: use b3sum on the copy";
+            return Err(FileError::NotForThis { option: "--manifest", path: path.into(), why });
+        }
+        let progress = Progress::part_of(&self.progress); // cancelled with it, and not counted
+        let (file, metadata) = (&source.file, &source.metadata);
+        manifest.add(path.into(), manifest::hash_source(file, metadata, &source.path, &progress)?);
+        Ok(())
+    }
+
+    /// Whether the target has the source's contents. With `-p` it is given its attributes then.
+    fn is_same(
+        &self,
+        source: &Source,
+        place: &Place,
+        existing: &Metadata,
+    ) -> Result<bool, FileError> {
+        let Place::Existing(path, _) = place else { return Ok(false) };
+        if source.kind != Kind::Regular || source.len != Some(existing.len()) {
+            return Ok(false);
+        }
+        let Ok(target) = File::open(path) else { return Ok(false) };
+        let same = compare::same_contents(&source.file, &target, &self.progress)
+            .map_err(|error| error.of(source.path.clone(), path.clone()))?;
+        if same && self.settings.preserve {
+            let lost = attributes::preserve(&target, &source.file, &source.metadata);
+            if !lost.is_empty() {
+                return Err(FileError::Attributes { path: path.clone(), what: lost });
+            }
+        }
+        Ok(same)
     }
 }
 

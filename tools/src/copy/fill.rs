@@ -4,13 +4,15 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::attributes;
-use super::engine::{Done, EngineName, Job, Kind, Progress, Stop, Sums};
+use super::engine::{Done, EngineName, Job, Kind, Log, PieceSum, Progress, Stop, Sums};
 use super::engines;
 use super::error::FileError;
 use super::file::Ended;
 use super::holes;
+use super::journal;
 use super::plan::{self, Facts, Plan, SideFacts, Skipped, Step};
 use super::probe;
 use super::progress::{Monitor, Phase};
@@ -66,9 +68,15 @@ impl Fill<'_> {
     pub fn run(&self, source: &Source, mut target: Target) -> Result<Filled, FileError> {
         let settings = self.settings;
         self.refuse_streams(&target)?;
-        let sums = settings.wishes.verify.then(Sums::default);
-        let (step, mut done, skipped) = self.run_engines(source, &target, sums.as_ref())?;
-        if let Some(sums) = &sums {
+        let known = self.known(&target)?;
+        let log = target.unfinished().map(|unfinished| Arc::clone(unfinished) as Arc<dyn Log>);
+        let resumed = log.as_ref().map(|_| known.iter().map(|piece| len(&piece.range)).sum());
+        let sums =
+            (settings.wishes.verify || log.is_some()).then(|| Sums::with(known.clone(), log));
+        let ran = self.run_engines(source, &target, sums.as_ref(), &known);
+        self.check_unchanged(source, &target)?;
+        let (step, mut done, skipped) = ran?;
+        if let Some(sums) = sums.as_ref().filter(|_| settings.wishes.verify) {
             self.sync(&target)?; // by itself, so that the wait has its name
             self.enter(Phase::Verifying);
             let from = verify::verify(&target.side(), done.bytes, sums, self.progress)
@@ -98,10 +106,35 @@ impl Fill<'_> {
             bytes: done.bytes,
             buffers: done.buffers,
             notes: done.notes,
-            verified: sums.is_some(),
+            verified: settings.wishes.verify,
+            resumed,
             durable: self.fsync,
         });
         Ok(Filled { ended, made, lost, path: target.path })
+    }
+
+    /// What an earlier run has copied, read again and compared.
+    fn known(&self, target: &Target) -> Result<Vec<PieceSum>, FileError> {
+        let Some(unfinished) = target.unfinished() else { return Ok(Vec::new()) };
+        self.enter(Phase::Verifying);
+        let known = unfinished
+            .verify(&target.file, &target.path, self.progress)
+            .map_err(|error| FileError::copy(error, target, 0))?;
+        self.progress.reset(); // engines count what they need not copy as they pass it
+        self.enter(Phase::Copying);
+        Ok(known)
+    }
+
+    /// A copy of a source in two states is thrown away.
+    fn check_unchanged(&self, source: &Source, target: &Target) -> Result<(), FileError> {
+        let Some(unfinished) = target.unfinished() else { return Ok(()) };
+        match source.file.metadata() {
+            Ok(now) if !unfinished.is_of(&now) => {
+                unfinished.discard();
+                Err(FileError::Changed(source.path.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn enter(&self, phase: Phase) {
@@ -132,8 +165,9 @@ impl Fill<'_> {
         source: &Source,
         target: &Target,
         sums: Option<&Sums>,
+        known: &[PieceSum],
     ) -> Result<(Step, Done, Vec<Skipped>), FileError> {
-        let data = data_ranges(source)?;
+        let data = journal::without(&data_ranges(source)?, known);
         let mut facts = self.facts(source, target, &data);
         let mut plan = plan::plan(&facts, &self.settings.wishes);
         let mut skipped = plan.skipped.clone();
@@ -229,6 +263,10 @@ impl Fill<'_> {
         }
         Ok(())
     }
+}
+
+fn len(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }
 
 /// Where `source` has data.

@@ -8,11 +8,16 @@
 //! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
 //!   (by [`reread`]) looks at what they did; [`fill`] takes one file through all of that, and
 //!   [`file`](mod@file) one that was named.
+//! - **go on**: [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
+//!   of it.
 //! - **trees**: [`tree`] goes through directories, and copies what is in them.
+//! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
-//! - [`run`] is the whole, and [`run_trees`] where trees are copied.
+//! - [`run`] is the whole, [`run_trees`] where trees are copied, and
+//!   [`run_check`] where nothing is.
 
 pub mod attributes;
+pub mod check;
 pub mod compare;
 pub mod engine;
 pub mod engines;
@@ -21,7 +26,9 @@ pub mod file;
 pub mod fill;
 pub mod generate;
 pub mod holes;
+pub mod journal;
 pub mod limit;
+pub mod manifest;
 pub mod options;
 pub mod out;
 pub mod plan;
@@ -33,6 +40,7 @@ pub mod request;
 pub mod reread;
 pub mod resolve;
 pub mod run;
+pub mod run_check;
 pub mod run_trees;
 pub mod signals;
 pub mod source;
@@ -41,5 +49,6 @@ pub mod sys;
 pub mod target;
 pub mod tree;
 pub mod tree_options;
+pub mod unfinished;
 pub mod verify;
 pub mod zeros;

@@ -25,7 +25,9 @@ use crate::cli::parse_size;
     version,
     args_override_self = true,
     override_usage = "hugecp [OPTIONS] SRC DST\n       hugecp [OPTIONS] SRC... DIR\n       \
-                      hugecp [OPTIONS] -t DIR SRC...",
+                      hugecp [OPTIONS] -t DIR SRC...\n       \
+                      hugecp --check [OPTIONS] SRC DST\n       \
+                      hugecp --check --manifest FILE",
     after_long_help = NOTES
 )]
 pub struct Options {
@@ -33,7 +35,7 @@ pub struct Options {
     ///
     /// Regular files, block devices, and pipes. "-" is standard input, and as the last one
     /// standard output; a file of that name is written "./-".
-    #[arg(value_name = "SRC", required_unless_present = "generate", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "SRC", required_unless_present_any = ["generate", "check"], value_hint = ValueHint::FilePath)]
     pub paths: Vec<PathBuf>,
 
     /// Copy every SRC into DIR
@@ -80,6 +82,29 @@ pub struct Options {
     /// Read every target again, from the device, and compare checksums with what was copied
     #[arg(long)]
     pub verify: bool,
+
+    /// Go on with a copy that was interrupted, and keep this one for that
+    ///
+    /// The copy grows as .NAME.hugecp-part, with a journal of checksums beside it, which stay when
+    /// it is interrupted. A later --resume compares what is there with the journal, copies the
+    /// rest, and begins anew where the source is not what it was (device, inode, length, times).
+    /// In trees, files that are there already are left alone: with -p or -a those of the same
+    /// length and time, otherwise those of the same contents.
+    #[arg(long, conflicts_with = "in_place")]
+    pub resume: bool,
+
+    /// Compare SRC with DST, and copy nothing; with --manifest alone, files with their checksums
+    ///
+    /// Trees are gone through on both sides. With -p or -a modes, owners, times, attributes and
+    /// ACLs are compared too, and with -a which names are names of one file.
+    #[arg(long)]
+    pub check: bool,
+
+    /// Write checksums (BLAKE3) of what was copied to FILE, as b3sum does; with --check, compare
+    ///
+    /// The checksums are those of the sources, the paths those of the targets.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub manifest: Option<PathBuf>,
 
     /// How to copy
     ///

@@ -72,6 +72,8 @@ pub struct Wishes {
     /// Leave the page cache alone even where a copy could go there first: other files are waiting
     /// for it.
     pub spare_cache: bool,
+    /// Keep a journal of what was copied.
+    pub resume: bool,
 }
 
 /// An engine that does not run, and why.
@@ -162,6 +164,9 @@ fn impossible(engine: EngineName, facts: &Facts, wishes: &Wishes) -> Option<&'st
         _ if wishes.verify => {
             Some("--verify: the bytes do not pass through here, so nothing can be compared")
         }
+        EngineName::CopyRange if wishes.resume => {
+            Some("--resume: the bytes do not pass through here, so there are no checksums of them")
+        }
         EngineName::Reflink if wishes.sparse != Sparse::Auto => {
             Some("--sparse: shared blocks are as sparse as the source's")
         }
@@ -230,6 +235,7 @@ mod tests {
         verify: false,
         fsync: false,
         spare_cache: false,
+        resume: false,
     };
 
     fn on(file_system: FileSystem) -> SideFacts {

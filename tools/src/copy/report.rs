@@ -54,6 +54,8 @@ pub struct Copied {
     pub verified: bool,
     /// Made durable.
     pub durable: bool,
+    /// Bytes that an earlier run had copied, with `--resume`.
+    pub resumed: Option<u64>,
 }
 
 impl FileReport {
@@ -74,6 +76,10 @@ impl FileReport {
                     if done {
                         text.push_str(&format!(", {word}"));
                     }
+                }
+                if let Some(resumed) = copied.resumed.filter(|&bytes| bytes > 0) {
+                    let there = Bytes::new(resumed);
+                    text.push_str(&format!("\n  {there} of it were there, compared and kept"));
                 }
                 text.push_str(&format!("\n  {}: {}", copied.engine, copied.why));
                 for note in &copied.notes {
@@ -108,6 +114,8 @@ struct Summary<'a> {
     buffers: Option<&'a Buffers>,
     skipped: &'a [Skipped],
     #[serde(skip_serializing_if = "Option::is_none")]
+    resumed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -135,6 +143,7 @@ fn summary_of(file: &FileReport) -> Summary<'_> {
             summary.durable = copied.durable;
             summary.buffers = copied.buffers.as_ref();
             summary.skipped = &copied.skipped;
+            summary.resumed = copied.resumed;
         }
         Outcome::Left(why) => summary.left = Some(why),
         Outcome::Failed(why) => summary.error = Some(why),
@@ -190,6 +199,7 @@ fn nothing<'a>(time: Duration) -> Summary<'a> {
         durable: false,
         buffers: None,
         skipped: &[],
+        resumed: None,
         left: None,
         error: None,
         files: Vec::new(),
@@ -218,6 +228,7 @@ mod tests {
                 notes: vec!["both sides direct".into()],
                 verified: false,
                 durable: true,
+                resumed: None,
             }),
             time: Duration::from_millis(1500),
         }

@@ -109,6 +109,8 @@ pub struct Request {
     pub settings: Settings,
     /// How trees are copied, if any may be.
     pub trees: Option<TreeWishes>,
+    /// Where checksums of what was copied go.
+    pub manifest: Option<PathBuf>,
 }
 
 /// Why a command line makes no sense.
@@ -160,6 +162,7 @@ impl Request {
     pub fn new(options: Options) -> Result<Self, UsageError> {
         let settings = settings(&options)?;
         let trees = trees(&options.trees)?;
+        let manifest = options.manifest.clone();
         let (sources, destination) = ends(options)?;
         if let Some(wishes) = &trees {
             check_trees(wishes, &sources, &destination)?;
@@ -175,11 +178,17 @@ impl Request {
             if settings.fsync {
                 return Err(UsageError::NotOnStandardOutput("--fsync"));
             }
+            if manifest.is_some() {
+                return Err(UsageError::NotOnStandardOutput("--manifest"));
+            }
+            if settings.resume {
+                return Err(UsageError::NotOnStandardOutput("--resume"));
+            }
             if settings.wishes.verify {
                 return Err(UsageError::NotOnStandardOutput("--verify"));
             }
         }
-        Ok(Self { sources, destination, settings, trees })
+        Ok(Self { sources, destination, settings, trees, manifest })
     }
 }
 
@@ -238,7 +247,7 @@ fn settings(options: &Options) -> Result<Settings, UsageError> {
         in_place: options.in_place,
         fsync: options.fsync,
         checksum: options.trees.checksum,
-        resume: false,
+        resume: options.resume,
         verbose: options.verbose,
         explain: options.explain,
         json: options.json,
@@ -257,6 +266,10 @@ fn wishes(options: &Options, sparse: Sparse) -> Result<Wishes, UsageError> {
         EngineChoice::Buffered => Some(EngineName::Buffered),
     };
     let clash = |one, other, why| Err(UsageError::Conflict(one, other, why));
+    if options.resume && sparse == Sparse::Never {
+        let why = "what was copied could not be told from what is to be filled with zeros";
+        return clash("--resume", "--sparse=never", why);
+    }
     let forced = options.reflink == When::Always || engine == Some(EngineName::Reflink);
     let flag = if options.reflink == When::Always { "--reflink" } else { "--engine reflink" };
     match engine {
@@ -285,7 +298,22 @@ fn wishes(options: &Options, sparse: Sparse) -> Result<Wishes, UsageError> {
         verify: options.verify,
         fsync: options.fsync,
         spare_cache: false,
+        resume: options.resume,
     })
+}
+
+/// The patterns of the command line.
+///
+/// # Errors
+/// Those that are none.
+pub fn rules(options: &TreeOptions) -> Result<Rules, UsageError> {
+    let rule = |(verdict, pattern): &(Verdict, OsString)| {
+        Rule::new(*verdict, pattern).map_err(|why| {
+            let option = if *verdict == Verdict::Exclude { "--exclude" } else { "--include" };
+            UsageError::Pattern(format!("{option} {}: {why}", pattern.display()))
+        })
+    };
+    Ok(Rules::new(options.rules.iter().map(rule).collect::<Result<_, _>>()?))
 }
 
 /// What is to be done about trees, if the command line is about any.
@@ -307,13 +335,6 @@ fn trees(options: &TreeOptions) -> Result<Option<TreeWishes>, UsageError> {
     if !any {
         return Ok(None); // -L is what happens to files anyway
     }
-    let rule = |(verdict, pattern): &(Verdict, OsString)| {
-        Rule::new(*verdict, pattern).map_err(|why| {
-            let option = if *verdict == Verdict::Exclude { "--exclude" } else { "--include" };
-            UsageError::Pattern(format!("{option} {}: {why}", pattern.display()))
-        })
-    };
-    let rules = options.rules.iter().map(rule).collect::<Result<_, _>>()?;
     let follow = match options {
         TreeOptions { dereference: true, .. } => Follow::Always,
         TreeOptions { follow_operands: true, .. } => Follow::Operands,
@@ -326,7 +347,7 @@ fn trees(options: &TreeOptions) -> Result<Option<TreeWishes>, UsageError> {
         links: options.archive || options.no_dereference_links,
         one_file_system: options.one_file_system,
         delete: options.delete,
-        rules: Rules::new(rules),
+        rules: rules(options)?,
         shard: options.shard,
         parents: options.parents,
         files_from: options.files_from.clone(),
@@ -344,7 +365,10 @@ fn check_trees(
         return Err(UsageError::NoTree("-r, -a, -d, -P, -H, --parents or --files-from"));
     }
     if wishes.files_from.is_some() && sources.len() != 1 {
-        return Err(UsageError::Needs("--files-from", "one SRC, which the paths are below, and DST"));
+        return Err(UsageError::Needs(
+            "--files-from",
+            "one SRC, which the paths are below, and DST",
+        ));
     }
     let alone = sources.len() == 1 && wishes.files_from.is_none() && !wishes.parents;
     if wishes.delete && (!alone || wishes.shard.is_some()) {

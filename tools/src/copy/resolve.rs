@@ -89,11 +89,10 @@ fn name_in(directory: &Path, source: &Path) -> Endpoint {
 mod tests {
     use super::super::options::Options;
     use super::*;
-    use clap::Parser;
 
     fn request(arguments: &[&str]) -> Request {
         let line = ["hugecp"].iter().chain(arguments);
-        Request::new(Options::try_parse_from(line).unwrap()).unwrap()
+        Request::new(Options::read(line).unwrap()).unwrap()
     }
 
     fn targets(arguments: &[&str]) -> Vec<PathBuf> {

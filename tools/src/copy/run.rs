@@ -13,13 +13,15 @@ use super::engine::Progress;
 use super::error::FileError;
 use super::file::{Copier, Ended};
 use super::generate;
+use super::manifest::Manifest;
 use super::options::{self, Options};
+use super::out::Out;
 use super::progress::Monitor;
 use super::quote::quote;
-use super::out::Out;
 use super::report::{self, FileReport, Outcome};
 use super::request::{Destination, Endpoint, Request, Settings};
 use super::resolve::{self, Task};
+use super::run_check;
 use super::run_trees;
 use super::signals::{Signals, Stopped};
 use super::source::device_len;
@@ -39,6 +41,9 @@ pub fn run(options: Options) -> ExitCode {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => exit::fail(TOOL, &error, exit::FAILURE),
         };
+    }
+    if options.check {
+        return run_check::check(&options);
     }
     match Request::new(options) {
         Ok(request) => match &request.trees {
@@ -75,6 +80,7 @@ fn copy_all(request: &Request) -> ExitCode {
         }
         files.push(session.copy(task));
     }
+    session.write_manifest(request);
     if request.settings.json
         && let Err(error) = session.out.json(&report::json(&files, started.elapsed()))
     {
@@ -104,9 +110,11 @@ impl<'a> Session<'a> {
             Monitor::start(Arc::clone(&progress), total_bytes(tasks), on_terminal(request))?;
         let stopped = signals.serve(Arc::clone(&progress), monitor.printer())?;
         let aside = request.destination == Destination::Exactly(Endpoint::Standard);
+        let mut copier = Copier::new(&request.settings, progress);
+        copier.manifest = request.manifest.is_some().then(Manifest::default);
         Ok(Self {
             settings: &request.settings,
-            copier: Copier::new(&request.settings, progress),
+            copier,
             monitor,
             stopped,
             out: Out { aside },
@@ -114,6 +122,17 @@ impl<'a> Session<'a> {
             failed: false,
             pipe_closed: false,
         })
+    }
+
+    /// Writes the checksums, where they are asked for.
+    fn write_manifest(&mut self, request: &Request) {
+        if let (Some(manifest), Some(path)) = (self.copier.manifest.take(), &request.manifest)
+            && let Err(error) = manifest.write(path)
+        {
+            self.failed = true;
+            let error = FileError::target(path, "write the checksums to", error);
+            self.monitor.suspended(|| exit::complain(TOOL, &error));
+        }
     }
 
     /// Makes one copy and tells about it.

@@ -5,7 +5,8 @@
 //! where that is taken, to a temporary one that is renamed over it: the name leads to the old file
 //! or to the whole new one, never to a part. (A kill between that link and the rename leaves a
 //! complete file under the temporary name.) Where the file system has no nameless files, the copy
-//! grows under the temporary name, `.NAME.hugecp-…`, which signals and errors remove.
+//! grows under the temporary name, `.NAME.hugecp-…`, which signals and errors remove. A copy that can
+//! be resumed grows under a name that stays (see [`super::unfinished`]).
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -16,8 +17,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
@@ -25,6 +26,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::attributes::OWNER;
+use super::journal::Identity;
+use super::unfinished::Unfinished;
 
 /// What leads a file to its name.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Staging {
     name: OsString,
     /// The name it has meanwhile, if it must have one.
     temporary: Option<TemporaryName>,
+    /// What an earlier run began, where it can be gone on with, instead.
+    unfinished: Option<Arc<Unfinished>>,
     /// What it replaces.
     pub old: Option<Metadata>,
     /// The mode it was asked to have, [`OWNER`] aside.
@@ -77,7 +82,29 @@ impl Staging {
                 (file, Some(name))
             }
         };
-        Ok((file, Self { directory, name, temporary, old, mode }))
+        Ok((file, Self { directory, name, temporary, unfinished: None, old, mode }))
+    }
+
+    /// As [`create_in`](Self::create_in), but goes on with what was begun of a copy of a source of
+    /// `identity`, and leaves what it did to the next run if it does not commit.
+    ///
+    /// # Errors
+    /// As [`Unfinished::open`].
+    pub fn resume_in(
+        directory: File,
+        name: OsString,
+        old: Option<Metadata>,
+        mode: u32,
+        identity: Identity,
+    ) -> io::Result<(File, Self)> {
+        let (file, unfinished) = Unfinished::open(directory.try_clone()?, &name, identity)?;
+        let unfinished = Some(Arc::new(unfinished));
+        Ok((file, Self { directory, name, temporary: None, unfinished, old, mode }))
+    }
+
+    /// What was begun, if this is a copy that can be resumed.
+    pub fn unfinished(&self) -> Option<&Arc<Unfinished>> {
+        self.unfinished.as_ref()
     }
 
     /// Where what it replaces can be found, whatever the directory is called meanwhile.
@@ -91,6 +118,9 @@ impl Staging {
     /// What linking or renaming says; the name leads where it led before.
     pub fn commit(mut self, file: &File, keep_existing: bool) -> nix::Result<()> {
         let name = self.name.as_os_str();
+        if let Some(unfinished) = &self.unfinished {
+            return unfinished.commit(name, keep_existing);
+        }
         let temporary = match self.temporary.take() {
             Some(temporary) => temporary,
             None => {
@@ -266,7 +296,15 @@ mod tests {
         let (mut file, temporary) = TemporaryName::create(&opened, &name, 0o600).unwrap();
         file.write_all(contents).unwrap();
         let temporary = Some(temporary);
-        (file, Staging { directory: opened, name, temporary, old: None, mode: 0o600 })
+        let staging = Staging {
+            directory: opened,
+            name,
+            temporary,
+            unfinished: None,
+            old: None,
+            mode: 0o600,
+        };
+        (file, staging)
     }
 
     fn names(directory: &Path) -> Vec<String> {

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
@@ -19,9 +20,11 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::attributes::{self, OWNER};
 use super::engine::{Kind, Side};
 use super::error::FileError;
+use super::journal::Identity;
 use super::request::{Endpoint, Settings};
 use super::source::{device_len, kind_of};
 use super::staging::Staging;
+use super::unfinished::{RESUMABLE_BYTES, Unfinished};
 
 /// The directory that `path` is in.
 pub fn parent(path: &Path) -> &Path {
@@ -115,17 +118,18 @@ impl Target {
         settings: &Settings,
     ) -> Result<Self, FileError> {
         let mode = attributes::new_mode(source);
+        let resumed = resumed(source, settings);
         match place {
             Place::Standard => Self::standard_output(),
             Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
-            Place::New(path) => Self::stage(path, None, mode, settings.preserve),
+            Place::New(path) => Self::stage(path, None, mode, settings.preserve, resumed),
             Place::Existing(path, old) => match kind_of(old.file_type()) {
                 Some(Kind::BlockDevice) => Self::device(path, settings.force),
                 Some(Kind::Stream) => Self::stream(path),
                 _ if settings.in_place => Self::in_place(path, Some(old), mode),
                 _ => {
                     check_writable(&path, &old, settings.force)?;
-                    Self::stage(path, Some(old), mode, settings.preserve)
+                    Self::stage(path, Some(old), mode, settings.preserve, resumed)
                 }
             },
         }
@@ -185,12 +189,18 @@ impl Target {
         old: Option<Metadata>,
         mode: u32,
         preserve: bool,
+        resumed: Option<Identity>,
     ) -> Result<Self, FileError> {
         let mode = private_mode(mode, old.is_some() || preserve);
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Err(FileError::TargetIsDirectory(path));
         };
-        match Staging::create(parent(&path), name, old, mode) {
+        let staged = match resumed {
+            None => Staging::create(parent(&path), name, old, mode),
+            Some(identity) => File::open(parent(&path))
+                .and_then(|above| Staging::resume_in(above, name, old, mode, identity)),
+        };
+        match staged {
             Ok((file, staging)) => Ok(Self {
                 staging: Some(staging),
                 ..Self::opened(file, path, Kind::Regular, Some(0))
@@ -210,14 +220,20 @@ impl Target {
         old: Option<Metadata>,
         mode: u32,
         preserve: bool,
+        resumed: Option<Identity>,
     ) -> Result<Self, FileError> {
         let mode = private_mode(mode, old.is_some() || preserve);
-        match Staging::create_in(directory, name.to_owned(), old, mode) {
+        let name = name.to_owned();
+        let staged = match resumed {
+            None => Staging::create_in(directory, name, old, mode),
+            Some(identity) => Staging::resume_in(directory, name, old, mode, identity),
+        };
+        match staged {
             Ok((file, staging)) => Ok(Self {
                 staging: Some(staging),
                 ..Self::opened(file, path, Kind::Regular, Some(0))
             }),
-            Err(error) => Err(FileError::target(&path, "create", error)),
+            Err(error) => Err(cannot_create(&path, "create", error)),
         }
     }
 
@@ -231,12 +247,18 @@ impl Target {
         Side { file: &self.file, path: &self.path, kind: self.kind, len: self.len }
     }
 
-    /// Empties it for the next engine.
+    /// What an earlier run began, where this is a copy that can be resumed.
+    pub fn unfinished(&self) -> Option<&Arc<Unfinished>> {
+        self.staging.as_ref().and_then(Staging::unfinished)
+    }
+
+    /// Empties it for the next engine, but for what an earlier run left in it.
     ///
     /// # Errors
     /// What truncating fails with.
     pub fn reset(&self) -> Result<(), FileError> {
         match self.kind {
+            _ if self.unfinished().is_some() => Ok(()),
             Kind::Regular => self
                 .file
                 .set_len(0)
@@ -303,6 +325,13 @@ impl Target {
     }
 }
 
+/// Of which source a copy is one that can be resumed, if it is.
+pub fn resumed(source: Option<&Metadata>, settings: &Settings) -> Option<Identity> {
+    source
+        .filter(|found| settings.resume && found.is_file() && found.len() >= RESUMABLE_BYTES)
+        .map(Identity::of)
+}
+
 /// What will belong to somebody else, or has an ACL to come, is nobody's until then.
 fn private_mode(mode: u32, private: bool) -> u32 {
     if private { mode & 0o700 } else { mode }
@@ -311,6 +340,7 @@ fn private_mode(mode: u32, private: bool) -> u32 {
 /// Errors of creating `path`, with the directory named where that is what is missing.
 fn cannot_create(path: &Path, operation: &'static str, error: io::Error) -> FileError {
     match error.kind() {
+        io::ErrorKind::ResourceBusy => FileError::BeingCopied(path.to_owned()),
         io::ErrorKind::NotFound => FileError::NoDirectory(parent(path).to_owned()),
         io::ErrorKind::NotADirectory => FileError::NotADirectory(parent(path).to_owned()),
         _ => FileError::target(path, operation, error),

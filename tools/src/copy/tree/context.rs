@@ -18,6 +18,7 @@ use super::wishes::{Follow, Wishes};
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
 use crate::copy::limit::Limiter;
+use crate::copy::manifest::Manifest;
 use crate::copy::report::FileReport;
 use crate::copy::request::Settings;
 
@@ -74,6 +75,8 @@ pub struct Context<'a> {
     pub made: Option<Mutex<HashSet<Id>>>,
     /// Pairs of devices, and whether files on them can share blocks.
     pub clones: Mutex<HashMap<(u64, u64), bool>>,
+    /// Checksums of what was copied, where they are asked for.
+    pub manifest: Option<Manifest>,
     /// One open directory on every file system that was written to, for `--fsync`.
     pub written: Mutex<HashMap<u64, File>>,
 }
@@ -113,6 +116,7 @@ impl<'a> Context<'a> {
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),
+            manifest: None,
             written: Mutex::default(),
         }
     }

@@ -18,6 +18,7 @@ use super::links::{Claim, Made};
 use super::list::Entry;
 use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
+use crate::copy::manifest;
 use crate::copy::plan::SMALL_BYTES;
 
 /// Where an entry is, open on both sides.
@@ -70,7 +71,8 @@ pub enum Became {
 /// What opening and `statx(2)` say.
 pub fn look(at: &OwnedFd, name: &CStr, follow: bool) -> io::Result<(File, Metadata)> {
     let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-    let file = File::from(openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())?);
+    let file =
+        File::from(openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())?);
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
@@ -168,20 +170,23 @@ impl Context<'_> {
             self.pool.push_heavy(Work::Big(Arc::clone(spot.directory), spot.entry.clone()));
             return Ok(());
         }
+        let again = self.to_list(&file, &metadata);
         if !has_links {
             let result = self.copy(spot, file, metadata, false);
             self.progress.file_done();
-            return result.map(|_| ());
+            return self.list(spot, again, result?);
         }
         let id = id_of(&metadata);
         match self.links.claim(id, spot.directory, spot.entry) {
             Claim::Wait => Ok(()),
             Claim::Link(made) => {
-                if !self.hard_link(spot, &made, &metadata)? {
-                    self.copy(spot, file, metadata, false)?;
-                }
+                let became = if self.hard_link(spot, &made, &metadata)? {
+                    Became::Copied(Some(made.id))
+                } else {
+                    self.copy(spot, file, metadata, false)?
+                };
                 self.progress.file_done();
-                Ok(())
+                self.list(spot, again, became)
             }
             Claim::Copy => {
                 let result = self.copy(spot, file, metadata, true);
@@ -196,12 +201,41 @@ impl Context<'_> {
                 };
                 let waiting = self.links.settle(id, made);
                 // They hold their directories already.
-                self.pool.push(waiting.into_iter().map(|(directory, entry)| {
-                    Work::Batch(directory, vec![entry])
-                }));
-                result.map(|_| ())
+                self.pool.push(
+                    waiting
+                        .into_iter()
+                        .map(|(directory, entry)| Work::Batch(directory, vec![entry])),
+                );
+                self.list(spot, again, result?)
             }
         }
+    }
+
+    /// What is needed to put a regular file on the list of checksums, if there is one.
+    fn to_list(&self, file: &File, metadata: &Metadata) -> Option<(File, Metadata)> {
+        if self.manifest.is_none() || !metadata.is_file() {
+            return None;
+        }
+        Some((file.try_clone().ok()?, metadata.clone()))
+    }
+
+    /// Puts a copy on the list of checksums, by the checksum of its source.
+    fn list(
+        &self,
+        spot: Spot<'_>,
+        source: Option<(File, Metadata)>,
+        became: Became,
+    ) -> Result<(), FileError> {
+        let (Some(manifest), Some((file, metadata)), Became::Copied(_)) =
+            (&self.manifest, source, became)
+        else {
+            return Ok(());
+        };
+        set_blocking(&file).map_err(|errno| spot.source_error("read", errno))?;
+        let path = spot.source_path();
+        let hash = manifest::hash_source(&file, &metadata, &path, &self.progress)?;
+        manifest.add(spot.target_path(), hash);
+        Ok(())
     }
 
     /// Whether this run copies it, and not another shard. All names of a file have the same shard.

@@ -68,6 +68,10 @@ impl Rule {
         match (self.anchored, self.whole) {
             (true, _) => matches(&self.pattern, path),
             (false, false) => matches(&self.pattern, name()),
+            // With the slash before the first name, so that `**/a` is any `a`.
+            (false, true) if self.pattern.starts_with(b"**") => {
+                matches(&self.pattern, &[b"/", path].concat())
+            }
             // At the start of any of the names.
             (false, true) => {
                 let starts = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -215,6 +219,8 @@ mod tests {
             ("/d/*", "d/a/b", false),
             ("/d/**", "d/a/b", true),
             ("**.o", "d/e/a.o", true),
+            ("**/e/f", "e/f", true),
+            ("**/e/f", "d/e/f", true),
             ("/**/b", "a/c/b", true),
             ("a?c", "abc", true),
             ("a?c", "a/c", false),

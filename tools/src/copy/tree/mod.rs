@@ -38,6 +38,7 @@ use std::thread;
 
 use super::engine::Progress;
 use super::error::FileError;
+use super::manifest::Manifest;
 use super::request::{Request, Settings};
 use context::{Context, Talk, Work};
 use directory::Side;
@@ -62,11 +63,19 @@ pub fn copy(
     let mut settings = request.settings;
     settings.wishes.spare_cache = true;
     let operands = request.sources.len();
-    let context = Context::new(&settings, wishes, progress, talk, operands);
+    let mut context = Context::new(&settings, wishes, progress, talk, operands);
+    context.manifest = request.manifest.is_some().then(Manifest::default);
     context.take_operands(request)?;
     let (light, beside) = threads(&settings);
     context.pool.run(light, beside, |work| context.work(work));
     context.make_durable();
+    if let (Some(manifest), Some(path)) = (context.manifest.take(), &request.manifest)
+        && let Err(error) = manifest.write(path)
+    {
+        let error = FileError::target(path, "write the checksums to", error);
+        context.talk.failed(&error);
+        context.tally.failed(error.to_string());
+    }
     Ok(context.tally.totals())
 }
 

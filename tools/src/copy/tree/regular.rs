@@ -25,7 +25,7 @@ use crate::copy::fill::Fill;
 use crate::copy::report::{FileReport, Outcome};
 use crate::copy::request::Conflict;
 use crate::copy::source::Source;
-use crate::copy::target::Target;
+use crate::copy::target::{self, Target};
 
 /// What stands where a copy is to go.
 #[derive(Debug)]
@@ -105,8 +105,9 @@ impl Context<'_> {
                 let directory = file_of(spot.target)
                     .map_err(|cause| spot.target_error("open the directory of", cause))?;
                 let name = OsStr::from_bytes(spot.entry.target().to_bytes());
-                let preserve = self.settings.preserve;
-                Target::stage_in(directory, name, spot.target_path(), old, mode, preserve)?
+                let (path, preserve) = (spot.target_path(), self.settings.preserve);
+                let resumed = target::resumed(Some(&source.metadata), self.settings);
+                Target::stage_in(directory, name, path, old, mode, preserve, resumed)?
             }
         };
         let progress = Progress::part_of(&self.progress);

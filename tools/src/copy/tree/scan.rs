@@ -76,7 +76,8 @@ impl Ahead {
             path: Vec<u8>,
             depth: usize,
         }
-        let first = Inner { above: Arc::clone(top), name: c".".to_owned(), path: Vec::new(), depth: 0 };
+        let first =
+            Inner { above: Arc::clone(top), name: c".".to_owned(), path: Vec::new(), depth: 0 };
         let (mut stack, mut whole) = (vec![first], true);
         while let Some(inner) = stack.pop() {
             if self.stopped.load(Ordering::Relaxed) || inner.depth > DEEPEST {

@@ -122,10 +122,9 @@ impl Context<'_> {
     ) -> Result<bool, FileError> {
         let len = metadata.len();
         let read_error = |cause| spot.source_error("read", cause);
-        self.limiter.take(len, &self.progress).map_err(|error| FileError::Copy {
-            error,
-            advice: String::new(),
-        })?;
+        self.limiter
+            .take(len, &self.progress)
+            .map_err(|error| FileError::Copy { error, advice: String::new() })?;
         if len >= CLONE_BYTES && self.clone_small(spot, source, target, metadata)? {
             return Ok(target.metadata().map_err(read_error)?.len() == len);
         }

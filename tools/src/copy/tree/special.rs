@@ -78,9 +78,8 @@ impl Context<'_> {
         let thing = Thing::of(spot, place, metadata)?;
         let directory =
             file_of(spot.target).map_err(|cause| spot.target_error("go on beside", cause))?;
-        let made = self.make(spot, metadata, thing.operation(), |name| {
-            thing.make(&directory, name)
-        })?;
+        let made =
+            self.make(spot, metadata, thing.operation(), |name| thing.make(&directory, name))?;
         if !made {
             return Ok(Became::Left);
         }

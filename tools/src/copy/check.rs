@@ -1,0 +1,380 @@
+//! `--check`: comparing trees, or files with their checksums, and copying nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{CString, OsStr};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::readlinkat;
+use serde::Serialize;
+use xattr::FileExt;
+
+use super::compare;
+use super::engine::Progress;
+use super::error::said;
+use super::manifest::{self, HashError};
+use super::plan::SMALL_BYTES;
+use super::quote::quote;
+use super::reread::Reread;
+use super::tree::context::lock;
+use super::tree::directory::{Id, Shelf, id_of, open_directory};
+use super::tree::entry::{by_descriptor, look};
+use super::tree::filter::Rules;
+use super::tree::list;
+use super::tree::pool::Pool;
+
+/// What a comparison looks at.
+#[derive(Clone, Debug)]
+pub struct Checking {
+    /// Modes, owners, times, attributes and ACLs too.
+    pub attributes: bool,
+    /// Which names of one file are names of one file on the other side.
+    pub links: bool,
+    /// Names that are left out.
+    pub rules: Rules,
+    /// Threads to compare with.
+    pub threads: usize,
+}
+
+/// What a comparison found.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Found {
+    /// Regular files compared.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What differs, or could not be compared, in order.
+    pub differences: Vec<String>,
+}
+
+/// Two directories, open.
+struct Pair {
+    source: OwnedFd,
+    target: OwnedFd,
+    /// From the top.
+    path: PathBuf,
+}
+
+/// A directory to go into.
+struct Work {
+    above: std::sync::Arc<Pair>,
+    name: CString,
+}
+
+struct Check<'a> {
+    what: &'a Checking,
+    target: &'a Path,
+    progress: &'a Progress,
+    pool: Pool<Work>,
+    files: AtomicU64,
+    bytes: AtomicU64,
+    differences: Mutex<BTreeSet<(PathBuf, String)>>,
+    links: Mutex<HashMap<Id, Id>>,
+}
+
+/// Compares `source` with `target`, which may be trees.
+///
+/// # Errors
+/// Where one of them cannot be looked at.
+pub fn trees(
+    source: &Path,
+    target: &Path,
+    what: &Checking,
+    progress: &Progress,
+) -> Result<Found, String> {
+    let open = |path: &Path| {
+        let failed = |error: io::Error| format!("cannot open {}: {}", quote(path), said(&error));
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        Ok::<_, String>((file, metadata))
+    };
+    let ((one, one_found), (other, other_found)) = (open(source)?, open(target)?);
+    let check = Check {
+        what,
+        target,
+        progress,
+        pool: Pool::default(),
+        files: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        differences: Mutex::default(),
+        links: Mutex::default(),
+    };
+    let _shelf = Shelf::new(); // as many descriptors as the system allows
+    let top = PathBuf::new();
+    if one_found.is_dir() && other_found.is_dir() {
+        let pair = Pair { source: one.into(), target: other.into(), path: top };
+        let above = std::sync::Arc::new(pair);
+        check.pool.push([Work { above, name: c".".to_owned() }]);
+        check.pool.run(what.threads, false, |work| check.directory(&work));
+    } else {
+        check.same(&top, (&one, &one_found), (&other, &other_found));
+    }
+    let differences =
+        check.differences.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    Ok(Found {
+        files: check.files.into_inner(),
+        bytes: check.bytes.into_inner(),
+        differences: differences.into_iter().map(|(_, words)| words).collect(),
+    })
+}
+
+impl Check<'_> {
+    fn differs(&self, path: &Path, how: &str) {
+        let whole =
+            if path == Path::new("") { self.target.to_owned() } else { self.target.join(path) };
+        let words = format!("{}: {how}", quote(whole));
+        lock(&self.differences).insert((path.to_owned(), words));
+    }
+
+    fn failed(&self, path: &Path, what: &str, error: &io::Error) {
+        self.differs(path, &format!("cannot {what}: {}", said(error)));
+    }
+
+    fn directory(&self, work: &Work) {
+        if self.progress.is_cancelled() {
+            return;
+        }
+        let path = join(&work.above.path, &work.name);
+        let open = |at: &OwnedFd| open_directory(at, &work.name, false);
+        let pair = match (open(&work.above.source), open(&work.above.target)) {
+            (Ok(source), Ok(target)) => Pair { source, target, path: path.clone() },
+            (Err(errno), _) => return self.failed(&path, "open it in the source", &errno.into()),
+            (_, Err(errno)) => return self.failed(&path, "open it", &errno.into()),
+        };
+        let names = |at: &OwnedFd| -> io::Result<BTreeSet<CString>> {
+            Ok(list::list(at)?.into_iter().map(|entry| entry.name).collect())
+        };
+        let (source, target) = match (names(&pair.source), names(&pair.target)) {
+            (Ok(source), Ok(target)) => (source, target),
+            (Err(error), _) => return self.failed(&path, "read it in the source", &error),
+            (_, Err(error)) => return self.failed(&path, "read it", &error),
+        };
+        let pair = std::sync::Arc::new(pair);
+        if work.name.as_c_str() == c"."
+            && let (Ok(one), Ok(other)) =
+                (look(&pair.source, c".", false), look(&pair.target, c".", false))
+        {
+            self.attributes(&path, (&one.0, &one.1), (&other.0, &other.1));
+        }
+        for name in &source {
+            if target.contains(name) {
+                self.entry(&pair, name);
+            } else if !self.is_excluded(&pair.source, &pair.path, name) {
+                self.differs(&join(&pair.path, name), "is missing");
+            }
+        }
+        for name in target.difference(&source) {
+            if !self.is_excluded(&pair.target, &pair.path, name) {
+                self.differs(&join(&pair.path, name), "is not in the source");
+            }
+        }
+    }
+
+    fn is_excluded(&self, at: &OwnedFd, above: &Path, name: &CString) -> bool {
+        if self.what.rules.is_empty() {
+            return false;
+        }
+        let is_directory = look(at, name, false).is_ok_and(|(_, metadata)| metadata.is_dir());
+        self.what.rules.excludes(join(above, name).as_os_str().as_bytes(), is_directory)
+    }
+
+    fn entry(&self, pair: &std::sync::Arc<Pair>, name: &CString) {
+        let path = join(&pair.path, name);
+        if self.progress.is_cancelled() || self.is_excluded(&pair.source, &pair.path, name) {
+            return;
+        }
+        let (one, other) = match (look(&pair.source, name, false), look(&pair.target, name, false))
+        {
+            (Ok(one), Ok(other)) => (one, other),
+            (Err(error), _) => return self.failed(&path, "look at it in the source", &error),
+            (_, Err(error)) => return self.failed(&path, "look at it", &error),
+        };
+        self.same(&path, (&one.0, &one.1), (&other.0, &other.1));
+        if one.1.is_dir() && other.1.is_dir() {
+            let above = std::sync::Arc::clone(pair);
+            self.pool.push([Work { above, name: name.clone() }]);
+        }
+    }
+
+    /// Compares what is open on both sides, directories without what is in them.
+    fn same(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
+        if one.1.file_type() != other.1.file_type() {
+            return self.differs(path, "is something else than in the source");
+        }
+        if one.1.is_file() {
+            self.contents(path, one, other);
+        } else if one.1.is_symlink() {
+            if readlinkat(one.0, c"") != readlinkat(other.0, c"") {
+                self.differs(path, "leads elsewhere");
+            }
+        } else if one.1.rdev() != other.1.rdev() {
+            self.differs(path, "is another device");
+        }
+        self.attributes(path, one, other);
+    }
+
+    fn contents(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+        let len = one.1.len();
+        if len != other.1.len() {
+            let how = format!("has {} bytes, the source {len}", other.1.len());
+            return self.differs(path, &how);
+        }
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        let open = |file: &File| File::open(by_descriptor(file));
+        let (one, other) = match (open(one.0), open(other.0)) {
+            (Ok(one), Ok(other)) => (one, other),
+            (Err(error), _) => return self.failed(path, "read it in the source", &error),
+            (_, Err(error)) => return self.failed(path, "read it", &error),
+        };
+        let same = if len < SMALL_BYTES {
+            compare::same_contents(&one, &other, self.progress).map_err(|error| match error {
+                compare::CompareError::First(_, error)
+                | compare::CompareError::Second(_, error) => error,
+                compare::CompareError::Cancelled => io::ErrorKind::Interrupted.into(),
+            })
+        } else {
+            self.same_on_devices(&one, &other, len)
+        };
+        match same {
+            Ok(true) => self.progress.add(len),
+            Ok(false) => self.differs(path, "has other contents"),
+            Err(error) => self.failed(path, "compare it", &error),
+        }
+    }
+
+    /// Big files are read past the page cache.
+    fn same_on_devices(&self, one: &File, other: &File, len: u64) -> io::Result<bool> {
+        const CHUNK: u64 = 4 << 20;
+        let (mut one, mut other) = (Reread::open(one, len)?, Reread::open(other, len)?);
+        let mut at = 0;
+        while at < len {
+            if self.progress.is_cancelled() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let range = at..len.min(at + CHUNK);
+            if one.read(range.clone())? != other.read(range)? {
+                return Ok(false);
+            }
+            at += CHUNK;
+        }
+        Ok(true)
+    }
+
+    fn attributes(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
+        let (source, target) = (one.1, other.1);
+        if self.what.links && !source.is_dir() && source.nlink().max(target.nlink()) > 1 {
+            let mut links = lock(&self.links);
+            let first = links.entry(id_of(source)).or_insert_with(|| id_of(target));
+            if *first != id_of(target) {
+                self.differs(path, "is no name of the file that it is a name of in the source");
+            }
+        }
+        if !self.what.attributes {
+            return;
+        }
+        if !source.is_symlink() && source.mode() != target.mode() {
+            let (is, was) = (target.mode() & 0o7777, source.mode() & 0o7777);
+            self.differs(path, &format!("has mode {is:04o}, the source {was:04o}"));
+        }
+        if (source.uid(), source.gid()) != (target.uid(), target.gid()) {
+            let (uid, gid) = (target.uid(), target.gid());
+            let how =
+                format!("belongs to {uid}:{gid}, the source to {}:{}", source.uid(), source.gid());
+            self.differs(path, &how);
+        }
+        let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
+        if time(source) != time(target) {
+            self.differs(path, "has another time of modification");
+        }
+        if source.is_file() || source.is_dir() {
+            match (xattrs(one.0), xattrs(other.0)) {
+                (Ok(one), Ok(other)) if one == other => {}
+                (Ok(_), Ok(_)) => self.differs(path, "has other extended attributes or ACLs"),
+                (Err(error), _) | (_, Err(error)) => {
+                    self.failed(path, "read its extended attributes", &error);
+                }
+            }
+        }
+    }
+}
+
+/// Extended attributes and ACLs, but for labels that the system gives.
+fn xattrs(place: &File) -> io::Result<Vec<(std::ffi::OsString, Option<Vec<u8>>)>> {
+    // What is open as a place only has no attributes by its descriptor.
+    let file = File::open(by_descriptor(place))?;
+    let names = match file.list_xattr() {
+        Ok(names) => names,
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let is_label = |name: &std::ffi::OsString| {
+        name.as_bytes().starts_with(b"security.") && name != "security.capability"
+    };
+    let mut found = Vec::new();
+    for name in names.filter(|name| !is_label(name)) {
+        let value = file.get_xattr(&name)?;
+        found.push((name, value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn join(above: &Path, name: &CString) -> PathBuf {
+    if name.as_c_str() == c"." {
+        return above.to_owned();
+    }
+    above.join(OsStr::from_bytes(name.to_bytes()))
+}
+
+/// Compares files with the checksums in `list`.
+///
+/// # Errors
+/// Where the list cannot be read, or has a line that is none of a manifest.
+pub fn manifest(list: &Path, progress: &Progress) -> Result<Found, String> {
+    let text = if list == Path::new("-") {
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::stdin().lock(), &mut text).map(|_| text)
+    } else {
+        std::fs::read(list)
+    };
+    let text = text.map_err(|error| format!("cannot read {}: {}", quote(list), said(&error)))?;
+    let mut found = Found::default();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let Some((hash, path)) = manifest::parse(line) else {
+            return Err(format!(
+                "{}, line {}: not a checksum, two spaces and a path, as b3sum writes them",
+                quote(list),
+                index + 1
+            ));
+        };
+        let differs = match checksum(&path, progress) {
+            Ok((sum, len)) => {
+                found.files += 1;
+                found.bytes += len;
+                (sum != hash).then(|| "has another checksum".to_owned())
+            }
+            Err(HashError::Cancelled) => break,
+            Err(HashError::Read(error)) => Some(format!("cannot read it: {}", said(&error))),
+        };
+        found.differences.extend(differs.map(|how| format!("{}: {how}", quote(&path))));
+    }
+    Ok(found)
+}
+
+fn checksum(path: &Path, progress: &Progress) -> Result<(blake3::Hash, u64), HashError> {
+    let file = File::open(path).map_err(HashError::Read)?;
+    let len = file.metadata().map_err(HashError::Read)?.len();
+    let sum = manifest::hash(&file, len, progress)?;
+    progress.add(len);
+    Ok((sum, len))
+}

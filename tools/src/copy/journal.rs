@@ -1,0 +1,276 @@
+//! The journal of a copy that can be resumed: of which source it is, and the checksum of each piece
+//! that was written.
+//!
+//! ```text
+//! header   "hugecp journal 1" | device, inode, length, mtime s, ns, ctime s, ns (8 bytes each) | check
+//! record   start | length (8 bytes each) | BLAKE3 of the piece (32 bytes) | check
+//! ```
+//!
+//! Numbers are little-endian. A check is the first 8 bytes of a BLAKE3 over what precedes it, the
+//! record's keyed with the header: what a crash left half-written, and records of another journal
+//! in recycled blocks, do not pass. Records are only ever appended.
+//!
+//! A record is a claim and no proof: it may have reached the disk when the piece had not. Whoever
+//! resumes reads the piece and compares.
+
+use std::fs::Metadata;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+
+use super::engine::PieceSum;
+
+const MAGIC: &[u8; 16] = b"hugecp journal 1";
+/// Numbers in an identity.
+const FIELDS: usize = 7;
+const CHECK_BYTES: usize = 8;
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = MAGIC.len() + 8 * FIELDS + CHECK_BYTES;
+/// Bytes of a record.
+pub const RECORD_BYTES: usize = 8 + 8 + blake3::OUT_LEN + CHECK_BYTES;
+
+/// What tells one state of a source from any other: nothing that writes to a file leaves its ctime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity([u64; FIELDS]);
+
+impl Identity {
+    /// Of what `metadata` is about.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self([
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime().cast_unsigned(),
+            metadata.mtime_nsec().cast_unsigned(),
+            metadata.ctime().cast_unsigned(),
+            metadata.ctime_nsec().cast_unsigned(),
+        ])
+    }
+
+    /// Length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.0[2]
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The header of a journal of a copy of it.
+    pub fn header(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        for field in self.0 {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes.extend(check(blake3::hash(&bytes)));
+        bytes
+    }
+
+    /// The record of a piece of it.
+    pub fn record(&self, piece: &PieceSum) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(RECORD_BYTES);
+        bytes.extend(piece.range.start.to_le_bytes());
+        bytes.extend((piece.range.end - piece.range.start).to_le_bytes());
+        bytes.extend(piece.hash.as_bytes());
+        bytes.extend(check(self.keyed(&bytes)));
+        bytes
+    }
+
+    fn keyed(&self, bytes: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(blake3::hash(&self.header()).as_bytes(), bytes)
+    }
+}
+
+/// What a journal says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Journal {
+    /// Which source, in which state.
+    pub identity: Identity,
+    /// The pieces claimed to be written, in the order of the file, none over another.
+    pub pieces: Vec<PieceSum>,
+    /// Bytes of the journal up to the end of its last whole record.
+    pub valid_bytes: usize,
+}
+
+/// Reads a journal; `None` where it has no whole header. What follows the last whole record is
+/// what a crash left of another.
+pub fn parse(bytes: &[u8]) -> Option<Journal> {
+    let header = bytes.get(..HEADER_BYTES)?;
+    let mut fields = [0; FIELDS];
+    for (field, bytes) in fields.iter_mut().zip(header[MAGIC.len()..].chunks_exact(8)) {
+        *field = number(bytes);
+    }
+    let identity = Identity(fields);
+    if header != identity.header() {
+        return None;
+    }
+    let key = *blake3::hash(header).as_bytes();
+    let (mut pieces, mut valid_bytes) = (Vec::new(), HEADER_BYTES);
+    for record in bytes[HEADER_BYTES..].chunks_exact(RECORD_BYTES) {
+        let (body, its_check) = record.split_at(RECORD_BYTES - CHECK_BYTES);
+        if check(blake3::keyed_hash(&key, body)) != its_check {
+            break;
+        }
+        valid_bytes += RECORD_BYTES;
+        let (start, len) = (number(&body[..8]), number(&body[8..16]));
+        let mut hash = [0; blake3::OUT_LEN];
+        hash.copy_from_slice(&body[16..]);
+        let range = start..start.saturating_add(len);
+        if range.start < range.end && range.end <= identity.len() && len <= PIECE_BYTES_MAX {
+            pieces.push(PieceSum { range, hash: hash.into() });
+        }
+    }
+    Some(Journal { identity, pieces: apart(pieces), valid_bytes })
+}
+
+/// No engine writes longer pieces, and nobody shall be made to read them into memory.
+const PIECE_BYTES_MAX: u64 = 1 << 30;
+
+/// The pieces in order, without those that lie over an earlier one. Of two for the same range the
+/// later counts: it was written because the earlier did not hold.
+fn apart(pieces: Vec<PieceSum>) -> Vec<PieceSum> {
+    let mut order: Vec<(usize, PieceSum)> = pieces.into_iter().enumerate().collect();
+    order.sort_by(|(at, one), (other_at, other)| {
+        one.range.start.cmp(&other.range.start).then(other_at.cmp(at))
+    });
+    let mut end = 0;
+    order.retain(|(_, piece)| {
+        let apart = piece.range.start >= end;
+        if apart {
+            end = piece.range.end;
+        }
+        apart
+    });
+    order.into_iter().map(|(_, piece)| piece).collect()
+}
+
+/// What of `data` is not in `done`; both in order.
+pub fn without(data: &[Range<u64>], done: &[PieceSum]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    let mut done = done.iter().map(|piece| &piece.range).peekable();
+    for range in data {
+        let mut at = range.start;
+        while let Some(next) = done.peek().filter(|next| next.start < range.end) {
+            if at < next.start {
+                left.push(at..next.start);
+            }
+            at = at.max(next.end);
+            if next.end > range.end {
+                break; // it reaches into what comes next
+            }
+            done.next();
+        }
+        if at < range.end {
+            left.push(at..range.end);
+        }
+    }
+    left
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+fn check(hash: blake3::Hash) -> [u8; CHECK_BYTES] {
+    let mut check = [0; CHECK_BYTES];
+    check.copy_from_slice(&hash.as_bytes()[..CHECK_BYTES]);
+    check
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity() -> Identity {
+        Identity([1, 2, 10_000, 4, 5, 6, 7])
+    }
+
+    fn piece(range: Range<u64>) -> PieceSum {
+        PieceSum { hash: blake3::hash(&range.start.to_le_bytes()), range }
+    }
+
+    fn journal(pieces: &[PieceSum]) -> Vec<u8> {
+        let mut bytes = identity().header();
+        pieces.iter().for_each(|piece| bytes.extend(identity().record(piece)));
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let pieces = [piece(0..100), piece(100..200), piece(500..10_000)];
+        let bytes = journal(&pieces);
+        let found = parse(&bytes).unwrap();
+        assert_eq!((found.identity, &found.pieces[..]), (identity(), &pieces[..]));
+        assert_eq!(found.valid_bytes, bytes.len());
+    }
+
+    #[test]
+    fn a_journal_that_was_cut_anywhere_says_what_is_whole() {
+        let pieces = [piece(0..100), piece(100..200)];
+        let bytes = journal(&pieces);
+        for cut in 0..bytes.len() {
+            match parse(&bytes[..cut]) {
+                None => assert!(cut < HEADER_BYTES),
+                Some(found) => {
+                    assert_eq!(found.pieces.len(), (cut - HEADER_BYTES) / RECORD_BYTES);
+                    assert_eq!(found.valid_bytes % RECORD_BYTES, HEADER_BYTES % RECORD_BYTES);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn records_of_another_source_do_not_count() {
+        let other = Identity([1, 2, 10_000, 4, 5, 6, 8]);
+        let mut bytes = identity().header();
+        bytes.extend(other.record(&piece(0..100)));
+        assert!(parse(&bytes).unwrap().pieces.is_empty());
+    }
+
+    #[test]
+    fn pieces_beyond_the_end_or_over_each_other_do_not_count() {
+        let mut again = piece(0..100);
+        again.hash = blake3::hash(b"again");
+        let bytes = journal(&[
+            piece(0..100),
+            piece(50..150),
+            piece(9_999..10_001),
+            piece(7..7),
+            again.clone(),
+        ]);
+        assert_eq!(parse(&bytes).unwrap().pieces, [again]);
+    }
+
+    #[test]
+    fn what_is_left_is_the_data_without_what_is_done() {
+        let left = |data: &[Range<u64>], done: &[Range<u64>]| {
+            without(data, &done.iter().cloned().map(piece).collect::<Vec<_>>())
+        };
+        assert_eq!(left(&[0..100], &[]), [0..100]);
+        assert_eq!(left(&[0..100], &[0..100]), []);
+        assert_eq!(left(&[0..100, 200..300], &[10..20, 50..250]), [0..10, 20..50, 250..300]);
+        assert_eq!(left(&[0..100, 200..300], &[0..10, 100..200, 290..400]), [10..100, 200..290]);
+        assert_eq!(left(&[0..10, 20..30, 40..50], &[5..45]), [0..5, 45..50]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(mut bytes: Vec<u8>, flips: Vec<(usize, u8)>) {
+            let _ = parse(&bytes);
+            let mut damaged = journal(&[piece(0..100), piece(100..200)]);
+            for (at, byte) in flips {
+                let at = at % damaged.len();
+                damaged[at] ^= byte;
+            }
+            damaged.append(&mut bytes);
+            if let Some(found) = parse(&damaged) {
+                prop_assert!(found.valid_bytes <= damaged.len());
+                for piece in &found.pieces {
+                    prop_assert!(piece.range.end <= found.identity.len());
+                }
+                prop_assert!(found.pieces.windows(2).all(|p| p[0].range.end <= p[1].range.start));
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Lists of checksums, in the format of `b3sum`: written with `--manifest`, checked with
+//! `--check --manifest`, and by `b3sum --check` as well.
+//!
+//! A line is the BLAKE3 of a file in 64 hexadecimal digits, two spaces and the path. Where the path
+//! has a backslash, a newline or a carriage return, these are escaped (`\\`, `\n`, `\r`) and the line
+//! begins with a backslash. Paths that are not UTF-8 are written as they are, which hugecp reads
+//! back and b3sum does not take.
+
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use blake3::Hash;
+
+use super::compare;
+use super::engine::{CopyError, Progress};
+use super::error::FileError;
+use super::journal::Identity;
+use super::plan::SMALL_BYTES;
+use super::reread::Reread;
+
+/// Bytes hashed at once.
+const CHUNK: usize = 1 << 20;
+
+/// Why a file has no checksum.
+#[derive(Debug)]
+pub enum HashError {
+    /// It cannot be read.
+    Read(io::Error),
+    /// The user stopped it.
+    Cancelled,
+}
+
+/// The checksum of the first `len` bytes of `file`. Big files are read past the page cache.
+///
+/// # Errors
+/// [`HashError`]; `UnexpectedEof` where there are fewer.
+pub fn hash(file: &File, len: u64, progress: &Progress) -> Result<Hash, HashError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut direct = match len >= SMALL_BYTES {
+        true => Some(Reread::open(file, len).map_err(HashError::Read)?),
+        false => None,
+    };
+    let mut memory = vec![0; if direct.is_some() { 0 } else { CHUNK.min(len as usize + 1) }];
+    let mut at = 0;
+    while at < len {
+        if progress.is_cancelled() {
+            return Err(HashError::Cancelled);
+        }
+        let wanted = (len - at).min(CHUNK as u64);
+        let bytes = match &mut direct {
+            Some(reread) => reread.read(at..at + wanted).map_err(HashError::Read)?,
+            None => {
+                let buffer = &mut memory[..wanted as usize];
+                let got = compare::read(file, buffer, at).map_err(HashError::Read)?;
+                &memory[..got]
+            }
+        };
+        if bytes.len() as u64 != wanted {
+            return Err(HashError::Read(io::ErrorKind::UnexpectedEof.into()));
+        }
+        hasher.update(bytes);
+        at += wanted;
+    }
+    Ok(hasher.finalize())
+}
+
+/// The checksum of a source that was copied in the state of `metadata`.
+///
+/// # Errors
+/// What reading says, and [`FileError::Changed`] where it is in another state by now.
+pub fn hash_source(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    progress: &Progress,
+) -> Result<Hash, FileError> {
+    let failed = |error| match error {
+        HashError::Read(cause) => {
+            let operation = "read again, for its checksum,";
+            FileError::Source { path: path.to_owned(), operation, cause }
+        }
+        HashError::Cancelled => {
+            FileError::Copy { error: CopyError::Cancelled, advice: String::new() }
+        }
+    };
+    let hash = hash(file, metadata.len(), progress).map_err(failed)?;
+    let now = file.metadata().map_err(|cause| failed(HashError::Read(cause)))?;
+    if Identity::of(&now) == Identity::of(metadata) {
+        Ok(hash)
+    } else {
+        Err(FileError::Changed(path.to_owned()))
+    }
+}
+
+/// One line, with its newline.
+pub fn line(path: &Path, hash: &Hash) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes();
+    let mut line = Vec::with_capacity(bytes.len() + 70);
+    let escaped = bytes.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r'));
+    if escaped {
+        line.push(b'\\');
+    }
+    line.extend(hash.to_hex().as_bytes());
+    line.extend(b"  ");
+    for &byte in bytes {
+        match byte {
+            b'\\' => line.extend(b"\\\\"),
+            b'\n' => line.extend(b"\\n"),
+            b'\r' => line.extend(b"\\r"),
+            other => line.push(other),
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+/// What a line says; `None` where it is none of a manifest.
+pub fn parse(line: &[u8]) -> Option<(Hash, PathBuf)> {
+    let (escaped, line) = match line.strip_prefix(b"\\") {
+        Some(rest) => (true, rest),
+        None => (false, line),
+    };
+    let (digits, path) = line.split_at_checked(2 * blake3::OUT_LEN)?;
+    let hash = Hash::from_hex(digits).ok()?;
+    let path = path.strip_prefix(b"  ").filter(|path| !path.is_empty())?;
+    let path = if escaped { unescape(path)? } else { path.to_vec() };
+    if path.contains(&0) {
+        return None;
+    }
+    Some((hash, PathBuf::from(std::ffi::OsString::from_vec(path))))
+}
+
+fn unescape(path: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(path.len());
+    let mut bytes = path.iter();
+    while let Some(&byte) = bytes.next() {
+        plain.push(match byte {
+            b'\\' => match bytes.next()? {
+                b'\\' => b'\\',
+                b'n' => b'\n',
+                b'r' => b'\r',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(plain)
+}
+
+/// Checksums of files, collected from any thread.
+#[derive(Debug, Default)]
+pub struct Manifest {
+    entries: Mutex<Vec<(PathBuf, Hash)>>,
+}
+
+impl Manifest {
+    /// Takes note of a file.
+    pub fn add(&self, path: PathBuf, hash: Hash) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push((path, hash));
+    }
+
+    /// Writes the list in the order of the paths: complete, or not at all.
+    ///
+    /// # Errors
+    /// What creating or writing says.
+    pub fn write(self, path: &Path) -> io::Result<()> {
+        let mut entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let text: Vec<u8> = entries.iter().flat_map(|(path, hash)| line(path, hash)).collect();
+        if path == Path::new("-") || !path.metadata().map_or(true, |found| found.is_file()) {
+            let mut out: Box<dyn io::Write> = match path == Path::new("-") {
+                true => Box::new(io::stdout().lock()),
+                false => Box::new(File::options().write(true).open(path)?),
+            };
+            return out.write_all(&text).and_then(|()| out.flush());
+        }
+        let name = path.file_name().unwrap_or(OsStr::new("manifest")).to_owned();
+        let above = super::target::parent(path);
+        let (mut file, staging) = super::staging::Staging::create(above, name, None, 0o666)?;
+        io::Write::write_all(&mut file, &text)?;
+        Ok(staging.commit(&file, false)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_path_is_read_back(mut path: Vec<u8>, contents: Vec<u8>) {
+            path.retain(|&byte| byte != 0);
+            path.push(b'x');
+            let (path, hash) = (PathBuf::from(OsStr::from_bytes(&path)), blake3::hash(&contents));
+            let line = line(&path, &hash);
+            prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+            prop_assert_eq!(parse(&line[..line.len() - 1]), Some((hash, path)));
+        }
+
+        #[test]
+        fn any_line_is_read_without_harm(line: Vec<u8>) {
+            let _ = parse(&line);
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_b3sum() {
+        let hash = blake3::hash(b"");
+        let hex = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(line(Path::new("a b"), &hash), format!("{hex}  a b\n").as_bytes());
+        assert_eq!(line(Path::new("a\n\\"), &hash), format!("\\{hex}  a\\n\\\\\n").as_bytes());
+        for wrong in ["", hex, "xyz  a", &format!("{hex} a"), &format!("\\{hex}  a\\q")] {
+            assert_eq!(parse(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! A copy that an earlier run began: its data under `.NAME.hugecp-part`, its journal beside it.
+//!
+//! Whoever goes on holds a lock on the journal, so that two runs never write one file. What the
+//! journal claims is read again and compared before it is believed; a journal of another source,
+//! or of this one in another state, is thrown away with the data.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::{File, Metadata, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
+
+use super::engine::{CopyError, Log, PieceSum, Progress};
+use super::journal::{self, HEADER_BYTES, Identity, RECORD_BYTES};
+use super::reread::Reread;
+
+/// From this length on a copy has a journal: below, beginning anew is as quick.
+pub const RESUMABLE_BYTES: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Unfinished {
+    directory: File,
+    part: CString,
+    journal_name: CString,
+    identity: Identity,
+    journal: Mutex<File>,
+    claimed: Vec<PieceSum>,
+}
+
+impl Unfinished {
+    /// Opens what was begun of a copy of a source of `identity` to `name` in `directory`, or
+    /// begins. Gives the file with the data as well.
+    ///
+    /// # Errors
+    /// What the system says; `EBUSY` where another run is at it.
+    pub fn open(directory: File, name: &OsStr, identity: Identity) -> io::Result<(File, Self)> {
+        let (part, journal_name) = (hidden(name, "part"), hidden(name, "journal"));
+        let mut journal = lock_journal(&directory, &journal_name)?;
+        let data = open_own(&directory, &part)?;
+        let known = read_journal(&mut journal, identity);
+        let claimed = match known.filter(|known| known.identity == identity) {
+            Some(known) if data.metadata()?.len() <= identity.len() => {
+                journal.set_len(known.valid_bytes as u64)?;
+                known.pieces
+            }
+            _ => {
+                data.set_len(0)?;
+                journal.set_len(0)?;
+                io::Seek::rewind(&mut journal)?;
+                journal.write_all(&identity.header())?;
+                Vec::new()
+            }
+        };
+        let journal = Mutex::new(journal);
+        Ok((data, Self { directory, part, journal_name, identity, journal, claimed }))
+    }
+
+    /// Reads what the journal claims, and gives what holds.
+    ///
+    /// # Errors
+    /// A read error of the data, and [`CopyError::Cancelled`].
+    pub fn verify(
+        &self,
+        data: &File,
+        path: &Path,
+        progress: &Progress,
+    ) -> Result<Vec<PieceSum>, CopyError> {
+        if self.claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |offset| move |cause| CopyError::Read { path: path.to_owned(), offset, cause };
+        let mut reread = Reread::open(data, self.identity.len()).map_err(failed(0))?;
+        let mut verified = Vec::new();
+        for piece in &self.claimed {
+            if progress.is_cancelled() {
+                return Err(CopyError::Cancelled);
+            }
+            let bytes = reread.read(piece.range.clone()).map_err(failed(piece.range.start))?;
+            if blake3::hash(bytes) == piece.hash {
+                verified.push(piece.clone());
+            }
+            progress.add(piece.range.end - piece.range.start);
+        }
+        Ok(verified)
+    }
+
+    /// Whether `source` is still what the copy was begun of.
+    pub fn is_of(&self, source: &Metadata) -> bool {
+        Identity::of(source) == self.identity
+    }
+
+    /// Gives the complete copy its name and removes the journal; with `keep_existing` fails with
+    /// `EEXIST` where the name is taken.
+    ///
+    /// # Errors
+    /// What renaming says.
+    pub fn commit(&self, name: &OsStr, keep_existing: bool) -> nix::Result<()> {
+        let (directory, part) = (&self.directory, self.part.as_c_str());
+        if keep_existing {
+            renameat2(directory, part, directory, name, RenameFlags::RENAME_NOREPLACE)?;
+        } else {
+            renameat(directory, part, directory, name)?;
+        }
+        self.remove(&self.journal_name);
+        Ok(())
+    }
+
+    /// Throws away what was begun.
+    pub fn discard(&self) {
+        self.remove(&self.part);
+        self.remove(&self.journal_name);
+    }
+
+    fn remove(&self, name: &CStr) {
+        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir); // may be gone
+    }
+}
+
+impl Log for Unfinished {
+    /// Appends a record. Where that fails, the piece is copied again by the next run, if any.
+    fn note(&self, piece: &PieceSum) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = journal.write_all(&self.identity.record(piece)); // nothing depends on it
+    }
+}
+
+/// `.NAME.hugecp-WHAT`, or with a hash for a name that leaves no room: always the same for a name.
+fn hidden(name: &OsStr, what: &str) -> CString {
+    /// As for temporary names.
+    const LONG: usize = 100;
+    let mut hidden = b".".to_vec();
+    if name.len() <= LONG {
+        hidden.extend_from_slice(name.as_bytes());
+    } else {
+        hidden.extend_from_slice(&blake3::hash(name.as_bytes()).to_hex().as_bytes()[..32]);
+    }
+    hidden.extend_from_slice(format!(".hugecp-{what}").as_bytes());
+    // A file name has no zero byte, so this never falls back.
+    CString::new(hidden).unwrap_or_else(|_| c".hugecp".to_owned())
+}
+
+/// Opens the journal and locks it: no other run has it.
+fn lock_journal(directory: &File, name: &CStr) -> io::Result<File> {
+    loop {
+        let journal = open_own(directory, name)?;
+        match journal.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Errno::EBUSY.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever held it may have finished, and removed it, in between.
+        let ours = journal.metadata()?;
+        match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) if (there.st_dev, there.st_ino) == (ours.dev(), ours.ino()) => {
+                return Ok(journal);
+            }
+            Ok(_) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Opens a regular file of the caller's own that has one name, or creates it.
+fn open_own(directory: &File, name: &CStr) -> io::Result<File> {
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() > 1 || found.uid() != Uid::effective().as_raw() {
+        let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+        return Err(io::Error::other(format!(
+            "{} is not what an earlier run left: remove it",
+            super::quote::quote(name)
+        )));
+    }
+    super::tree::entry::set_blocking(&file)?;
+    Ok(file)
+}
+
+/// What the journal says, if it can be read at all; its position is at the end of that.
+fn read_journal(journal: &mut File, identity: Identity) -> Option<journal::Journal> {
+    // A record for each 4 KiB would be more than any engine writes, ten times over.
+    let longest = HEADER_BYTES as u64 + (identity.len() / 4096 + 16) * 10 * RECORD_BYTES as u64;
+    let mut bytes = Vec::new();
+    (&*journal).take(longest.min(1 << 30)).read_to_end(&mut bytes).ok()?;
+    let known = journal::parse(&bytes);
+    let at = known.as_ref().map_or(0, |known| known.valid_bytes as u64);
+    io::Seek::seek(journal, io::SeekFrom::Start(at)).ok()?;
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn open(dir: &Path, source: &File) -> io::Result<(File, Unfinished)> {
+        let identity = Identity::of(&source.metadata().unwrap());
+        Unfinished::open(File::open(dir).unwrap(), OsStr::new("target"), identity)
+    }
+
+    fn source(dir: &Path) -> File {
+        let source = File::options().create(true).truncate(false).write(true).open(dir.join("a"));
+        let source = source.unwrap();
+        source.set_len(100_000).unwrap();
+        source
+    }
+
+    fn sum(range: std::ops::Range<u64>, bytes: &[u8]) -> PieceSum {
+        PieceSum { range, hash: blake3::hash(bytes) }
+    }
+
+    #[test]
+    fn only_what_holds_is_gone_on_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path());
+        let (data, begun) = open(dir.path(), &source).unwrap();
+        data.write_all_at(&[1; 30_000], 0).unwrap();
+        begun.note(&sum(0..10_000, &[1; 10_000]));
+        begun.note(&sum(10_000..20_000, &[2; 10_000])); // claims what is not there
+        begun.note(&sum(40_000..50_000, &[3; 10_000])); // nor is this
+        begun.note(&sum(20_000..30_000, &[1; 10_000]));
+        drop(begun);
+        let (data, again) = open(dir.path(), &source).unwrap();
+        let held = again.verify(&data, Path::new("x"), &Progress::default()).unwrap();
+        let held: Vec<_> = held.into_iter().map(|piece| piece.range).collect();
+        assert_eq!(held, [0..10_000, 20_000..30_000]);
+    }
+
+    #[test]
+    fn two_runs_do_not_write_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path());
+        let first = open(dir.path(), &source).unwrap();
+        assert_eq!(open(dir.path(), &source).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        drop(first);
+        open(dir.path(), &source).unwrap();
+    }
+
+    #[test]
+    fn a_source_that_changed_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path());
+        let (data, begun) = open(dir.path(), &source).unwrap();
+        data.write_all_at(&[1; 10_000], 0).unwrap();
+        begun.note(&sum(0..10_000, &[1; 10_000]));
+        drop(begun);
+        // The same length and time, but written to.
+        let then = source.metadata().unwrap().modified().unwrap();
+        source.write_all_at(b"x", 5).unwrap();
+        source.set_modified(then).unwrap();
+        let (data, again) = open(dir.path(), &source).unwrap();
+        assert_eq!(data.metadata().unwrap().len(), 0);
+        assert!(again.verify(&data, Path::new("x"), &Progress::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_ones_own_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path());
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "old").unwrap();
+        for name in [".target.hugecp-part", ".target.hugecp-journal"] {
+            let trap = dir.path().join(name);
+            let _ = std::fs::remove_file(&trap);
+            std::os::unix::fs::symlink(&victim, &trap).unwrap();
+            assert!(open(dir.path(), &source).is_err());
+            std::fs::remove_file(&trap).unwrap();
+            std::fs::hard_link(&victim, &trap).unwrap();
+            let error = open(dir.path(), &source).unwrap_err().to_string();
+            assert!(error.contains("remove it"), "{error}");
+            std::fs::remove_file(&trap).unwrap();
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"old");
+    }
+
+    #[test]
+    fn hidden_names_fit_and_differ() {
+        let long = "n".repeat(255);
+        let other = "n".repeat(254);
+        for name in ["a", &long, &other] {
+            assert!(hidden(OsStr::new(name), "journal").as_bytes().len() <= 143);
+        }
+        assert_ne!(hidden(OsStr::new(&long), "part"), hidden(OsStr::new(&other), "part"));
+    }
+}

@@ -1,0 +1,236 @@
+//! `hugecp --resume` goes on where a killed run was, and copies nothing twice that was there.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use bookend_tools::copy::engine::PieceSum;
+use bookend_tools::copy::journal::{self, HEADER_BYTES, RECORD_BYTES};
+use common::{Dir, Ran, bytes};
+
+const LEN: usize = 48 << 20;
+
+/// What a killed run left.
+struct Left {
+    /// Records in the journal.
+    records: Vec<PieceSum>,
+    /// Of them, those that hold.
+    verified: Vec<PieceSum>,
+}
+
+/// Looks at what is beside `target`, with eyes of its own: every record, one after the other.
+fn look(dir: &Dir, target: &str) -> Option<Left> {
+    let journal = fs::read(dir.join(format!(".{target}.hugecp-journal"))).ok()?;
+    let header = journal.get(..HEADER_BYTES)?;
+    let mut records = Vec::new();
+    for record in journal[HEADER_BYTES..].chunks_exact(RECORD_BYTES) {
+        let alone: Vec<u8> = header.iter().chain(record).copied().collect();
+        records.extend(journal::parse(&alone)?.pieces);
+    }
+    let part = File::open(dir.join(format!(".{target}.hugecp-part"))).ok()?;
+    let holds = |piece: &&PieceSum| {
+        let mut bytes = vec![0; (piece.range.end - piece.range.start) as usize];
+        part.read_exact_at(&mut bytes, piece.range.start).is_ok()
+            && blake3::hash(&bytes) == piece.hash
+    };
+    let verified = records.iter().filter(holds).cloned().collect();
+    Some(Left { records, verified })
+}
+
+fn start(dir: &Dir, options: &[&str]) -> Child {
+    let fixed = ["--resume", "--json", "--block-size", "256K"];
+    let mut command = dir.hugecp(fixed);
+    command.args(options).args(["a", "b"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Kills it after a while, or lets it end.
+fn kill_after(mut child: Child, wait: Duration) -> Option<Ran> {
+    let since = Instant::now();
+    while since.elapsed() < wait {
+        if child.try_wait().unwrap().is_some() {
+            return Some(Ran(child.wait_with_output().unwrap()));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    let out = child.wait_with_output().unwrap();
+    (out.status.signal() != Some(9)).then_some(Ran(out))
+}
+
+#[test]
+fn fifty_kills_at_random_moments_and_nothing_is_copied_twice() {
+    // A rate at which the copy takes about a second, so that most kills find it under way.
+    for engine in ["auto", "direct", "buffered"] {
+        let dir = Dir::new();
+        let data = bytes(LEN);
+        dir.file("a", &data);
+        let options = ["--engine", engine, "--bwlimit", "60M"];
+        let (mut kills, mut partway, mut state) = (0, 0, 12345_u64);
+        let mut before: Option<Left> = None;
+        while kills < 17 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let ended =
+                kill_after(start(&dir, &options), Duration::from_millis((state >> 33) % 400));
+            if let Some(ran) = ended {
+                check_end(&dir, ran, before.as_ref(), &data);
+                fs::remove_file(dir.join("b")).unwrap();
+                before = None;
+                continue;
+            }
+            kills += 1;
+            assert!(!dir.join("b").exists() || dir.read("b") == data, "half a copy has the name");
+            let Some(now) = look(&dir, "b") else { continue };
+            if let Some(before) = &before {
+                // The journal only grows; what was added is not what was verified already.
+                let added = &now.records[before.records.len().min(now.records.len())..];
+                for piece in added {
+                    let twice = before.verified.iter().any(|done| {
+                        piece.range.start < done.range.end && done.range.start < piece.range.end
+                    });
+                    assert!(!twice, "{engine}: {:?} was copied a second time", piece.range);
+                }
+            }
+            partway += usize::from(!now.verified.is_empty());
+            before = Some(now);
+        }
+        let ran = Ran(start(&dir, &["--engine", engine]).wait_with_output().unwrap());
+        check_end(&dir, ran, before.as_ref(), &data);
+        assert_eq!(dir.names(), ["a", "b"], "nothing else is left");
+        assert!(partway > 5, "{engine}: only {partway} kills found something copied");
+    }
+}
+
+/// A run that came to its end kept all that was verified.
+fn check_end(dir: &Dir, ran: Ran, before: Option<&Left>, data: &[u8]) {
+    assert_eq!(ran.status(), 0, "{}", ran.err());
+    assert!(dir.read("b") == data);
+    let report: serde_json::Value = serde_json::from_str(&ran.out()).unwrap();
+    let verified: u64 = before.map_or(0, |left| {
+        left.verified.iter().map(|piece| piece.range.end - piece.range.start).sum()
+    });
+    assert_eq!(report["resumed"], verified, "{report}");
+}
+
+/// A copy that was killed when at least some of it was there.
+fn half_done(dir: &Dir) {
+    let child = start(dir, &["--bwlimit", "20M"]);
+    let since = Instant::now();
+    while !look(dir, "b").is_some_and(|left| left.verified.len() > 8) {
+        assert!(since.elapsed() < Duration::from_secs(60), "nothing is copied");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(kill_after(child, Duration::ZERO).is_none(), "it was too fast");
+}
+
+fn resumed(dir: &Dir) -> u64 {
+    let out = Ran(start(dir, &[]).wait_with_output().unwrap()).ok().out();
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    report["resumed"].as_u64().unwrap()
+}
+
+#[test]
+fn a_source_that_changed_is_copied_anew() {
+    let dir = Dir::new();
+    let source = dir.file("a", bytes(LEN));
+    half_done(&dir);
+    // The same length and the same time of modification.
+    let file = File::options().write(true).open(&source).unwrap();
+    let then = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"changed", 100).unwrap();
+    file.set_modified(then).unwrap();
+    assert_eq!(resumed(&dir), 0);
+    assert!(dir.read("b") == dir.read("a"));
+}
+
+#[test]
+fn what_was_damaged_meanwhile_is_copied_again() {
+    let dir = Dir::new();
+    dir.file("a", bytes(LEN));
+    half_done(&dir);
+    let left = look(&dir, "b").unwrap();
+    let part = File::options().write(true).open(dir.join(".b.hugecp-part")).unwrap();
+    part.write_all_at(b"damaged", left.verified[3].range.start + 77).unwrap();
+    let journal = File::options().append(true).open(dir.join(".b.hugecp-journal")).unwrap();
+    std::io::Write::write_all(&mut &journal, b"half a record").unwrap();
+    let all: u64 = left.verified.iter().map(|piece| piece.range.end - piece.range.start).sum();
+    let damaged = left.verified[3].range.end - left.verified[3].range.start;
+    assert_eq!(resumed(&dir), all - damaged);
+    assert!(dir.read("b") == dir.read("a"));
+}
+
+#[test]
+fn the_length_alone_is_not_believed() {
+    let dir = Dir::new();
+    dir.file("a", bytes(LEN));
+    // A part of the right length, and no journal.
+    dir.file(".b.hugecp-part", vec![0; LEN]);
+    assert_eq!(resumed(&dir), 0);
+    assert!(dir.read("b") == dir.read("a"));
+}
+
+#[test]
+fn a_source_that_changes_under_the_copy_is_told() {
+    let dir = Dir::new();
+    let source = dir.file("a", bytes(LEN));
+    dir.file("b", "old");
+    let child = start(&dir, &["--bwlimit", "40M"]);
+    std::thread::sleep(Duration::from_millis(300));
+    File::options().write(true).open(&source).unwrap().write_all_at(b"new", 0).unwrap();
+    Ran(child.wait_with_output().unwrap()).fails(1, &["'a' changed while it was copied"]);
+    assert_eq!((dir.names(), dir.read("b")), (vec!["a".into(), "b".into()], b"old".to_vec()));
+}
+
+#[test]
+fn two_at_once_do_not_mix() {
+    let dir = Dir::new();
+    dir.file("a", bytes(LEN));
+    let first = start(&dir, &["--bwlimit", "40M"]);
+    std::thread::sleep(Duration::from_millis(300));
+    let second = Ran(start(&dir, &[]).wait_with_output().unwrap());
+    second.fails(1, &["another hugecp --resume is copying to 'b'"]);
+    Ran(first.wait_with_output().unwrap()).ok();
+    assert!(dir.read("b") == dir.read("a"));
+}
+
+#[test]
+fn it_goes_together_with_the_other_options() {
+    let dir = Dir::new();
+    let source = dir.file("a", bytes(LEN));
+    let file = File::options().write(true).open(&source).unwrap();
+    file.set_len(LEN as u64 + (8 << 20)).unwrap(); // ends in a hole
+    half_done(&dir);
+    let options = ["--verify", "--fsync", "-p", "--sparse", "auto"];
+    let ran = Ran(start(&dir, &options).wait_with_output().unwrap());
+    let report: serde_json::Value = serde_json::from_str(&ran.ok().out()).unwrap();
+    assert!(report["verified"] == true && report["resumed"].as_u64() > Some(0), "{report}");
+    assert!(dir.read("b") == dir.read("a"));
+    assert_eq!(dir.join("b").metadata().unwrap().mtime(), source.metadata().unwrap().mtime());
+    dir.run("--resume --in-place a c").fails(2, &["--in-place"]);
+    dir.run("--resume --sparse=never a c").fails(2, &["exclude each other"]);
+    dir.run("--resume a -").fails(2, &["standard output"]);
+}
+
+#[test]
+fn big_files_of_trees_go_on_too() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("t")).unwrap();
+    dir.file("t/big", bytes(LEN));
+    dir.file("t/small", "x");
+    let line = ["-a", "--resume", "--bwlimit", "30M", "t", "u"];
+    let mut child = dir.hugecp(line).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let journal = dir.join("u/.big.hugecp-journal");
+    assert!(journal.metadata().unwrap().len() > (HEADER_BYTES + 2 * RECORD_BYTES) as u64);
+    let ran = dir.run("-aT --resume --explain t u").ok();
+    assert!(ran.out().contains("of it were there, compared and kept"), "{}", ran.out());
+    assert!(dir.read("u/big") == dir.read("t/big") && !journal.exists());
+    let again = dir.run("-aT --resume --json t u").ok().out();
+    assert!(again.contains("\"files\":0") && again.contains("\"left\":2"), "{again}");
+}
