@@ -275,8 +275,9 @@ mod tests {
         let full = register(3).unwrap_err();
         assert!(matches!(full, RegisterError::Full { wanted: 1, free: 0, most: 3 }), "{full}");
         regions.remove(1);
-        // SAFETY: nobody uses the block, here and below.
+        // SAFETY: nobody uses the block.
         unsafe { pool.release(block(1)) }.unwrap();
+        // SAFETY: as above.
         let held = unsafe { pool.release(block(2)) };
         assert!(matches!(held, Err(PoolError::InUse { pins: 1, .. })), "{held:?}");
         let last = register(3).unwrap();
