@@ -89,17 +89,15 @@ mod tests {
         let keeper = Arc::new(Keeper(Mutex::new(Some(pin))));
         let watch: Arc<dyn Watch> = keeper.clone();
         pool.watch(Arc::downgrade(&watch));
-        // SAFETY: nobody uses the pool's memory, here and below.
-        unsafe { pool.release(range(1)) }.unwrap();
+        // SAFETY: nobody uses the pool's memory.
+        let release = |block| unsafe { pool.release(range(block)) };
+        release(1).unwrap();
         assert!(keeper.0.lock().unwrap().is_some());
-        // SAFETY: as above.
-        unsafe { pool.release(range(2)) }.unwrap();
+        release(2).unwrap();
         assert!(keeper.0.lock().unwrap().is_none());
         // One who is gone is told nothing, and his pins hold as any.
         drop((watch, keeper));
         let _pin = SharedPin::new(pool.clone(), range(3)).unwrap();
-        // SAFETY: as above.
-        let refused = unsafe { pool.release(range(3)) };
-        assert_eq!(refused, Err(PoolError::InUse { block: BlockId::new(3), pins: 1 }));
+        assert_eq!(release(3), Err(PoolError::InUse { block: BlockId::new(3), pins: 1 }));
     }
 }

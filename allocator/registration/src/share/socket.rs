@@ -171,7 +171,8 @@ pub(super) fn receive(
         while let Some(found) = header.as_ref() {
             if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                let len = found.cmsg_len - libc::CMSG_LEN(0) as usize;
+                #[allow(clippy::unnecessary_cast)] // 32 bits with musl
+                let len = found.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
                 let owned = (0..len / size_of::<RawFd>())
                     .map(|n| OwnedFd::from_raw_fd(data.add(n).read_unaligned()));
                 files.extend(owned);

@@ -275,10 +275,10 @@ mod tests {
         let full = register(3).unwrap_err();
         assert!(matches!(full, RegisterError::Full { wanted: 1, free: 0, most: 3 }), "{full}");
         regions.remove(1);
-        // SAFETY: nobody uses the block.
-        unsafe { pool.release(block(1)) }.unwrap();
-        // SAFETY: as above.
-        let held = unsafe { pool.release(block(2)) };
+        // SAFETY: nobody uses the blocks.
+        let release = |at| unsafe { pool.release(block(at)) };
+        release(1).unwrap();
+        let held = release(2);
         assert!(matches!(held, Err(PoolError::InUse { pins: 1, .. })), "{held:?}");
         let last = register(3).unwrap();
         let at = pool.address(BlockId::new(3)).as_ptr();
