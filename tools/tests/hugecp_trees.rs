@@ -212,8 +212,8 @@ fn what_may_not_be_read_is_told_and_the_rest_copied() {
     dir.file("a/secret", "x");
     dir.file("a/open", "y");
     dir.file("a/closed/in", "z");
-    fs::set_permissions(dir.join("a/secret"), Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(dir.join("a/closed"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.join("a/secret"), Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(dir.join("a/closed"), Permissions::from_mode(0o000)).unwrap();
     let mut command = dir.hugecp(["-a", "a", "b"]);
     if common::is_root() {
         use std::os::unix::process::CommandExt;
