@@ -97,3 +97,20 @@ fn man_page_and_completions_come_from_the_same_definition() {
     assert!(checked.success(), "bash cannot read its completions");
     dir.run("--version").ok();
 }
+
+#[test]
+fn capabilities_are_told_and_nothing_is_copied() {
+    let dir = Dir::new();
+    dir.file("a", common::bytes(100_000));
+    let text = dir.run("--capabilities a b").ok().out();
+    for part in ["source 'a': a file", "target 'b': a file", "O_DIRECT: ", "buffered: open"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    let json = dir.run("--capabilities --json a .").ok().out();
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["ways"].as_array().unwrap().len(), 4, "{json}");
+    assert_eq!(value["source"]["bytes"], 100_000);
+    assert_eq!(dir.names(), ["a"]);
+    dir.run("--capabilities missing b").fails(1, &["cannot look at 'missing'"]);
+    dir.run("--capabilities a -").fails(2, &["--capabilities needs paths"]);
+}

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -213,6 +213,24 @@ fn it_goes_together_with_the_other_options() {
     dir.run("--resume --in-place a c").fails(2, &["--in-place"]);
     dir.run("--resume --sparse=never a c").fails(2, &["exclude each other"]);
     dir.run("--resume a -").fails(2, &["standard output"]);
+}
+
+#[test]
+fn the_mode_is_that_of_any_copy() {
+    let dir = Dir::new();
+    let source = dir.file("a", bytes(2 << 20));
+    for mode in [0o644, 0o755, 0o400, 0o660] {
+        fs::set_permissions(&source, fs::Permissions::from_mode(mode)).unwrap();
+        for (options, target) in [("", "plain"), ("--resume", "b"), ("--resume -p", "p")] {
+            dir.run(&format!("{options} a {target}")).ok();
+        }
+        let mode_of = |name: &str| dir.join(name).metadata().unwrap().mode();
+        assert_eq!(mode_of("b"), mode_of("plain"));
+        assert_eq!(mode_of("p"), mode_of("a"));
+        for name in ["plain", "b", "p"] {
+            fs::remove_file(dir.join(name)).unwrap();
+        }
+    }
 }
 
 #[test]

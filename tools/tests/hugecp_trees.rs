@@ -212,8 +212,8 @@ fn what_may_not_be_read_is_told_and_the_rest_copied() {
     dir.file("a/secret", "x");
     dir.file("a/open", "y");
     dir.file("a/closed/in", "z");
-    fs::set_permissions(dir.join("a/secret"), Permissions::from_mode(0o0)).unwrap();
-    fs::set_permissions(dir.join("a/closed"), Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(dir.join("a/secret"), Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(dir.join("a/closed"), Permissions::from_mode(0o000)).unwrap();
     let mut command = dir.hugecp(["-a", "a", "b"]);
     if common::is_root() {
         use std::os::unix::process::CommandExt;
@@ -330,7 +330,7 @@ fn patterns_leave_out_what_rsync_leaves_out() {
 fn listed_names_are_copied_as_by_rsync() {
     let dir = Dir::new();
     everything(&dir, "a");
-    fs::write(dir.join("list"), "d/e/none\nother/link\nbig\n./sparse\n").unwrap();
+    fs::write(dir.join("list"), "d/e/none\nother/link\nbig\nsparse\n").unwrap();
     dir.run("-a --files-from list a ours").ok();
     match dir.command("rsync", ["-aAX", "--files-from=list", "a", "theirs"]).output() {
         Ok(out) => Ran(out).ok(),

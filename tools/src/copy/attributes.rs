@@ -50,6 +50,22 @@ pub fn finish_new(file: &File, mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(now & !added))
 }
 
+/// Gives a new file that was created for the caller alone the mode of any new file.
+///
+/// # Errors
+/// What changing the mode fails with.
+pub fn open_up(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(mode & !umask()))
+}
+
+/// The permissions that new files do not get, as /proc tells: asking the system changes it for all
+/// threads. 022 where it does not tell.
+pub fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
+}
+
 /// Makes `file` what `old` at `path` was, but for its data and times. Returns what was lost.
 pub fn take_over(file: &File, path: &Path, old: &Metadata) -> Vec<String> {
     let mut lost = Vec::new();

@@ -12,11 +12,13 @@
 //!   of it.
 //! - **trees**: [`tree`] goes through directories, and copies what is in them.
 //! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums.
+//! - [`capabilities`] tells which ways there are, and takes none.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
 //! - [`run`] is the whole, [`run_trees`] where trees are copied, and
 //!   [`run_check`] where nothing is.
 
 pub mod attributes;
+pub mod capabilities;
 pub mod check;
 pub mod compare;
 pub mod engine;

@@ -100,6 +100,12 @@ pub struct Options {
     #[arg(long)]
     pub check: bool,
 
+    /// Print which ways there are from SRC to DST and why the others are closed, and copy nothing
+    ///
+    /// With the limits of the devices. What can be tried is tried, on a file without a name.
+    #[arg(long, conflicts_with = "check")]
+    pub capabilities: bool,
+
     /// Write checksums (BLAKE3) of what was copied to FILE, as b3sum does; with --check, compare
     ///
     /// The checksums are those of the sources, the paths those of the targets.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use clap::error::ErrorKind;
 
+use super::capabilities;
 use super::engine::Progress;
 use super::error::FileError;
 use super::file::{Copier, Ended};
@@ -45,7 +46,9 @@ pub fn run(options: Options) -> ExitCode {
     if options.check {
         return run_check::check(&options);
     }
+    let asks_capabilities = options.capabilities;
     match Request::new(options) {
+        Ok(request) if asks_capabilities => tell_capabilities(&request),
         Ok(request) => match &request.trees {
             Some(wishes) => run_trees::copy(&request, wishes),
             None => copy_all(&request),
@@ -56,6 +59,35 @@ pub fn run(options: Options) -> ExitCode {
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+/// Says which ways there are from each source to the target.
+fn tell_capabilities(request: &Request) -> ExitCode {
+    let settings = &request.settings;
+    let out = Out { aside: false };
+    for source in &request.sources {
+        let (Endpoint::Path(source), Some(target)) = (source, request.destination.path()) else {
+            exit::complain(
+                TOOL,
+                &"--capabilities needs paths: \"-\" is whatever the shell makes it",
+            );
+            return ExitCode::from(exit::USAGE);
+        };
+        let found = match capabilities::look(source, target, &settings.wishes) {
+            Ok(found) => found,
+            Err(why) => {
+                exit::complain(TOOL, &why);
+                return ExitCode::from(exit::FAILURE);
+            }
+        };
+        let written = if settings.json { out.json(&found) } else { out.line(found.text()) };
+        if let Err(error) = written {
+            let why = super::error::said(&error);
+            exit::complain(TOOL, &format!("cannot write standard output: {why}"));
+            return ExitCode::from(exit::FAILURE);
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn copy_all(request: &Request) -> ExitCode {

@@ -273,10 +273,15 @@ impl Target {
             Some(staging @ Staging { old: Some(old), .. }) => {
                 attributes::take_over(&self.file, &staging.old_path(), old)
             }
-            Some(Staging { mode, .. }) => match attributes::finish_new(&self.file, *mode) {
-                Ok(()) => Vec::new(),
-                Err(error) => vec![format!("its mode ({})", super::error::said(&error))],
-            },
+            Some(staging) => {
+                let finish = match staging.unfinished() {
+                    Some(_) => attributes::open_up,
+                    None => attributes::finish_new,
+                };
+                let lost = finish(&self.file, staging.mode).err();
+                let words = |error| format!("its mode ({})", super::error::said(&error));
+                lost.map(words).into_iter().collect()
+            }
             None => Vec::new(),
         }
     }

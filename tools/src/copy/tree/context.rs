@@ -15,6 +15,7 @@ use super::list::Entry;
 use super::pool::Pool;
 use super::tally::Tally;
 use super::wishes::{Follow, Wishes};
+use crate::copy::attributes;
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
 use crate::copy::limit::Limiter;
@@ -111,7 +112,7 @@ impl<'a> Context<'a> {
             shelf: Shelf::new(),
             links: Links::default(),
             limiter: Limiter::new(settings.tuning.bwlimit),
-            umask: umask(),
+            umask: attributes::umask(),
             is_root: Uid::effective().is_root(),
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
@@ -169,12 +170,4 @@ impl<'a> Context<'a> {
             next = directory.parent().cloned();
         }
     }
-}
-
-/// The permissions that new files do not get, as /proc tells: asking the system changes it for all
-/// threads. 022 where it does not tell.
-fn umask() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
 }

@@ -229,7 +229,8 @@ impl Context<'_> {
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
         let by_time = self.settings.resume && self.settings.preserve;
         let by_contents = self.settings.checksum || (self.settings.resume && !by_time);
-        if !(by_contents || by_time && time(metadata) == time(there)) {
+        let same_time = by_time && time(metadata) == time(there);
+        if !by_contents && !same_time {
             return Ok(None);
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
