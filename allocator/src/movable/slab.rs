@@ -135,7 +135,7 @@ impl Slab {
 
     /// The place that an offset is of.
     pub fn place(&self, at: Offset) -> u32 {
-        ((at.bytes() as u64 - self.start()) / u64::from(self.size)) as u32
+        (at.bytes() as u64 - self.start()) as u32 / self.size // less than a block
     }
 
     /// The lowest free place.

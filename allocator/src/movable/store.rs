@@ -81,15 +81,24 @@ impl<O: Os> Store<O> {
     /// A free place of a bin, in a block that is open; `None` where a block must be [added]
     /// (Store::add) first.
     pub fn take(&mut self, bin: Bin, index: u32) -> Option<Offset> {
+        let slab = self.roomy_slab(bin)?;
+        self.take_lowest(slab, index)
+    }
+
+    /// The slab that the next object of a bin goes into, which may be a new one; `None` as in
+    /// [`Store::take`]. The same one until it is full, as long as nothing is freed.
+    pub fn roomy_slab(&mut self, bin: Bin) -> Option<u32> {
         let lowest = self.roomy.get(&bin).and_then(|roomy| roomy.first().copied());
-        let slab = match lowest {
-            Some(slice) => self.slab_of[slice as usize] - 1,
-            None => {
-                let (slices, _) = bin.size.shape();
-                let (run, _) = self.filler_mut(bin.zone).take(slices, 1)?;
-                self.add_slab(run, bin)
-            }
-        };
+        if let Some(slice) = lowest {
+            return Some(self.slab_of[slice as usize] - 1);
+        }
+        let (slices, _) = bin.size.shape();
+        let (run, _) = self.filler_mut(bin.zone).take(slices, 1)?;
+        Some(self.add_slab(run, bin))
+    }
+
+    /// Takes the lowest free place of a slab; `None` where it is full.
+    pub fn take_lowest(&mut self, slab: u32, index: u32) -> Option<Offset> {
         let place = self.slab(slab).lowest_free()?;
         Some(self.take_place(slab, place, index))
     }
@@ -99,8 +108,12 @@ impl<O: Os> Store<O> {
         let this = self.slab_mut(slab);
         this.take(place, index);
         let (at, size) = (this.offset(place), this.size);
+        // What is not listed had no room before, or is closed.
+        let filled = this.listed && this.taken == this.places;
         self.live[at.block().as_usize()] += size;
-        self.list(slab);
+        if filled {
+            self.unlist(slab);
+        }
         at
     }
 
@@ -112,12 +125,14 @@ impl<O: Os> Store<O> {
         };
         let this = self.slab_mut(slab);
         this.give(this.place(at));
-        let (size, empty) = (this.size, this.taken == 0);
+        let (size, empty, was_full) = (this.size, this.taken == 0, this.taken + 1 == this.places);
         self.live[at.block().as_usize()] -= size;
         if empty {
             return self.remove_slab(slab);
         }
-        self.list(slab);
+        if was_full {
+            self.list(slab);
+        }
         None
     }
 
@@ -260,16 +275,15 @@ impl<O: Os> Store<O> {
         self.filler_mut(Zone::Movable).set_closed(block, true);
     }
 
-    /// The same place of the same slab in another block, which was added closed for the slabs of this
-    /// one alone. The slab is made when it is first needed.
-    pub fn take_mirrored(&mut self, slab: u32, to: BlockId, place: u32, index: u32) -> Offset {
+    /// The same slab in another block, which was added closed for the slabs of this one alone. It is made
+    /// when it is first asked for.
+    pub fn mirror(&mut self, slab: u32, to: BlockId) -> u32 {
         let Slab { run, bin, .. } = *self.slab(slab);
         let run = Slices { block: to, ..run };
-        let slab = self.slab_of[run.slice() as usize].checked_sub(1).unwrap_or_else(|| {
+        self.slab_of[run.slice() as usize].checked_sub(1).unwrap_or_else(|| {
             self.filler_mut(Zone::Movable).take_exactly(run);
             self.add_slab(run, bin)
-        });
-        self.take_place(slab, place, index)
+        })
     }
 
     /// Bytes of the places taken in a block.

@@ -1,7 +1,9 @@
 //! Which blocks to empty: the cheapest ones whose objects have room in those that are kept.
 
-use bookend::movable::{Holds, Occupied, Snapshot};
-use bookend::units::{BLOCK_BYTES, Blocks, Bytes};
+use core::hint::black_box;
+
+use bookend::movable::{Holds, Occupied, Share, Snapshot};
+use bookend::units::{BLOCK_BYTES, BlockId, Blocks, Bytes};
 
 use super::plan::{Plan, Shortfall, Step, Target};
 
@@ -42,9 +44,9 @@ impl Room {
     }
 
     /// Takes a block for one to be emptied (`sign` 1), or takes that back (−1).
-    fn change(&mut self, snapshot: &Snapshot, extent: &Occupied, sign: i64) {
-        self.slices -= sign * i64::from(extent.free_slices);
-        for share in snapshot.shares_of(extent) {
+    fn change(&mut self, snapshot: &Snapshot, free_slices: u8, shares: &[Share], sign: i64) {
+        self.slices -= sign * i64::from(free_slices);
+        for share in shares {
             let before = self.slices_for(snapshot, share.bin);
             self.spare[share.bin as usize] -= sign * i64::from(share.free + share.taken);
             self.needed += self.slices_for(snapshot, share.bin) - before;
@@ -53,30 +55,52 @@ impl Room {
 
     /// Takes a block for one to be emptied, if its objects have room then.
     pub fn take(&mut self, snapshot: &Snapshot, extent: &Occupied) -> bool {
-        self.change(snapshot, extent, 1);
+        self.take_shares(snapshot, extent.free_slices, snapshot.shares_of(extent))
+    }
+
+    fn take_shares(&mut self, snapshot: &Snapshot, free_slices: u8, shares: &[Share]) -> bool {
+        self.change(snapshot, free_slices, shares, 1);
         let fits = self.needed <= self.slices;
         if !fits {
-            self.change(snapshot, extent, -1);
+            self.change(snapshot, free_slices, shares, -1);
         }
         fits
     }
 }
 
-/// Numbers of the blocks of slabs, those with the fewest live bytes first: sorted by counting, in
-/// steps of 128 bytes.
-fn by_cost(snapshot: &Snapshot) -> Vec<u32> {
+/// What a choice needs to know of a block of slabs: one after the other in the order of their cost, so
+/// that nothing has to be looked up in tables that are in no cache.
+#[derive(Clone, Copy, Default)]
+struct Candidate {
+    block: u32,
+    live: u32,
+    first_share: u32,
+    shares: u8,
+    free_slices: u8,
+}
+
+const _: () = assert!(size_of::<Candidate>() == 16 && BLOCK_BYTES <= u32::MAX as usize);
+
+/// The blocks of slabs, those with the fewest live bytes first: sorted by counting, in steps of 128 bytes.
+fn by_cost(snapshot: &Snapshot) -> Vec<Candidate> {
     const STEP: u64 = 128;
     let slot = |extent: &Occupied| (extent.live.get().min(BLOCK_BYTES as u64) / STEP) as usize;
-    let slabs = || snapshot.movable.iter().enumerate().filter(|(_, e)| e.holds == Holds::Slabs);
+    let slabs = || snapshot.movable.iter().filter(|extent| extent.holds == Holds::Slabs);
     let mut starts = vec![0u32; BLOCK_BYTES / STEP as usize + 2];
-    slabs().for_each(|(_, extent)| starts[slot(extent) + 1] += 1);
+    slabs().for_each(|extent| starts[slot(extent) + 1] += 1);
     for at in 1..starts.len() {
         starts[at] += starts[at - 1];
     }
-    let mut order = vec![0; starts[starts.len() - 1] as usize];
-    for (number, extent) in slabs() {
+    let mut order = vec![Candidate::default(); starts[starts.len() - 1] as usize];
+    for extent in slabs() {
         let at = &mut starts[slot(extent)];
-        order[*at as usize] = number as u32;
+        order[*at as usize] = Candidate {
+            block: extent.range.start().get(),
+            live: extent.live.get().min(BLOCK_BYTES as u64) as u32,
+            first_share: extent.shares.0,
+            shares: extent.shares.1,
+            free_slices: extent.free_slices,
+        };
         *at += 1;
     }
     order
@@ -84,29 +108,37 @@ fn by_cost(snapshot: &Snapshot) -> Vec<u32> {
 
 /// After so many blocks in a row without room the rest, which cost more, are not tried.
 const REFUSED_MAX: u32 = 4096;
+/// Candidates whose shares are read ahead at once, by loads that do not wait for one another: they stand
+/// anywhere, and in no cache.
+const AT_ONCE: usize = 64;
 
 /// Empties the `wanted` cheapest blocks.
 pub(super) fn cheapest(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
     let order = by_cost(snapshot);
     let mut room = Room::new(snapshot);
     let mut plan = Plan::nothing(target, None);
-    let mut refused = 0;
-    for &number in &order {
-        if plan.steps.len() == wanted.as_usize() || refused == REFUSED_MAX {
-            break;
-        }
-        let extent = &snapshot.movable[number as usize];
-        refused += 1;
-        if room.take(snapshot, extent) {
-            refused = 0;
-            plan.cost = plan.cost + extent.live;
-            plan.steps.push(Step::Empty(extent.range.start()));
+    plan.steps.reserve(wanted.as_usize().min(order.len()));
+    let (mut cost, mut refused) = (0, 0);
+    'all: for candidates in order.chunks(AT_ONCE) {
+        let first = |candidate: &Candidate| snapshot.shares.get(candidate.first_share as usize);
+        black_box(candidates.iter().filter_map(first).fold(0, |all, share| all ^ share.bin));
+        for candidate in candidates {
+            if plan.steps.len() == wanted.as_usize() || refused == REFUSED_MAX {
+                break 'all;
+            }
+            let its = &snapshot.shares[candidate.first_share as usize..];
+            let its = &its[..candidate.shares.into()];
+            refused += 1;
+            if room.take_shares(snapshot, candidate.free_slices, its) {
+                refused = 0;
+                cost += u64::from(candidate.live);
+                plan.steps.push(Step::Empty(BlockId::new(candidate.block)));
+            }
         }
     }
+    plan.cost = Bytes::new(cost);
     let cheapest = order.iter().take(plan.steps.len());
-    plan.least = cheapest
-        .map(|&number| snapshot.movable[number as usize].live)
-        .fold(Bytes::ZERO, |sum, live| sum + live);
+    plan.least = Bytes::new(cheapest.map(|candidate| u64::from(candidate.live)).sum());
     let short = wanted.get() - plan.steps.len() as u32;
     if short > 0 && target != Target::Release {
         plan.shortfall = Some(Shortfall::NoRoom { short: Blocks::new(short) });

@@ -60,15 +60,18 @@ fn cheapest_windows(snapshot: &Snapshot, k: Blocks) -> Vec<(Bytes, BlockRange)> 
 /// One run of so many blocks, wherever it is cheapest.
 pub(super) fn run_of(snapshot: &Snapshot, target: Target, wanted: Blocks) -> Plan {
     let windows = cheapest_windows(snapshot, wanted);
-    let search = Search::new(snapshot);
-    let moves = windows.iter().find_map(|&(_, window)| search.clear(window)).or_else(|| {
-        let cleared = windows.first().and_then(|&(_, window)| search.clear_closing(window));
-        let both = cleared.into_iter().chain(search.close(wanted, Among::All));
-        both.min_by_key(|moves| moves.cost)
+    let found = windows.first().and_then(|&(least, cheapest)| {
+        let search = Search::new(snapshot);
+        let moves = windows.iter().find_map(|&(_, window)| search.clear(window)).or_else(|| {
+            let cleared = search.clear_closing(cheapest).into_iter();
+            let both = cleared.chain(search.close(wanted, Among::All));
+            both.min_by_key(|moves| moves.cost)
+        });
+        Some((moves?, least))
     });
-    match (moves, windows.first()) {
-        (Some(moves), Some(&(least, _))) => reached(target, moves, least),
-        _ => Plan::nothing(target, Some(no_run(snapshot, wanted, |_| true))),
+    match found {
+        Some((moves, least)) => reached(target, moves, least),
+        None => Plan::nothing(target, Some(no_run(snapshot, wanted, |_| true))),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::heap::classes::SLICES;
 use crate::movable::error::{MovableError, Obstacle};
 use crate::movable::heap::Inner;
 use crate::movable::protocol;
-use crate::movable::slab::{Slab, Zone};
+use crate::movable::slab::{Bin, Slab, Zone};
 use crate::movable::store::Store;
 use crate::movable::word::{LIVE, Offset, Word};
 use crate::os::Os;
@@ -147,6 +147,7 @@ impl<O: Os> Moving<'_, O> {
             if run.first > pass.slice {
                 (pass.slice, pass.place) = (run.first, 0);
             }
+            let mut room = None;
             while let Some((place, index)) = store.slab(slab).next_taken(pass.place) {
                 if items.len() == pass.objects_max || bytes >= pass.bytes_max {
                     return items;
@@ -157,7 +158,14 @@ impl<O: Os> Moving<'_, O> {
                     pass.obstacle = pass.obstacle.or(obstacle);
                     continue;
                 }
-                let Some(to) = self.reserve(store, target, slab, place, index) else {
+                let to = match target {
+                    Target::Anywhere => reserve(store, bin, &mut room, index),
+                    Target::Mirror(to) => {
+                        let mirror = *room.get_or_insert_with(|| store.mirror(slab, to));
+                        Some(store.take_place(mirror, place, index))
+                    }
+                };
+                let Some(to) = to else {
                     pass.obstacle = Some(Obstacle::NoRoom);
                     continue;
                 };
@@ -177,20 +185,6 @@ impl<O: Os> Moving<'_, O> {
             return Some(None);
         }
         (word.pins() > 0).then_some(Some(Obstacle::Pinned))
-    }
-
-    fn reserve(
-        &self,
-        store: &mut Store<O>,
-        target: Target,
-        slab: u32,
-        place: u32,
-        index: u32,
-    ) -> Option<Offset> {
-        match target {
-            Target::Anywhere => store.take(store.slab(slab).bin, index),
-            Target::Mirror(to) => Some(store.take_mirrored(slab, to, place, index)),
-        }
     }
 
     /// Moves a block of slabs to another one, which is populated and nobody's. Whether anything is
@@ -214,6 +208,20 @@ impl<O: Os> Moving<'_, O> {
         let from_empty = state.store.open(from).is_some();
         Ok((carried, Halves { from_empty, to_empty }))
     }
+}
+
+/// A place for an object in an open block. `room` is the slab that took the last one of this bin.
+fn reserve<O: Os>(
+    store: &mut Store<O>,
+    bin: Bin,
+    room: &mut Option<u32>,
+    index: u32,
+) -> Option<Offset> {
+    if let Some(at) = room.and_then(|slab| store.take_lowest(slab, index)) {
+        return Some(at);
+    }
+    *room = store.roomy_slab(bin);
+    store.take_lowest((*room)?, index)
 }
 
 /// What is left of a block that was moved; an empty one is nobody's any more.

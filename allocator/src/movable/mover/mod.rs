@@ -1,12 +1,13 @@
 //! The mover: carries objects to other places, as the [protocol](super::protocol) says.
 //!
 //! One thread at a time moves in a heap. Objects are moved in *rounds*: a batch gets places, its
-//! owners are asked, the mover waits for sessions, and then claims, copies and publishes one object
-//! after the other. What somebody has got the address of meanwhile is tried again in later rounds,
-//! which are smaller and [insist](super::protocol).
+//! owners are asked, the mover waits for sessions, and then claims, copies and publishes a few objects
+//! at a time. What somebody has got the address of meanwhile is tried again in later rounds, which are
+//! smaller and [insist](super::protocol).
 
 mod block;
 mod extent;
+mod group;
 mod long_term;
 mod round;
 

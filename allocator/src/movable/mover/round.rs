@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering::Release;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::group::groups;
 use super::{Budget, Carried, Moving};
 use crate::movable::error::Obstacle;
 use crate::movable::owner::{Answer, NOBODY, Owner, Subject, asked, told};
@@ -49,11 +50,11 @@ pub(super) struct Terms {
 }
 
 /// An object of a round whose owner, if it has one, agreed.
-struct Ready {
-    item: Item,
-    owner: Option<Arc<dyn Owner>>,
+pub(super) struct Ready {
+    pub item: Item,
+    pub owner: Option<Arc<dyn Owner>>,
     /// Why it was not moved; nothing where it is gone.
-    fate: Result<(), Option<Obstacle>>,
+    pub fate: Result<(), Option<Obstacle>>,
 }
 
 impl<O: Os> Moving<'_, O> {
@@ -79,9 +80,10 @@ impl<O: Os> Moving<'_, O> {
             }
         }
         let waited = self.wait(&batch, &terms, budget);
-        for ready in &mut batch {
-            ready.fate =
-                if waited { self.carry(ready, &terms, budget) } else { Err(Some(Obstacle::InUse)) };
+        if waited {
+            groups(&mut batch).for_each(|group| self.carry(group, &terms, budget));
+        } else {
+            batch.iter_mut().for_each(|ready| ready.fate = Err(Some(Obstacle::InUse)));
         }
         heap.tables.insists.store(NEVER, Release);
         for ready in batch {
@@ -143,36 +145,56 @@ impl<O: Os> Moving<'_, O> {
         wait_for_older(epoch, until)
     }
 
-    /// Claims an object, copies it and publishes it. On an error it is where it was.
-    fn carry(
-        &self,
-        ready: &Ready,
-        terms: &Terms,
-        budget: &mut Budget,
-    ) -> Result<(), Option<Obstacle>> {
-        let Ready { item, owner, .. } = ready;
-        if budget.bytes.get() < item.len || budget.until.is_some_and(|at| Instant::now() >= at) {
+    /// Claims the objects of a group, copies them and publishes them. What is not moved is where it was.
+    ///
+    /// Not one after the other, for each change of a word waits until all that was written before is in
+    /// the cache: that would be the copy of one small object after the other.
+    fn carry(&self, group: &mut [Ready], terms: &Terms, budget: &mut Budget) {
+        let late = budget.until.is_some_and(|at| Instant::now() >= at);
+        let mut claimed = 0u64;
+        for (n, ready) in group.iter_mut().enumerate() {
+            ready.fate = if late { Err(Some(Obstacle::Budget)) } else { self.claim(ready, budget) };
+            claimed |= u64::from(ready.fate.is_ok()) << n;
+        }
+        let is_claimed = |n: usize| claimed >> n & 1 == 1;
+        for (_, ready) in group.iter_mut().enumerate().filter(|(n, _)| is_claimed(*n)) {
+            // Nobody else has its address, so that both places are this thread's.
+            let copied = self.copy(&ready.item);
+            let agreed = copied.and_then(|()| self.migrate(&ready.item, ready.owner.as_deref()));
+            ready.fate = agreed.map_err(Some);
+        }
+        let mut doomed = 0u64;
+        for (n, ready) in group.iter().enumerate().filter(|(n, _)| is_claimed(*n)) {
+            doomed |= u64::from(self.publish(ready, terms)) << n;
+        }
+        // Not before: what drops them is the user's, and may want others of the group.
+        for (n, Ready { item, .. }) in group.iter().enumerate() {
+            if doomed >> n & 1 == 1 && item.owner == NOBODY && !item.held {
+                // The heap lives: this thread is moving in it.
+                drop(self.heap.bury(item.index));
+            }
+        }
+    }
+
+    fn claim(&self, ready: &Ready, budget: &mut Budget) -> Result<(), Option<Obstacle>> {
+        let item = &ready.item;
+        if budget.bytes.get() < item.len {
             return Err(Some(Obstacle::Budget));
         }
-        let word = self.heap.tables.word(item.index);
-        match protocol::claim(word, item.from) {
-            Ok(()) => {}
-            Err(Unclaimed::Pinned) => return Err(Some(Obstacle::Pinned)),
-            Err(Unclaimed::InUse) => return Err(Some(Obstacle::InUse)),
+        protocol::claim(self.heap.tables.word(item.index), item.from).map_err(|why| match why {
+            Unclaimed::Pinned => Some(Obstacle::Pinned),
+            Unclaimed::InUse => Some(Obstacle::InUse),
             // Whoever has freed it has freed its place.
-            Err(Unclaimed::Gone) => return Err(None),
-        }
-        // From here on nobody else has its address, so that both places are this thread's.
-        let copied = self.copy(item);
-        let agreed = copied.and_then(|()| self.migrate(item, owner.as_deref()));
+            Unclaimed::Gone => None,
+        })?;
         budget.spend(item.len);
-        let (at, pin) = if agreed.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
-        let doomed = protocol::publish(word, at, pin);
-        if doomed && item.owner == NOBODY && !item.held {
-            // The heap lives: this thread is moving in it.
-            drop(self.heap.bury(item.index));
-        }
-        agreed.map_err(Some)
+        Ok(())
+    }
+
+    /// Whether it was doomed meanwhile.
+    fn publish(&self, Ready { item, fate, .. }: &Ready, terms: &Terms) -> bool {
+        let (at, pin) = if fate.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
+        protocol::publish(self.heap.tables.word(item.index), at, pin)
     }
 
     /// Copies an object that is claimed; gives up where somebody waits for a long one.

@@ -23,6 +23,9 @@ pub struct Corrupt {
 
 /// The memory of a table, by distances from its first byte.
 pub trait Backing {
+    /// Whether there is any.
+    const HAS_BYTES: bool;
+
     /// Writes an object.
     fn fill(&mut self, at: Bytes, len: Bytes, serial: u64);
 
@@ -41,6 +44,8 @@ pub trait Backing {
 pub struct Nothing;
 
 impl Backing for Nothing {
+    const HAS_BYTES: bool = false;
+
     fn fill(&mut self, _: Bytes, _: Bytes, _: u64) {}
 
     fn carry(&mut self, _: Bytes, _: Bytes, _: Bytes) {}
@@ -51,6 +56,8 @@ impl Backing for Nothing {
 }
 
 impl<B: Backing> Backing for &mut B {
+    const HAS_BYTES: bool = B::HAS_BYTES;
+
     fn fill(&mut self, at: Bytes, len: Bytes, serial: u64) {
         (**self).fill(at, len, serial);
     }
@@ -113,6 +120,8 @@ const fn word(serial: u64, index: usize) -> u64 {
 }
 
 impl Backing for Real {
+    const HAS_BYTES: bool = true;
+
     fn fill(&mut self, at: Bytes, len: Bytes, serial: u64) {
         for (index, slot) in self.words_mut(at, len).iter_mut().enumerate() {
             *slot = word(serial, index);

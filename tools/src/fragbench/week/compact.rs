@@ -113,7 +113,7 @@ fn boards<B: Backing>(table: &Placement, contents: &Contents<B>) -> Snapshot {
 mod tests {
     use super::super::backing::Nothing;
     use super::super::contents::Side;
-    use super::super::trace::{Event, Item, ItemId, Trace};
+    use super::super::trace::{Event, ItemId, Trace};
     use super::*;
 
     /// Numbers of objects, which only a trace gives out.
@@ -138,7 +138,7 @@ mod tests {
             if *len < 0 {
                 free.push(range);
             } else {
-                contents.put_extent(id, Item::Extent(len_blocks), range, Class::Movable);
+                contents.put_extent(id, range, Class::Movable);
             }
         }
         free.into_iter().for_each(|range| table.free(range).unwrap());
@@ -172,11 +172,10 @@ mod tests {
         let (mut table, mut contents) = table(&[-1, -1, -1, 4]);
         let ids = ids(28).split_off(4);
         for &id in &ids {
-            let item = Item::Small { order: 6, movable: true };
-            if !contents.put_small(id, item, Side::Movable, 6) {
+            if !contents.put_small(id, Side::Movable, 6) {
                 let range = table.allocate_now(Class::Movable, Blocks::ONE).unwrap();
                 contents.open(Side::Movable, range.start(), Class::Movable);
-                assert!(contents.put_small(id, item, Side::Movable, 6));
+                assert!(contents.put_small(id, Side::Movable, 6));
             }
         }
         assert_eq!(table.free_blocks(), Blocks::ZERO, "eight objects are one block");

@@ -1,15 +1,20 @@
 //! What the trace has put where, under one policy.
 //!
 //! Every object is known by its number, and what moves also by the block that it begins with, so that
-//! whoever moves blocks need not know what is in them. Each object carries a serial number, which says
-//! what its bytes are where there is memory behind the table.
+//! whoever moves blocks need not know what is in them. Where there is memory behind the table each object
+//! has a serial number, which says what its bytes are.
+
+use std::hint::black_box;
 
 use bookend::placement::{Class, Placement};
 use bookend::units::{BlockId, BlockRange, Blocks, Bytes};
 
 use super::backing::{Backing, Corrupt};
 use super::shelf::{Board, Place, Shelf};
-use super::trace::{Item, ItemId};
+use super::trace::{ItemId, PAGE};
+
+/// Objects that [`Contents::warm`] reads at once.
+pub const WARMED: usize = 32;
 
 /// Where an object is.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +34,18 @@ pub enum Side {
     Movable,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    spot: Spot,
-    item: Item,
-    serial: u64,
+impl Spot {
+    /// Of the object there.
+    const fn bytes(self) -> Bytes {
+        match self {
+            Self::Extent(range) => range.len().bytes(),
+            Self::Shelf(_, place) => Bytes::new(PAGE.get() << place.order),
+        }
+    }
 }
+
+// There are millions, and hardly any is in a cache when it is wanted.
+const _: () = assert!(size_of::<Option<Spot>>() == 12);
 
 /// Whose a movable extent of the table is.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +58,9 @@ enum Owner {
 #[derive(Debug)]
 pub struct Contents<B> {
     /// By [`ItemId`]; `None` where there is no such object or it was refused.
-    held: Vec<Option<Held>>,
+    held: Vec<Option<Spot>>,
+    /// By [`ItemId`] too; empty where there are no bytes.
+    serials: Vec<u64>,
     shelves: [Shelf; 2],
     /// By the first block of what can move.
     owners: Vec<Option<Owner>>,
@@ -62,6 +75,7 @@ impl<B: Backing> Contents<B> {
     pub fn new(blocks: usize, moves: bool, backing: B) -> Self {
         Self {
             held: Vec::new(),
+            serials: Vec::new(),
             shelves: [Side::Pinned, Side::Movable]
                 .map(|side| Shelf::new(blocks, moves && side == Side::Movable)),
             owners: vec![None; if moves { blocks } else { 0 }],
@@ -88,15 +102,15 @@ impl<B: Backing> Contents<B> {
     }
 
     /// Puts an object into blocks of its own.
-    pub fn put_extent(&mut self, id: ItemId, item: Item, range: BlockRange, class: Class) {
+    pub fn put_extent(&mut self, id: ItemId, range: BlockRange, class: Class) {
         self.own(range.start(), class, Owner::Extent(id));
-        self.hold(id, item, Spot::Extent(range));
+        self.hold(id, Spot::Extent(range));
     }
 
     /// Puts a small object on a shelf; `false` where it needs another block.
-    pub fn put_small(&mut self, id: ItemId, item: Item, side: Side, order: u8) -> bool {
+    pub fn put_small(&mut self, id: ItemId, side: Side, order: u8) -> bool {
         let Some(place) = self.shelves[side as usize].place(id, order) else { return false };
-        self.hold(id, item, Spot::Shelf(side, place));
+        self.hold(id, Spot::Shelf(side, place));
         true
     }
 
@@ -116,14 +130,35 @@ impl<B: Backing> Contents<B> {
         }
     }
 
-    fn hold(&mut self, id: ItemId, item: Item, spot: Spot) {
+    fn hold(&mut self, id: ItemId, spot: Spot) {
         if self.held.len() <= id.as_usize() {
             self.held.resize(id.as_usize() + 1, None);
         }
-        self.serial += 1;
-        self.held[id.as_usize()] = Some(Held { spot, item, serial: self.serial });
-        self.live = self.live + item.bytes();
-        self.backing.fill(self.offset(spot), item.bytes(), self.serial);
+        self.held[id.as_usize()] = Some(spot);
+        self.live = self.live + spot.bytes();
+        if B::HAS_BYTES {
+            self.serials.resize(self.held.len(), 0);
+            self.serial += 1;
+            self.serials[id.as_usize()] = self.serial;
+            self.backing.fill(self.offset(spot), spot.bytes(), self.serial);
+        }
+    }
+
+    /// Reads what [`Contents::take`] will read of some objects, all at once: then one does not wait for
+    /// the other to come into the cache. Changes nothing.
+    pub fn warm(&self, ids: impl Iterator<Item = ItemId>) {
+        let mut spots = [None; WARMED];
+        for (spot, id) in spots.iter_mut().zip(ids) {
+            *spot = self.held.get(id.as_usize()).copied().flatten();
+        }
+        let read = spots.iter().map(|spot| match spot {
+            Some(Spot::Shelf(side, place)) => self.shelves[*side as usize].peek(*place),
+            Some(Spot::Extent(range)) => {
+                self.owners.get(range.start().as_usize()).map_or(0, |owner| owner.is_some().into())
+            }
+            None => 0,
+        });
+        black_box(read.fold(0, |all, word| all ^ word));
     }
 
     fn offset(&self, spot: Spot) -> Bytes {
@@ -138,12 +173,15 @@ impl<B: Backing> Contents<B> {
     /// # Errors
     /// Where its bytes are not what was put there.
     pub fn take(&mut self, id: ItemId) -> Result<Option<BlockRange>, Corrupt> {
-        let Some(held) = self.held.get_mut(id.as_usize()).and_then(Option::take) else {
+        let Some(spot) = self.held.get_mut(id.as_usize()).and_then(Option::take) else {
             return Ok(None);
         };
-        self.backing.check(self.offset(held.spot), held.item.bytes(), held.serial)?;
-        self.live = self.live - held.item.bytes();
-        let freed = match held.spot {
+        if B::HAS_BYTES {
+            let serial = self.serials[id.as_usize()];
+            self.backing.check(self.offset(spot), spot.bytes(), serial)?;
+        }
+        self.live = self.live - spot.bytes();
+        let freed = match spot {
             Spot::Extent(range) => Some(range),
             Spot::Shelf(side, place) => self.shelves[side as usize].remove(place).map(one),
         };
@@ -160,9 +198,7 @@ impl<B: Backing> Contents<B> {
         let owner = self.owners[from.start().as_usize()].take();
         match owner {
             Some(Owner::Extent(id)) => {
-                if let Some(held) = &mut self.held[id.as_usize()] {
-                    held.spot = Spot::Extent(to);
-                }
+                self.held[id.as_usize()] = Some(Spot::Extent(to));
             }
             Some(Owner::Board(board)) => {
                 self.shelves[Side::Movable as usize].moved(board, to.start());
@@ -204,9 +240,7 @@ impl<B: Backing> Contents<B> {
     /// Moves one small object to a block that is not closed. Where no place is free, smaller objects make
     /// way for it.
     fn transfer(&mut self, id: ItemId, table: &mut Placement) -> bool {
-        let Some(Held { spot: Spot::Shelf(Side::Movable, from), item, serial }) =
-            self.held[id.as_usize()]
-        else {
+        let Some(spot @ Spot::Shelf(Side::Movable, from)) = self.held[id.as_usize()] else {
             return false;
         };
         let shelf = &mut self.shelves[Side::Movable as usize];
@@ -216,10 +250,9 @@ impl<B: Backing> Contents<B> {
         });
         let Some(to) = found else { return false };
         let shelf = &mut self.shelves[Side::Movable as usize];
-        self.backing.carry(shelf.offset(from), shelf.offset(to), item.bytes());
-        self.moved = self.moved + item.bytes();
-        self.held[id.as_usize()] =
-            Some(Held { spot: Spot::Shelf(Side::Movable, to), item, serial });
+        self.backing.carry(shelf.offset(from), shelf.offset(to), spot.bytes());
+        self.moved = self.moved + spot.bytes();
+        self.held[id.as_usize()] = Some(Spot::Shelf(Side::Movable, to));
         if let Some(block) = shelf.remove(from) {
             self.owners[block.as_usize()] = None;
             let freed = table.free(one(block));

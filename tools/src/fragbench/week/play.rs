@@ -34,13 +34,13 @@ impl<B: Backing> Watched<B> {
         Ok(Self { server, samples: Vec::with_capacity(HOURS as usize), moved: Bytes::ZERO })
     }
 
-    fn play(&mut self, event: Event, progress: &ProgressBar) -> Result<(), WeekFailure> {
-        self.server.play(event)?;
-        if let Event::Hour(hour) = event {
-            self.samples.push(look(&mut self.server, hour, self.moved));
-            self.moved = self.server.moved();
+    fn play(&mut self, events: &[Event], progress: &ProgressBar) -> Result<(), WeekFailure> {
+        let Self { server, samples, moved } = self;
+        server.play_all(events, |server, hour| {
+            samples.push(look(server, hour, *moved));
+            *moved = server.moved();
             progress.inc(1);
-        }
+        })?;
         Ok(())
     }
 
@@ -51,6 +51,8 @@ impl<B: Backing> Watched<B> {
 
 /// Events that are handed from thread to thread at once.
 const BATCH: usize = 1 << 16;
+/// The same where each may be a GiB that is written: between two a signal is heard.
+const BATCH_REAL: usize = 32;
 /// Batches that a policy may be behind the trace.
 const BEHIND: usize = 2;
 
@@ -96,9 +98,8 @@ fn feed(
     trace: Trace,
     interrupts: Interrupts,
 ) -> Result<(), WeekFailure> {
-    let mut trace = trace.peekable();
-    while trace.peek().is_some() {
-        let batch: Batch = Arc::new(trace.by_ref().take(BATCH).collect());
+    for batch in batches(trace, BATCH) {
+        let batch = Arc::new(batch);
         for feed in feeds {
             interrupts.check()?;
             if feed.send(Arc::clone(&batch)).is_err() {
@@ -109,15 +110,21 @@ fn feed(
     Ok(())
 }
 
+/// A trace in pieces.
+fn batches(mut trace: Trace, len: usize) -> impl Iterator<Item = Vec<Event>> {
+    core::iter::from_fn(move || {
+        let batch: Vec<_> = trace.by_ref().take(len).collect();
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
 fn play_all(
     mut watched: Watched<Nothing>,
     batches: &Receiver<Batch>,
     progress: &ProgressBar,
 ) -> Result<PolicyReport, WeekFailure> {
     for batch in batches {
-        for &event in batch.iter() {
-            watched.play(event, progress)?;
-        }
+        watched.play(&batch, progress)?;
     }
     Ok(watched.report())
 }
@@ -133,9 +140,9 @@ pub fn real(backing: &mut Real, seed: u64, interrupts: Interrupts) -> Result<Rep
     for policy in Policy::ALL {
         progress.set_message(policy.name());
         let mut watched = Watched::new(policy, capacity, &mut *backing)?;
-        for event in Trace::new(capacity.bytes(), seed) {
+        for batch in batches(Trace::new(capacity.bytes(), seed), BATCH_REAL) {
             interrupts.check()?;
-            watched.play(event, &progress)?;
+            watched.play(&batch, &progress)?;
         }
         reports.push(watched.report());
     }

@@ -8,7 +8,7 @@ use bookend_defrag::process::Target;
 
 use super::backing::{Backing, Corrupt};
 use super::compact;
-use super::contents::{Contents, Side};
+use super::contents::{Contents, Side, WARMED};
 use super::latency::Latencies;
 use super::policy::{Policy, Purpose};
 use super::trace::{Event, Item, ItemId};
@@ -73,6 +73,30 @@ impl<B: Backing> Server<B> {
         std::mem::take(&mut self.asked)
     }
 
+    /// Plays events, and says when an hour is over.
+    ///
+    /// # Errors
+    /// As [`Server::play`].
+    pub fn play_all(
+        &mut self,
+        events: &[Event],
+        mut hour: impl FnMut(&mut Self, u32),
+    ) -> Result<(), Corrupt> {
+        for some in events.chunks(WARMED) {
+            self.contents.warm(some.iter().filter_map(|event| match *event {
+                Event::Free(id) => Some(id),
+                _ => None,
+            }));
+            for &event in some {
+                self.play(event)?;
+                if let Event::Hour(over) = event {
+                    hour(self, over);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Plays one event.
     ///
     /// # Errors
@@ -95,30 +119,30 @@ impl<B: Backing> Server<B> {
         let granted = match item {
             Item::Extent(blocks) => match self.timed(Purpose::Extent, blocks) {
                 Some((range, class)) => {
-                    self.contents.put_extent(id, item, range, class);
+                    self.contents.put_extent(id, range, class);
                     true
                 }
                 None => false,
             },
-            Item::Small { order, movable } => self.allocate_small(id, item, order, movable),
+            Item::Small { order, movable } => self.allocate_small(id, order, movable),
         };
         if !granted && fits(item.bytes(), self.free_bytes()) {
             self.asked.refused += 1;
         }
     }
 
-    fn allocate_small(&mut self, id: ItemId, item: Item, order: u8, movable: bool) -> bool {
+    fn allocate_small(&mut self, id: ItemId, order: u8, movable: bool) -> bool {
         let (side, purpose) = match movable {
             true if self.policy.sets_movable_apart() => (Side::Movable, Purpose::Movable),
             true => (Side::Pinned, Purpose::Movable),
             false => (Side::Pinned, Purpose::Pinned),
         };
-        if self.contents.put_small(id, item, side, order) {
+        if self.contents.put_small(id, side, order) {
             return true;
         }
         let Some((range, class)) = self.timed(purpose, Blocks::ONE) else { return false };
         self.contents.open(side, range.start(), class);
-        self.contents.put_small(id, item, side, order)
+        self.contents.put_small(id, side, order)
     }
 
     fn timed(&mut self, purpose: Purpose, blocks: Blocks) -> Option<(BlockRange, Class)> {

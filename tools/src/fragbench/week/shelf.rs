@@ -137,6 +137,12 @@ impl Shelf {
         self.block(place.board).offset() + Bytes::new(u64::from(place.page) * PAGE.get())
     }
 
+    /// Reads what [`Shelf::remove`] will.
+    pub fn peek(&self, place: Place) -> u64 {
+        let record = &self.records[place.board.0 as usize];
+        record.taken[usize::from(place.page) / 64] ^ u64::from(record.objects)
+    }
+
     /// Adds an empty block.
     pub fn open(&mut self, at: BlockId) -> Board {
         let record = Record { at, objects: 0, taken: [0; WORDS], room: 0, closed: false };
