@@ -9,7 +9,7 @@
 //! - [`verbs`]: RDMA devices, where there are any.
 //! - [`Counting`]: a fake that counts and fails where it is told to.
 //! - [`cache`]: registrations keyed by pool blocks, found without a lock, never stale.
-//! - [`file`]: mapped files, under a lease.
+//! - [`mod@file`]: mapped files, under a lease.
 //! - [`share`]: one registration for many processes.
 //! - [`LongTerm`]: movable objects, which go to the pinned end of their arena before they are registered.
 #![deny(missing_docs)]

@@ -13,7 +13,7 @@
 //! # Which files
 //! The kernel pins pages for long only where the file system need not write them back or move them: tmpfs,
 //! hugetlbfs and memory files, and what is registered for reading alone. Files of other file systems are
-//! refused ([`RegisterError::System`](crate::RegisterError::System) or
+//! refused ([`RegisterError::System`] or
 //! [`Unsupported`](crate::RegisterError::Unsupported) say so), and so are files on persistent memory that are
 //! mapped directly (FS-DAX), since truncating would free the very memory that the device writes to. A whole
 //! persistent memory as a character device can be registered: [`DaxDevice`]. Where the device faults pages in on
