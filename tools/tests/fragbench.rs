@@ -153,7 +153,7 @@ fn bad_input_is_told_and_tried_by_nobody() {
         (&["system", "--ager", "rust"], 2, "invalid value"),
         (&["system", "--ager", "slab", "--ways", "twice"], 2, "invalid value"),
         (&["week", "--simulate", "1M"], 2, "give at least 256 MiB"),
-        (&["week", "--simulate", "9000T"], 2, "more than 1 PiB"),
+        (&["week", "--simulate", "9000T"], 2, "more than 1024 TiB"),
         (&["week", "--size", "1000T"], 1, "does not fit"),
         (&["week", "--size", "1G", "--simulate", "1G"], 2, "cannot be used with"),
         (&["week", "--plot", "week.pdf"], 2, ".svg or .png"),
