@@ -31,7 +31,7 @@ fn frames_ascend_in_one_mapping_and_make_the_fewest_runs() {
         return;
     }
     let lock = MachineLock::take();
-    let Some(pages) = or_say(HugePages::reserve(&lock, PAGE, None, 300)) else { return };
+    let Some(pages) = or_say(HugePages::reserve_together(&lock, PAGE, 300)) else { return };
     // Pages come back in the order in which they were given up: a pool that is released from the
     // middle shuffles the list.
     let shuffle = || {
