@@ -123,6 +123,12 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Bytes of a slab.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.slices as usize * SLICE_BYTES
+    }
+
     /// The object that `offset` bytes into a slab lie in, and how far.
     #[inline]
     pub fn locate(&self, offset: usize) -> (u32, usize) {

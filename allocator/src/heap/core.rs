@@ -311,10 +311,10 @@ struct Word {
 impl Word {
     /// That of an object in use. Ends the program if there is none.
     fn of(shared: &Shared, class: Class, at: usize) -> Self {
-        let entry = shared.view.slice(at).map(|slice| shared.view.entry(slice));
-        let Some(Entry::Slab(owner, now)) = entry else { die(Fault::Foreign, at) };
-        // SAFETY: its slice's word said so.
-        let head = unsafe { shared.view.head(at, now) };
+        let Some(slice) = shared.view.slice(at) else { die(Fault::Foreign, at) };
+        let Entry::Slab(owner, now) = shared.view.entry(slice) else { die(Fault::Foreign, at) };
+        // SAFETY: its word said so.
+        let head = unsafe { shared.view.head(slice, now) };
         let (object, within) = class.shape().locate(at - shared.view.address(head));
         // A slab of another class now: all that was in it has been freed since.
         if now != class {

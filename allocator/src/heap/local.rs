@@ -34,7 +34,7 @@ use super::core::Shared;
 use super::holder::Holder;
 use super::recording::Lane;
 use super::remote;
-use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner};
+use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner, View};
 
 /// A thread's heap, as it stands in memory.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ pub(super) static EMPTY: Local = Local {
         none: Bin::NONE,
         home: NOBODY,
         lane: ptr::null_mut(),
-        shelves: [Shelf { current: None, partial: None, batch: 0 }; CLASSES],
+        shelves: [Shelf { current: None, partial: None, batch: 0, neighbours: false }; CLASSES],
         small: SMALL_BINS,
         owner: Owner(0),
         retired: true,
@@ -197,9 +197,10 @@ impl Own {
         self.warm = true;
     }
 
-    /// Whether an address lies in a slab of this heap.
-    fn owns(&self, shared: &Shared, at: usize) -> bool {
-        shared.view.slice(at).is_some_and(|slice| shared.view.owner(slice) == self.owner)
+    /// The slice that an address lies in, if that is one of a slab of this heap.
+    #[inline(always)]
+    fn owns(&self, view: &View, at: usize) -> Option<u32> {
+        view.slice(at).filter(|&slice| view.owner(slice) == self.owner)
     }
 
     /// Whether frees of a slice that is so go through this thread's bins.

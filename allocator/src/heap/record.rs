@@ -267,22 +267,33 @@ impl Slab {
         wanted
     }
 
-    /// Puts back the object that lies `offset` bytes into the slab, which is cut as `shape` says.
+    /// Puts back the object that lies `offset` bytes into the slab, which is cut as `shape` says; the word
+    /// that it is in. The caller says with [`Slab::add_given`] how many it was and the lowest of the words.
     #[inline]
-    pub fn give(&mut self, shape: &Shape, offset: usize) -> Result<(), Fault> {
+    pub fn give(&mut self, shape: &Shape, offset: usize) -> Result<u32, Fault> {
         let (object, within) = shape.locate(offset);
         if within != 0 || object >= shape.objects {
             return Err(Fault::Interior);
         }
-        let (at, bit) = (object as usize / 64, 1u64 << (object % 64));
-        let word = &mut self.free[at % WORDS];
+        let (at, bit) = (object / 64, 1u64 << (object % 64));
+        let word = &mut self.free[at as usize % WORDS];
         if *word & bit != 0 {
             return Err(Fault::Twice);
         }
         *word |= bit;
-        self.lowest = self.lowest.min(at as u8);
-        self.add_free(1);
-        Ok(())
+        Ok(at)
+    }
+
+    /// Counts objects that were given; whether the slab belongs to another place with its owner now.
+    #[inline]
+    pub fn add_given(&mut self, shape: &Shape, given: usize, lowest: u32) -> bool {
+        self.lowest = self.lowest.min(lowest.min(255) as u8);
+        self.add_free(given as i32);
+        match self.state {
+            State::Full => true,
+            State::Partial => self.free_objects() == shape.objects,
+            State::None | State::Current => false,
+        }
     }
 
     fn words(&self) -> usize {
@@ -327,6 +338,10 @@ mod tests {
         records
     }
 
+    fn give(slab: &mut Slab, shape: &Shape, offset: usize) -> Result<(), Fault> {
+        slab.give(shape, offset).map(|word| drop(slab.add_given(shape, 1, word)))
+    }
+
     #[test]
     fn objects_are_taken_lowest_first_and_put_back_once() {
         let class = Class::of(16);
@@ -339,9 +354,9 @@ mod tests {
         assert_eq!(taken, (0..100).collect::<Vec<_>>());
         slab.validate().unwrap();
         let shape = class.shape();
-        assert_eq!(slab.give(shape, 3 * 16), Ok(()));
-        assert_eq!(slab.give(shape, 3 * 16), Err(Fault::Twice));
-        assert_eq!(slab.give(shape, 8), Err(Fault::Interior));
+        assert_eq!(give(slab, shape, 3 * 16), Ok(()));
+        assert_eq!(give(slab, shape, 3 * 16), Err(Fault::Twice));
+        assert_eq!(give(slab, shape, 8), Err(Fault::Interior));
     }
 
     #[test]
@@ -351,7 +366,7 @@ mod tests {
         // SAFETY: as above.
         let slab = unsafe { records[0].slab() };
         slab.take(100, |_| ());
-        assert_eq!(slab.give(class.shape(), 3 * 16), Ok(()));
+        assert_eq!(give(slab, class.shape(), 3 * 16), Ok(()));
         slab.validate().unwrap();
         let mut again = Vec::new();
         slab.take(2, |object| again.push(object));
@@ -372,10 +387,10 @@ mod tests {
             assert_eq!((count, slab.take(1, |_| ())), (objects, 0));
             let shape = class.shape();
             let offsets = (0..objects as usize).map(|object| object * class.size());
-            offsets.for_each(|offset| slab.give(shape, offset).unwrap());
+            offsets.for_each(|offset| give(slab, shape, offset).unwrap());
             // What is left over of the slab is no object.
             let end = objects as usize * class.size();
-            assert_eq!(slab.give(shape, end), Err(Fault::Interior));
+            assert_eq!(give(slab, shape, end), Err(Fault::Interior));
             assert!(slab.is_empty());
             slab.validate().unwrap();
             slab.end();

@@ -170,13 +170,12 @@ impl View {
         unsafe { self.records.add(slice as usize).as_ref() }
     }
 
-    /// The first slice of the slab that an address lies in.
+    /// The first slice of the slab that a slice is part of.
     ///
     /// # Safety
-    /// It lies in one, of that class: the word of its slice said so.
+    /// It is part of one, of that class: its word said so.
     #[inline]
-    pub unsafe fn head(&self, address: usize, class: Class) -> u32 {
-        let slice = (address.wrapping_sub(self.base) >> super::classes::SLICE_SHIFT) as u32;
+    pub unsafe fn head(&self, slice: u32, class: Class) -> u32 {
         if class.shape().slices == 1 {
             return slice;
         }

@@ -10,6 +10,11 @@ use super::super::record::State;
 use super::{BATCH_MIN, Own, Standing};
 use crate::os::Os;
 
+/// Of how many objects put back one after the other all but one lie in the slab of the one before,
+/// on an average, for the next ones to be taken together: whether a neighbour does is a branch that costs
+/// more than it spares where it is not foreseen, as in programs that free in random order.
+const NEIGHBOURS: usize = 4;
+
 impl Own {
     // Other threads' objects.
 
@@ -129,29 +134,84 @@ impl Own {
         class: Class,
         objects: &[*mut u8],
     ) {
-        // One after the other, though neighbours often lie in the same slab: what tells them from
-        // others is a branch that no processor foresees.
         let mut left = objects;
-        while let Some((&object, rest)) = left.split_first() {
-            let at = object as usize;
-            if !self.owns(shared, at) {
-                let others = left.iter().take_while(|&&at| !self.owns(shared, at as usize)).count();
-                heap.free_remotely(shared, class, &left[..others]);
-                left = &left[others..];
-                continue;
-            }
-            // SAFETY: the object lies in a slab of this thread's, which is of that class.
-            let head = unsafe { shared.view.head(at, class) };
-            // SAFETY: as above.
-            let slab = unsafe { shared.view.record(head).slab() };
-            if let Err(fault) = slab.give(class.shape(), at - shared.view.address(head)) {
-                die(fault, at);
-            }
-            if slab.state == State::Full || (slab.state == State::Partial && slab.is_empty()) {
+        while !left.is_empty() {
+            let together = self.shelves[class.index()].neighbours;
+            let (put, slabs) = if together {
+                self.put_together(heap, shared, class, left)
+            } else {
+                self.put_singly(heap, shared, class, left)
+            };
+            self.shelves[class.index()].neighbours = slabs * NEIGHBOURS <= put;
+            left = &left[put..];
+            let own = |at: &&*mut u8| self.owns(&shared.view, **at as usize).is_some();
+            let others = left.iter().take_while(|at| !own(at)).count();
+            heap.free_remotely(shared, class, &left[..others]);
+            left = &left[others..];
+        }
+    }
+
+    /// Puts objects back one after the other, up to the first that is another thread's. How many, and how
+    /// often one lay in another slab than the one before.
+    fn put_singly<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        objects: &[*mut u8],
+    ) -> (usize, usize) {
+        let (view, shape) = (shared.view, class.shape());
+        let (mut last, mut slabs) = (u32::MAX, 0);
+        for (put, &object) in objects.iter().enumerate() {
+            let Some(slice) = self.owns(&view, object as usize) else { return (put, slabs) };
+            // SAFETY: (1) the slice is one of a slab of this thread's, of that class; (2) nothing else
+            // refers to what is known of it before `after_free`.
+            let (head, slab) = unsafe {
+                let head = view.head(slice, class);
+                (head, view.record(head).slab())
+            };
+            let word = slab.give(shape, object as usize - view.address(head));
+            let word = word.unwrap_or_else(|fault| die(fault, object as usize));
+            if slab.add_given(shape, 1, word) {
                 self.after_free(heap, shared, head, class);
             }
-            left = rest;
+            slabs += usize::from(head != last);
+            last = head;
         }
+        (objects.len(), slabs)
+    }
+
+    /// The same, those together that lie in a slab.
+    fn put_together<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        objects: &[*mut u8],
+    ) -> (usize, usize) {
+        let (view, shape) = (shared.view, class.shape());
+        let (mut put, mut slabs) = (0, 0);
+        while let Some(slice) = objects.get(put).and_then(|&at| self.owns(&view, at as usize)) {
+            // SAFETY: as in `put_singly`.
+            let (head, slab) = unsafe {
+                let head = view.head(slice, class);
+                (head, view.record(head).slab())
+            };
+            let base = view.address(head);
+            let here = |at: &&*mut u8| (**at as usize).wrapping_sub(base) < shape.bytes();
+            let (mut given, mut lowest) = (0, u32::MAX);
+            for &object in objects[put..].iter().take_while(here) {
+                let word = slab.give(shape, object as usize - base);
+                lowest = lowest.min(word.unwrap_or_else(|fault| die(fault, object as usize)));
+                given += 1;
+            }
+            if slab.add_given(shape, given, lowest) {
+                self.after_free(heap, shared, head, class);
+            }
+            put += given;
+            slabs += 1;
+        }
+        (put, slabs)
     }
 
     /// For a heap that the thread leaves, or has left: everything kept goes back to its slabs, and

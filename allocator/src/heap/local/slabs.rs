@@ -22,6 +22,8 @@ pub(super) struct Shelf {
     /// How many objects to take at a time: few at first, so that a class that is hardly used keeps
     /// few.
     pub batch: u32,
+    /// Objects that were put back last mostly lay in the slab of the one before.
+    pub neighbours: bool,
 }
 
 impl Own {
