@@ -123,10 +123,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Bytes of a slab.
+    /// Bytes of a slab that are objects.
     #[inline]
-    pub fn bytes(&self) -> usize {
-        self.slices as usize * SLICE_BYTES
+    pub fn used(&self) -> usize {
+        self.objects as usize * self.size as usize
     }
 
     /// The object that `offset` bytes into a slab lie in, and how far.

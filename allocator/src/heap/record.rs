@@ -252,8 +252,16 @@ impl Slab {
         let (mut left, mut at) = (wanted, usize::from(self.lowest));
         while left > 0 {
             let mut word = self.free[at];
+            let first = at as u32 * u64::BITS + word.trailing_zeros();
+            let neighbours = word.count_ones();
+            if neighbours >= NEIGHBOURS && is_one_run(word) {
+                let count = neighbours.min(left);
+                (first..first + count).for_each(&mut taken);
+                word &= u64::MAX.checked_shl(first % u64::BITS + count).unwrap_or(0);
+                left -= count;
+            }
             while word != 0 && left > 0 {
-                taken(at as u32 * 64 + word.trailing_zeros());
+                taken(at as u32 * u64::BITS + word.trailing_zeros());
                 word &= word - 1;
                 left -= 1;
             }
@@ -267,28 +275,49 @@ impl Slab {
         wanted
     }
 
-    /// Puts back the object that lies `offset` bytes into the slab, which is cut as `shape` says; the word
-    /// that it is in. The caller says with [`Slab::add_given`] how many it was and the lowest of the words.
+    /// Puts back the objects at the beginning of `objects` that lie in this slab, which is at `base` and
+    /// cut as `shape` says: how many those are. An error names the first that cannot be put back.
     #[inline]
-    pub fn give(&mut self, shape: &Shape, offset: usize) -> Result<u32, Fault> {
-        let (object, within) = shape.locate(offset);
-        if within != 0 || object >= shape.objects {
-            return Err(Fault::Interior);
+    pub fn give(
+        &mut self,
+        shape: &Shape,
+        base: usize,
+        objects: &[*mut u8],
+    ) -> Result<usize, (Fault, usize)> {
+        let mut lowest = usize::from(self.lowest);
+        // The word that objects go to is written when one goes to another.
+        let (mut word, mut bits) = (lowest, self.free[lowest % WORDS]);
+        let mut given = 0;
+        for &object in objects {
+            let offset = (object as usize).wrapping_sub(base);
+            if offset >= shape.used() {
+                break;
+            }
+            let (number, within) = shape.locate(offset);
+            let at = number as usize / 64;
+            if at != word {
+                self.free[word % WORDS] = bits;
+                (word, bits, lowest) = (at, self.free[at % WORDS], lowest.min(at));
+            }
+            if within != 0 {
+                return Err((Fault::Interior, object as usize));
+            }
+            let bit = 1u64 << (number % 64);
+            if bits & bit != 0 {
+                return Err((Fault::Twice, object as usize));
+            }
+            bits |= bit;
+            given += 1;
         }
-        let (at, bit) = (object / 64, 1u64 << (object % 64));
-        let word = &mut self.free[at as usize % WORDS];
-        if *word & bit != 0 {
-            return Err(Fault::Twice);
-        }
-        *word |= bit;
-        Ok(at)
+        self.free[word % WORDS] = bits;
+        self.lowest = lowest as u8;
+        self.add_free(given as i32);
+        Ok(given)
     }
 
-    /// Counts objects that were given; whether the slab belongs to another place with its owner now.
+    /// Whether the slab belongs to another place with its owner, now that it has been given objects.
     #[inline]
-    pub fn add_given(&mut self, shape: &Shape, given: usize, lowest: u32) -> bool {
-        self.lowest = self.lowest.min(lowest.min(255) as u8);
-        self.add_free(given as i32);
+    pub fn is_to_move(&self, shape: &Shape) -> bool {
         match self.state {
             State::Full => true,
             State::Partial => self.free_objects() == shape.objects,
@@ -326,6 +355,14 @@ impl Slab {
     }
 }
 
+/// From how many free objects in a word on it is looked whether they are neighbours.
+const NEIGHBOURS: u32 = 16;
+
+/// Whether the bits that are set, of which there are some, stand next to each other.
+fn is_one_run(word: u64) -> bool {
+    word & word.wrapping_add(word & word.wrapping_neg()) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,8 +375,12 @@ mod tests {
         records
     }
 
-    fn give(slab: &mut Slab, shape: &Shape, offset: usize) -> Result<(), Fault> {
-        slab.give(shape, offset).map(|word| drop(slab.add_given(shape, 1, word)))
+    /// Puts one back, of a slab at 0.
+    fn give(slab: &mut Slab, shape: &Shape, offset: usize) -> Result<usize, Fault> {
+        slab.give(shape, 0, &[offset as *mut u8]).map_err(|(fault, at)| {
+            assert_eq!(at, offset);
+            fault
+        })
     }
 
     #[test]
@@ -354,7 +395,7 @@ mod tests {
         assert_eq!(taken, (0..100).collect::<Vec<_>>());
         slab.validate().unwrap();
         let shape = class.shape();
-        assert_eq!(give(slab, shape, 3 * 16), Ok(()));
+        assert_eq!(give(slab, shape, 3 * 16), Ok(1));
         assert_eq!(give(slab, shape, 3 * 16), Err(Fault::Twice));
         assert_eq!(give(slab, shape, 8), Err(Fault::Interior));
     }
@@ -366,7 +407,7 @@ mod tests {
         // SAFETY: as above.
         let slab = unsafe { records[0].slab() };
         slab.take(100, |_| ());
-        assert_eq!(give(slab, class.shape(), 3 * 16), Ok(()));
+        assert_eq!(give(slab, class.shape(), 3 * 16), Ok(1));
         slab.validate().unwrap();
         let mut again = Vec::new();
         slab.take(2, |object| again.push(object));
@@ -387,10 +428,10 @@ mod tests {
             assert_eq!((count, slab.take(1, |_| ())), (objects, 0));
             let shape = class.shape();
             let offsets = (0..objects as usize).map(|object| object * class.size());
-            offsets.for_each(|offset| give(slab, shape, offset).unwrap());
+            offsets.for_each(|offset| assert_eq!(give(slab, shape, offset), Ok(1)));
             // What is left over of the slab is no object.
             let end = objects as usize * class.size();
-            assert_eq!(give(slab, shape, end), Err(Fault::Interior));
+            assert_eq!(give(slab, shape, end), Ok(0));
             assert!(slab.is_empty());
             slab.validate().unwrap();
             slab.end();

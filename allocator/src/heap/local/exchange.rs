@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use super::super::classes::{CLASSES, Class};
 use super::super::core::{Heap, Shared};
-use super::super::fatal::die;
+use super::super::fatal::{Fault, die};
 use super::super::record::State;
 use super::{BATCH_MIN, Own, Standing};
 use crate::os::Os;
@@ -136,16 +136,15 @@ impl Own {
     ) {
         let mut left = objects;
         while !left.is_empty() {
-            let together = self.shelves[class.index()].neighbours;
-            let (put, slabs) = if together {
+            let (put, slabs) = if self.shelves[class.index()].neighbours {
                 self.put_together(heap, shared, class, left)
             } else {
                 self.put_singly(heap, shared, class, left)
             };
             self.shelves[class.index()].neighbours = slabs * NEIGHBOURS <= put;
             left = &left[put..];
-            let own = |at: &&*mut u8| self.owns(&shared.view, **at as usize).is_some();
-            let others = left.iter().take_while(|at| !own(at)).count();
+            let own = |at: &*mut u8| self.owns(&shared.view, *at as usize).is_some();
+            let others = left.iter().position(own).unwrap_or(left.len());
             heap.free_remotely(shared, class, &left[..others]);
             left = &left[others..];
         }
@@ -160,21 +159,14 @@ impl Own {
         class: Class,
         objects: &[*mut u8],
     ) -> (usize, usize) {
-        let (view, shape) = (shared.view, class.shape());
         let (mut last, mut slabs) = (u32::MAX, 0);
-        for (put, &object) in objects.iter().enumerate() {
-            let Some(slice) = self.owns(&view, object as usize) else { return (put, slabs) };
-            // SAFETY: (1) the slice is one of a slab of this thread's, of that class; (2) nothing else
-            // refers to what is known of it before `after_free`.
-            let (head, slab) = unsafe {
-                let head = view.head(slice, class);
-                (head, view.record(head).slab())
+        for (put, object) in objects.chunks_exact(1).enumerate() {
+            let Some(slice) = self.owns(&shared.view, object[0] as usize) else {
+                return (put, slabs);
             };
-            let word = slab.give(shape, object as usize - view.address(head));
-            let word = word.unwrap_or_else(|fault| die(fault, object as usize));
-            if slab.add_given(shape, 1, word) {
-                self.after_free(heap, shared, head, class);
-            }
+            // SAFETY: the slice is one of a slab of this thread's, of that class.
+            let head = unsafe { shared.view.head(slice, class) };
+            self.give(heap, shared, (head, class), object);
             slabs += usize::from(head != last);
             last = head;
         }
@@ -189,29 +181,43 @@ impl Own {
         class: Class,
         objects: &[*mut u8],
     ) -> (usize, usize) {
-        let (view, shape) = (shared.view, class.shape());
         let (mut put, mut slabs) = (0, 0);
-        while let Some(slice) = objects.get(put).and_then(|&at| self.owns(&view, at as usize)) {
+        let slice = |own: &Self, put| {
+            objects.get(put).and_then(|&at: &*mut u8| own.owns(&shared.view, at as usize))
+        };
+        while let Some(slice) = slice(self, put) {
             // SAFETY: as in `put_singly`.
-            let (head, slab) = unsafe {
-                let head = view.head(slice, class);
-                (head, view.record(head).slab())
-            };
-            let base = view.address(head);
-            let here = |at: &&*mut u8| (**at as usize).wrapping_sub(base) < shape.bytes();
-            let (mut given, mut lowest) = (0, u32::MAX);
-            for &object in objects[put..].iter().take_while(here) {
-                let word = slab.give(shape, object as usize - base);
-                lowest = lowest.min(word.unwrap_or_else(|fault| die(fault, object as usize)));
-                given += 1;
-            }
-            if slab.add_given(shape, given, lowest) {
-                self.after_free(heap, shared, head, class);
-            }
-            put += given;
+            let head = unsafe { shared.view.head(slice, class) };
+            put += self.give(heap, shared, (head, class), &objects[put..]);
             slabs += 1;
         }
         (put, slabs)
+    }
+
+    /// Puts the objects at the beginning that lie in a slab of this thread's, as the first does, back
+    /// into it; how many.
+    #[inline(always)]
+    fn give<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        (head, class): (u32, Class),
+        objects: &[*mut u8],
+    ) -> usize {
+        let shape = class.shape();
+        // SAFETY: (1) the slab is this thread's; (2) nothing else refers to what is known of it before
+        // `after_free`.
+        let slab = unsafe { shared.view.record(head).slab() };
+        let given = match slab.give(shape, shared.view.address(head), objects) {
+            // Behind the slab's last object.
+            Ok(0) => die(Fault::Interior, objects[0] as usize),
+            Ok(given) => given,
+            Err((fault, at)) => die(fault, at),
+        };
+        if slab.is_to_move(shape) {
+            self.after_free(heap, shared, head, class);
+        }
+        given
     }
 
     /// For a heap that the thread leaves, or has left: everything kept goes back to its slabs, and
