@@ -52,7 +52,8 @@ fn a_range_is_put_verified_and_its_key_taken_back_before() {
     let (_, received) = put(17471, &size, &[]);
     assert!(received.contains("verified byte for byte"), "{received}");
     assert!(received.contains("before use"), "{received}");
-    let (_, received) = put(17472, "8M", &["--no-immediate"]);
+    let (sent, received) = put(17472, "8M", &["--no-immediate"]);
+    assert!(sent.contains("told by a message"), "{sent}");
     assert!(received.contains("verified"), "{received}");
     let (_, received) = put(17473, "8M", &["--no-window"]);
     assert!(received.contains("deregistered before use"), "{received}");
