@@ -234,7 +234,9 @@ fn limits_of(device: u64) -> Vec<String> {
         text.trim().parse::<u64>().ok()
     };
     let size = |name, factor, words: &str| {
-        read(name).map(|value: u64| format!("{} {words}", Bytes::new(value * factor)))
+        // 0 where the device has no such command.
+        let value = read(name).filter(|&value| value > 0);
+        value.map(|value: u64| format!("{} {words}", Bytes::new(value * factor)))
     };
     [
         size("logical_block_size", 1, "a block"),
