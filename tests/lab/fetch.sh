@@ -11,6 +11,7 @@ guest_packages=(
     iproute2 ibverbs-providers ibverbs-utils     # rxe0, and verbs
     perftest rdmacm-utils                        # independent clients of the device
     nvme-cli ndctl e2fsprogs mount
+    nfs-kernel-server
 )
 
 # Fetches what is not there yet; one run at a time.
@@ -25,6 +26,7 @@ fetch_all() {
         no_lab "kernel and tools are Debian packages, and this machine has no apt-get and dpkg"
     exec 7>"$cache/lock"
     flock 7
+    [ "${guest_packages[*]}" = "$(cat "$cache/packages" 2>/dev/null)" ] || rm -rf "$cache/userland"
     [ -d "$cache/userland" ] || fetch_userland || no_lab "the guest's programs cannot be fetched"
     [ -d "$cache/kernel-$kernel" ] || fetch_kernel || no_lab "no $kernel kernel can be fetched"
     exec 7>&-
@@ -91,13 +93,14 @@ fetch_userland() {
     local closure
     echo "lab: fetching the guest's programs"
     update release || return
-    # perl stands behind a maintainer script, and no script runs.
+    # perl and python stand behind scripts that nobody runs here.
     closure=$(lab_apt release apt-get install -s --no-install-recommends "${guest_packages[@]}" |
-        awk '$1 == "Inst" && $2 !~ /perl|usrmerge|^dpkg$/ { print $2 }') || return
+        awk '$1 == "Inst" && $2 !~ /perl|python|usrmerge|^dpkg$/ { print $2 }') || return
     # shellcheck disable=SC2086 # one word each
     unpack release userland.part $closure || return
-    rm -rf "$cache/userland.part/usr/share"
+    rm -rf "$cache/userland.part/usr/share" "$cache"/userland.part/usr/lib/*/gconv
     mv "$cache/userland.part" "$cache/userland"
+    echo "${guest_packages[*]}" >"$cache/packages"
 }
 
 fetch_kernel() {

@@ -10,6 +10,8 @@ guest_modules=(
     nvme nfit nd_pmem dax_pmem device_dax
     ext4 loop
 )
+# There for the test that wants them.
+nfs_modules=(nfsd nfsv4)
 
 plan_begin() {
     tree=$work/root
@@ -130,15 +132,23 @@ make_image() {
 }
 
 make_common() {
-    local root=$work/common module path
+    local root=$work/common
     mkdir -p "$root"
     cp -a "$cache/userland/." "$root/"
     cp tests/lab/init "$root/init"
     mkdir -p "$root"/{dev,proc,sys,run,tmp,etc,root,lab/modules,var/tmp}
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'nobody:x:65534:65534:nobody:/:/bin/false' >>"$root/etc/passwd"
-    # In the order of dependence, each once; a module that is built in, or not there, has no line.
-    for module in "${guest_modules[@]}"; do
+    take_modules order "${guest_modules[@]}"
+    take_modules nfs "${nfs_modules[@]}"
+}
+
+# take_modules LIST MODULE...: the modules with what they depend on, and their names in the order in which
+# they load, each once; a module that is built in, or not there, has no line.
+take_modules() {
+    local list=$1 module path
+    shift
+    for module in "$@"; do
         modprobe -S "$release" -d "$cache/kernel-$kernel" --show-depends "$module" 2>/dev/null || true
     done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$work/modules"
     while read -r path; do
@@ -148,7 +158,7 @@ make_common() {
         *) cp "$path" "$root/lab/modules/$module" ;;
         esac
         echo "$module"
-    done <"$work/modules" >"$root/lab/modules/order"
+    done <"$work/modules" >"$root/lab/modules/$list"
 }
 
 archive() {

@@ -48,13 +48,14 @@ fn a_range_is_put_verified_and_its_key_taken_back_before() {
     let lock = MachineLock::take();
     let _pages = or_say(HugePages::reserve(&lock, 2 << 20, None, 64));
     // Under emulation each byte counts: BOOKEND_PUT_SIZE for more.
-    let size = std::env::var("BOOKEND_PUT_SIZE").unwrap_or_else(|_| "64M".to_owned());
+    let size = std::env::var("BOOKEND_PUT_SIZE").unwrap_or_else(|_| "16M".to_owned());
     let (_, received) = put(17471, &size, &[]);
     assert!(received.contains("verified byte for byte"), "{received}");
     assert!(received.contains("before use"), "{received}");
-    let (_, received) = put(17472, "8M", &["--no-immediate"]);
+    let (sent, received) = put(17472, "4M", &["--no-immediate"]);
+    assert!(sent.contains("told by a message"), "{sent}");
     assert!(received.contains("verified"), "{received}");
-    let (_, received) = put(17473, "8M", &["--no-window"]);
+    let (_, received) = put(17473, "4M", &["--no-window"]);
     assert!(received.contains("deregistered before use"), "{received}");
 }
 

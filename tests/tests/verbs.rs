@@ -10,8 +10,8 @@ use bookend::scatter::{Limits, ScatterList};
 use bookend::units::{BlockId, BlockRange, Blocks, Bytes, Node};
 use bookend_registration::cache::{Cache, CacheLimits};
 use bookend_registration::verbs::{
-    Access, Device, Domain, QueuePair, QueueSizes, Regions, RemoteMemory, Sge, Window, WorkError,
-    devices, fork_safety, import,
+    Access, Device, Domain, ForkSafety, QueuePair, QueueSizes, Regions, RemoteMemory, Sge, Window,
+    WorkError, devices, fork_safety, import,
 };
 use bookend_registration::{RegisterError, Registrar};
 use bookend_tests::child::{self, Part};
@@ -276,6 +276,59 @@ fn part_of_the_poor() {
         "{told}"
     );
     registrar.register(pool.pin(blocks(0, 1)).unwrap()).unwrap();
+}
+
+/// A child shares all pages from fork(2) on, and whoever writes one gets another. Pages that a device reaches
+/// must not be the ones that are left behind.
+#[test]
+fn what_a_parent_writes_after_a_fork_is_what_the_device_sends() {
+    let Some(device) = device() else { return };
+    let safety = fork_safety().unwrap();
+    if !matches!(safety, ForkSafety::Kernel | ForkSafety::Unknown) {
+        return say(&format!("this kernel does not copy pinned pages for a child: {safety:?}"));
+    }
+    let domain = Domain::new(&device).unwrap();
+    let (one, other) = pair(&domain);
+    let registrar = domain.registrar(full()).unwrap();
+    for rung in [Rung::Transparent, Rung::Base] {
+        let pool = pool_of(rung, 2).unwrap();
+        fill(&pool, pool.blocks(), 1);
+        let region = registrar.register(pool.pin(pool.blocks()).unwrap()).unwrap();
+        // SAFETY: the child calls nothing but pause and _exit.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0, "{}", std::io::Error::last_os_error());
+        if child == 0 {
+            // SAFETY: both may be called in a child of a process with threads.
+            unsafe {
+                libc::alarm(60);
+                libc::pause();
+                libc::_exit(0);
+            }
+        }
+        fill(&pool, blocks(0, 1), 2);
+        let entries = region.registration().entries(pool.base().as_ptr(), 2 << 20).unwrap();
+        let to = pool.address(BlockId::new(1)).as_ptr();
+        let key = region.registration().region_of(to, 2 << 20).unwrap().rkey();
+        let sent = put(&one, &other, &entries, to as u64, key);
+        // SAFETY: the child is ours, and not yet waited for.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+        sent.unwrap();
+        assert!(content(&pool, blocks(0, 1)) == content(&pool, blocks(1, 1)), "{rung:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_no_dmabuf_or_a_device_without_them_is_told() {
+    let Some(device) = device() else { return };
+    let domain = Domain::new(&device).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let fd = std::os::fd::AsFd::as_fd(&file);
+    let refused = domain.register_dmabuf(fd, Bytes::ZERO, Bytes::mib(2), 0, full()).unwrap_err();
+    println!("{refused}");
+    assert!(refused.to_string().contains("DMA buffer"), "{refused}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn json_is_one_object_of_the_promised_shape() {
     let mut skipped: Vec<_> = value["skipped"].as_array().unwrap().iter().collect();
     skipped.sort_by_key(|skipped| skipped["engine"].as_str().unwrap());
     let engines: Vec<_> = skipped.iter().map(|skipped| &skipped["engine"]).collect();
-    assert_eq!(engines, ["copy-range", "direct", "reflink"]);
+    assert_eq!(engines, ["copy-range", "device-copy", "direct", "reflink"]);
     assert!(skipped.iter().all(|skipped| skipped["why"] == "buffered was asked for"));
     assert_eq!(keys(skipped[0]).len(), 2);
 }
@@ -72,10 +72,10 @@ fn every_engine_is_explained() {
     dir.file("a", bytes(1000));
     let text = dir.run("--explain a b").ok().out();
     assert!(text.starts_with("'a' -> 'b': 1000 B in "), "{text}");
-    for engine in ["reflink: ", "copy-range: ", "direct: ", "buffered: "] {
+    for engine in ["reflink: ", "copy-range: ", "device-copy: ", "direct: ", "buffered: "] {
         assert!(text.contains(engine), "no {engine} in {text}");
     }
-    assert_eq!(text.matches("\n  not ").count(), 3, "{text}");
+    assert_eq!(text.matches("\n  not ").count(), 4, "{text}");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn capabilities_are_told_and_nothing_is_copied() {
     }
     let json = dir.run("--capabilities --json a .").ok().out();
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(value["ways"].as_array().unwrap().len(), 4, "{json}");
+    assert_eq!(value["ways"].as_array().unwrap().len(), 5, "{json}");
     assert_eq!(value["source"]["bytes"], 100_000);
     assert_eq!(dir.names(), ["a"]);
     dir.run("--capabilities missing b").fails(1, &["cannot look at 'missing'"]);

@@ -9,8 +9,8 @@
 //! of a memory window; the sender writes its scatter-gather list, as many entries a request as the device
 //! takes, the last with immediate data. **The receiver takes the key back before it looks at the data**: until
 //! then the sender could still change it. Where the device has no windows the key ends with the region.
-//! Where it has no immediate data (iWARP) a message follows the writes instead: `--no-immediate` does that
-//! anywhere, `--no-window` the other.
+//! Where the sender's device has no immediate data (iWARP) a message follows the writes instead:
+//! `--no-immediate` does that anywhere, `--no-window` the other.
 #![allow(unsafe_code)] // posts work requests, reads and writes a pool's memory
 
 use std::error::Error;
@@ -30,6 +30,7 @@ use bookend_registration::{Region, Registrar};
 
 type Failure = Box<dyn Error>;
 
+/// How long one request, or word of the peer, may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MARK: u32 = 0xb00c_e0d5;
 /// Requests under way at once.
@@ -111,6 +112,7 @@ struct End {
     domain: Arc<Domain>,
     queue: QueuePair,
     entries: u32,
+    immediate: bool,
 }
 
 impl End {
@@ -124,7 +126,8 @@ impl End {
         let queue = QueuePair::new(&domain, 1, sizes, Access::REMOTE_WRITE)?;
         let software = if device.is_software() { ", software: it tracks base pages" } else { "" };
         eprintln!("{}{software}; {} in {:?}", device.name(), options.size, pool.report().rungs);
-        Ok(Self { pool: Arc::new(pool), domain, queue, entries })
+        let immediate = options.immediate && device.has_immediates();
+        Ok(Self { pool: Arc::new(pool), domain, queue, entries, immediate })
     }
 
     fn bytes(&self, size: Bytes) -> &[u8] {
@@ -155,15 +158,15 @@ impl End {
         let note = self.note()?;
         let mut peer = Peer::connect(&options.address)?;
         peer.say(&self.queue.endpoint().to_string())?;
-        peer.say(&format!("{} {}", size.get(), u8::from(options.immediate)))?;
+        peer.say(&format!("{} {}", size.get(), u8::from(self.immediate)))?;
         self.queue.connect(&peer.hear()?.parse()?)?;
         let target = peer.hear()?;
         let (address, key) =
             target.split_once(' ').ok_or("the receiver says no address and key")?;
         let to = RemoteMemory { address: address.parse()?, key: key.parse()? };
         let start = Instant::now();
-        self.put(&entries, to, options.immediate)?;
-        if !options.immediate {
+        self.put(&entries, to, self.immediate)?;
+        if !self.immediate {
             let at = note.held().pool().base();
             let entries = note.registration().entries(at.as_ptr(), NOTE).ok_or("no note")?;
             // SAFETY: the note stays registered until the completion.
@@ -171,9 +174,10 @@ impl End {
             self.queue.wait(PATIENCE)?;
         }
         println!(
-            "put {size} in {} entries: registered in {registered:?}, written in {:?}",
+            "put {size} in {} entries: registered in {registered:?}, written in {:?}, end told by {}",
             entries.len(),
-            start.elapsed()
+            start.elapsed(),
+            if self.immediate { "immediate data" } else { "a message" },
         );
         match peer.hear()?.as_str() {
             "verified" => Ok(()),
@@ -235,7 +239,8 @@ impl End {
         let key = Key::give(self, &region, window, size)?;
         peer.say(&self.queue.endpoint().to_string())?;
         peer.say(&format!("{} {}", self.pool.base().addr().get(), key.key()))?;
-        let came = self.queue.wait(PATIENCE)?;
+        // All of it: no link is slower than 1 MiB a second, an emulated one included.
+        let came = self.queue.wait(PATIENCE + Duration::from_secs(size.get() >> 20))?;
         if immediate && came.immediate != Some(MARK) {
             return Err(format!("{came:?} instead of the sender's mark").into());
         }

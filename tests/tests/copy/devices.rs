@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use bookend_tests::data::{assert_same, random_file};
+use bookend_tests::data::{assert_same, random_file, sparse_file};
 use bookend_tests::machine::{LoopDevice, MachineLock, scratch};
 use bookend_tests::skip::or_say;
 use bookend_tests::tools::Run;
@@ -47,6 +47,27 @@ fn to_and_from_a_block_device() {
             assert_same(device.path(), &back);
             fs::remove_file(&back).unwrap();
         }
+    }
+}
+
+#[test]
+fn holes_of_a_file_are_zeros_on_a_device() {
+    let lock = MachineLock::take();
+    let dir = scratch().dir("device");
+    let source = dir.path().join("source");
+    // A hole at the beginning, one that begins and ends within a page, and one at the end.
+    let data = [3 * MIB + 100..5 * MIB + 7, 20 * MIB..20 * MIB + 9000];
+    let len = 27 * MIB + 333;
+    sparse_file(&source, len, &data, 7).unwrap();
+    for engine in ["auto", "direct", "buffered"] {
+        let Some(device) = or_say(LoopDevice::new(&lock, 32 * MIB, 512)) else { return };
+        let all = OpenOptions::new().write(true).open(device.path()).unwrap();
+        all.write_all_at(&vec![0xA5; 32 * MIB as usize], 0).unwrap(); // some of it stays in memory
+        hugecp(engine, &source, device.path()).expect(0);
+        drop(all);
+        let on_device = read(device.path(), 32 * MIB as usize);
+        assert!(on_device[..len as usize] == fs::read(&source).unwrap()[..], "{engine}");
+        assert!(on_device[len as usize..].iter().all(|byte| *byte == 0xA5), "{engine}");
     }
 }
 

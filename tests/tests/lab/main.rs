@@ -5,6 +5,7 @@
 mod devices;
 mod hugectl;
 mod nodes;
+mod offload;
 mod rdma;
 
 use std::path::Path;

@@ -13,7 +13,8 @@ use bookend::units::Bytes;
 use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
-use super::engine::{EngineName, Kind};
+use super::engine::{EngineName, Kind, Side};
+use super::engines::device;
 use super::error::said;
 use super::plan::{self, Facts, SideFacts, Wishes};
 use super::probe::{self, Direct};
@@ -115,6 +116,7 @@ impl End {
             Some(file) if found.file_type().is_block_device() => Some(device_len(file)?),
             _ => None,
         };
+        end.add_copy_limits();
         if let (true, Some(file), Some(len)) = (found.is_file(), &end.file, end.bytes) {
             end.cached = probe::cached_fraction(file, len);
         }
@@ -132,6 +134,7 @@ impl End {
             let file = if device { Some(File::open(path)?) } else { None };
             let mut end = Self::of(path, file, found.file_type(), found.rdev(), found.dev());
             end.bytes = end.file.as_ref().and_then(|file| device_len(file).ok());
+            end.add_copy_limits();
             return Ok(end);
         }
         let directory = match &found {
@@ -152,6 +155,20 @@ impl End {
         end.side.kind = Kind::Regular;
         end.file = end.file.filter(|_| is_nameless);
         Ok(end)
+    }
+
+    /// As engines see it, where it is open.
+    fn side(&self) -> Option<Side<'_>> {
+        let file = self.file.as_ref()?;
+        Some(Side { file, path: &self.path, kind: self.side.kind, len: self.bytes })
+    }
+
+    /// What the drive of a block device says of copying by itself.
+    fn add_copy_limits(&mut self) {
+        if let Some(side) = self.side().filter(|side| side.kind == Kind::BlockDevice) {
+            let limits = device::limits(&side).unwrap_or_else(|why| format!("no Copy: {why}"));
+            self.limits.push(limits);
+        }
     }
 
     fn of(
@@ -217,7 +234,9 @@ fn limits_of(device: u64) -> Vec<String> {
         text.trim().parse::<u64>().ok()
     };
     let size = |name, factor, words: &str| {
-        read(name).map(|value: u64| format!("{} {words}", Bytes::new(value * factor)))
+        // 0 where the device has no such command.
+        let value = read(name).filter(|&value| value > 0);
+        value.map(|value: u64| format!("{} {words}", Bytes::new(value * factor)))
     };
     [
         size("logical_block_size", 1, "a block"),
@@ -242,6 +261,17 @@ fn tried(engine: EngineName, source: &End, target: &End) -> (bool, String) {
         EngineName::CopyRange => {
             let len = source.bytes.unwrap_or(0).min(4096);
             sys::copy_file_range(from, 0, to, 0, len as usize).map(|_| ())
+        }
+        EngineName::DeviceCopy => {
+            let sides = source.side().zip(target.side());
+            let looked = match (sides, source.bytes) {
+                (Some((from, to)), Some(len)) => device::look(&from, &to, len),
+                _ => Err("a side cannot be opened".to_owned()),
+            };
+            return match looked {
+                Ok(found) => (true, format!("as the drive says: {found}")),
+                Err(why) => (false, why),
+            };
         }
         EngineName::Direct => {
             let none = |file| probe::direct(file) == Direct::No;
@@ -287,7 +317,7 @@ impl Capabilities {
             };
             text.push_str(&format!("{}: {open}: {}\n", way.engine, way.why));
         }
-        text.push_str("device offload: closed: not part of this build; the others do without");
+        text.pop(); // the last line's end is its printer's
         text
     }
 }
@@ -328,7 +358,7 @@ mod tests {
             (Path::new("/proc/self/status"), &new),
         ] {
             let ways = ways(source, target);
-            assert_eq!(ways.len(), 4, "{ways:?}");
+            assert_eq!(ways.len(), 5, "{ways:?}");
             assert!(ways.contains(&(EngineName::Buffered, true)), "{source:?} {target:?} {ways:?}");
         }
         assert!(!new.exists(), "nothing is left");

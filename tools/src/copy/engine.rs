@@ -21,6 +21,8 @@ pub enum EngineName {
     Reflink,
     /// The kernel copies (`copy_file_range(2)`).
     CopyRange,
+    /// The drive copies (NVMe Copy), from a block device to another.
+    DeviceCopy,
     /// io_uring with O_DIRECT on one or both sides, through registered huge-page buffers.
     Direct,
     /// Through the page cache.
@@ -32,6 +34,7 @@ impl fmt::Display for EngineName {
         f.write_str(match self {
             Self::Reflink => "reflink",
             Self::CopyRange => "copy-range",
+            Self::DeviceCopy => "device-copy",
             Self::Direct => "direct",
             Self::Buffered => "buffered",
         })

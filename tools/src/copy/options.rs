@@ -170,7 +170,8 @@ const NOTES: &str = "\
 SIZE is a number with an optional unit: K, M, G, T (powers of 1024) or kB, MB, GB, TB (of 1000).
 
 Engines: \"reflink\" lets the target share the source's blocks; \"copy-range\" copies inside the \
-kernel or on the server; \"direct\" reads and writes past the page cache, through registered huge \
+kernel or on the server; \"device-copy\" has an NVMe drive copy by itself, from block device to block \
+device; \"direct\" reads and writes past the page cache, through registered huge \
 pages; \"buffered\" goes through the page cache. \"auto\" chooses.
 
 An existing target is replaced by a new file that takes over its mode, owner, ACLs and extended \
@@ -198,6 +199,8 @@ pub enum EngineChoice {
     Reflink,
     /// Copy inside the kernel or on the server
     CopyRange,
+    /// Inside the drive, from block device to block device (NVMe Copy)
+    DeviceCopy,
     /// Past the page cache, through registered huge pages
     Direct,
     /// Through the page cache

@@ -108,16 +108,23 @@ pub struct Plan {
 impl Plan {
     /// Why the steps after the one at `ran` were not needed.
     pub fn passed_over(&self, ran: usize) -> impl Iterator<Item = Skipped> {
-        let nothing_to_copy = self.steps.get(ran).filter(|step| step.engine == EngineName::Reflink);
+        let by_itself =
+            |step: &&Step| matches!(step.engine, EngineName::Reflink | EngineName::DeviceCopy);
+        let nothing_to_copy = self.steps.get(ran).filter(by_itself);
         self.steps.iter().skip(ran + 1).map(move |step| Skipped {
             engine: step.engine,
-            why: nothing_to_copy.map_or(step.con, |reflink| reflink.pro).to_owned(),
+            why: nothing_to_copy.map_or(step.con, |first| first.pro).to_owned(),
         })
     }
 }
 
-const ALL: [EngineName; 4] =
-    [EngineName::Reflink, EngineName::CopyRange, EngineName::Direct, EngineName::Buffered];
+const ALL: [EngineName; 5] = [
+    EngineName::Reflink,
+    EngineName::CopyRange,
+    EngineName::DeviceCopy,
+    EngineName::Direct,
+    EngineName::Buffered,
+];
 
 /// Decides.
 pub fn plan(facts: &Facts, wishes: &Wishes) -> Plan {
@@ -134,16 +141,19 @@ pub fn plan(facts: &Facts, wishes: &Wishes) -> Plan {
     let possible = |step: &Step| plan.skipped.iter().all(|skipped| skipped.engine != step.engine);
     plan.steps = match wishes.engine {
         Some(engine) => vec![Step { engine, pro: "it was asked for", con: "" }],
-        None => preference(facts, wishes).into(),
+        None => preference(facts, wishes),
     };
     plan.steps.retain(possible);
     plan
 }
 
+const NOT_HERE: &str = "--verify: the bytes do not pass through here, so nothing can be compared";
+
 /// Why `engine` cannot do this, as far as that is known without trying.
 fn impossible(engine: EngineName, facts: &Facts, wishes: &Wishes) -> Option<&'static str> {
     let (source, target) = (&facts.source, &facts.target);
     let files = source.kind == Kind::Regular && target.kind == Kind::Regular;
+    let devices = source.kind == Kind::BlockDevice && target.kind == Kind::BlockDevice;
     let streams = source.kind == Kind::Stream || target.kind == Kind::Stream;
     let in_order = streams || facts.len.is_none();
     let apart = match (source.file_system, target.file_system) {
@@ -157,13 +167,17 @@ fn impossible(engine: EngineName, facts: &Facts, wishes: &Wishes) -> Option<&'st
             Some("there is no device on either side")
         }
         EngineName::Direct => None,
+        EngineName::DeviceCopy if !devices => Some("only block devices are copied by their drive"),
+        EngineName::DeviceCopy if !wishes.reflink => {
+            Some("--reflink=never, and the drive might share blocks")
+        }
+        EngineName::DeviceCopy if wishes.verify => Some(NOT_HERE),
+        EngineName::DeviceCopy => None,
         _ if !files => Some("only regular files can share or exchange blocks"),
         _ if facts.len.is_none() => Some("the length of the source is not known"),
         _ if !wishes.reflink && engine == EngineName::Reflink => Some("--reflink=never"),
         _ if !wishes.reflink => Some("--reflink=never, and the kernel might share blocks"),
-        _ if wishes.verify => {
-            Some("--verify: the bytes do not pass through here, so nothing can be compared")
-        }
+        _ if wishes.verify => Some(NOT_HERE),
         EngineName::CopyRange if wishes.resume => {
             Some("--resume: the bytes do not pass through here, so there are no checksums of them")
         }
@@ -181,7 +195,15 @@ fn impossible(engine: EngineName, facts: &Facts, wishes: &Wishes) -> Option<&'st
 }
 
 /// The engines from the best to the worst for these facts, whether possible or not.
-fn preference(facts: &Facts, wishes: &Wishes) -> [Step; 4] {
+fn preference(facts: &Facts, wishes: &Wishes) -> Vec<Step> {
+    let pro = "the drive copies by itself, and the bytes do not come here";
+    let mut steps = vec![Step { engine: EngineName::DeviceCopy, pro, con: "" }];
+    steps.extend(through_here(facts, wishes));
+    steps
+}
+
+/// The same for engines of the kernel and of ours.
+fn through_here(facts: &Facts, wishes: &Wishes) -> [Step; 4] {
     let reflink =
         Step { engine: EngineName::Reflink, pro: "sharing blocks copies nothing", con: "" };
     let copy_range = |pro| Step {
@@ -226,7 +248,7 @@ fn preference(facts: &Facts, wishes: &Wishes) -> [Step; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EngineName::{Buffered, CopyRange, Direct, Reflink};
+    use EngineName::{Buffered, CopyRange, DeviceCopy, Direct, Reflink};
 
     const WISHES: Wishes = Wishes {
         engine: None,
@@ -312,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_is_asked_before_the_bytes_come_here() {
+        let device = SideFacts { kind: Kind::BlockDevice, file_system: None };
+        let both = facts(device, device);
+        assert_eq!(order(&both, &WISHES), [DeviceCopy, Direct, Buffered]);
+        let small = Facts { data_bytes: 4096, ..both };
+        assert_eq!(order(&small, &WISHES), [DeviceCopy, Buffered, Direct]);
+        let ran = plan(&both, &WISHES).passed_over(0).next().unwrap();
+        assert!(ran.why.contains("by itself"), "{ran:?}");
+        let verify = Wishes { verify: true, ..WISHES };
+        assert_eq!(order(&both, &verify), [Direct, Buffered]);
+        let apart = Wishes { reflink: false, ..WISHES };
+        assert_eq!(order(&both, &apart), [Direct, Buffered]);
+        let file = plan(&facts(device, on(EXT4)), &WISHES);
+        assert_eq!(why(&file, DeviceCopy), "only block devices are copied by their drive");
+    }
+
+    #[test]
     fn a_server_is_asked_before_the_bytes_travel() {
         let nfs = facts(on(FileSystem::Nfs), on(FileSystem::Nfs));
         assert_eq!(order(&nfs, &WISHES), [Reflink, CopyRange, Direct, Buffered]);
@@ -329,7 +368,7 @@ mod tests {
     fn every_engine_is_a_step_or_has_a_reason() {
         let pipe = SideFacts { kind: Kind::Stream, file_system: None };
         for source in [on(EXT4), on(TMPFS), on(FileSystem::Nfs), pipe] {
-            for engine in [None, Some(Reflink), Some(CopyRange), Some(Direct), Some(Buffered)] {
+            for engine in ALL.map(Some).into_iter().chain([None]) {
                 for (verify, reflink) in [(false, false), (false, true), (true, true)] {
                     let wishes = Wishes { engine, verify, reflink, ..WISHES };
                     let plan = plan(&facts(source, on(EXT4)), &wishes);

@@ -262,6 +262,7 @@ fn wishes(options: &Options, sparse: Sparse) -> Result<Wishes, UsageError> {
         EngineChoice::Auto => None,
         EngineChoice::Reflink => Some(EngineName::Reflink),
         EngineChoice::CopyRange => Some(EngineName::CopyRange),
+        EngineChoice::DeviceCopy => Some(EngineName::DeviceCopy),
         EngineChoice::Direct => Some(EngineName::Direct),
         EngineChoice::Buffered => Some(EngineName::Buffered),
     };

@@ -226,6 +226,35 @@ pub fn seek(file: &File, what: Seek, from: u64) -> io::Result<u64> {
     u64::try_from(found).map_err(|_| io::Error::last_os_error())
 }
 
+/// `BLKFLSBUF` of linux/fs.h: writes a block device's pages back and drops those that nobody uses.
+pub fn flush_device(file: &File) -> io::Result<()> {
+    const BLKFLSBUF: c_ulong = nix::request_code_none!(0x12, 97) as c_ulong;
+    // SAFETY: the request takes no argument; the descriptor is borrowed from an open file.
+    counted(unsafe { libc::ioctl(file.as_raw_fd(), BLKFLSBUF as _, 0) } as isize).map(|_| ())
+}
+
+/// `BLKZEROOUT` of linux/fs.h: a range of a block device reads as zeros from now on, and pages of it in
+/// memory are gone.
+pub fn zero_out(file: &File, range: Range<u64>) -> io::Result<()> {
+    const BLKZEROOUT: c_ulong = nix::request_code_none!(0x12, 127) as c_ulong;
+    let asked = [range.start, range.end - range.start];
+    // SAFETY: the request reads two u64, first byte and length, which live until the call returns; the
+    // descriptor is borrowed from an open file, and the blocks are its own.
+    let zeroed = unsafe { libc::ioctl(file.as_raw_fd(), BLKZEROOUT as _, asked.as_ptr()) };
+    counted(zeroed as isize).map(|_| ())
+}
+
+/// How many pages of a mapping are in memory: `mincore(2)`.
+pub fn resident_pages(map: &MmapRaw) -> io::Result<u64> {
+    let page = usize::try_from(super::probe::page_bytes()).unwrap_or(4096);
+    let mut pages = vec![0_u8; map.len().div_ceil(page)];
+    // SAFETY: 1. The mapping is whole and outlives the call, which touches none of its bytes. 2. `pages` has a
+    // byte for each of its pages.
+    let result = unsafe { libc::mincore(map.as_mut_ptr().cast(), map.len(), pages.as_mut_ptr()) };
+    counted(result as isize)?;
+    Ok(pages.iter().filter(|&&state| state & 1 != 0).count() as u64)
+}
+
 /// What `posix_fadvise(2)` is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Advice {

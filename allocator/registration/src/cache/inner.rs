@@ -1,5 +1,5 @@
 //! What a cache is, behind its handle.
-#![allow(unsafe_code)] // owns entries as `entry.rs` says
+#![allow(unsafe_code)] // owns entries as `word.rs` says
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -93,7 +93,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
         let word = self.words.get(range.start().as_usize())?.load(Relaxed);
         let index = word.checked_sub(1)?;
         let entry = self.entry(index);
-        if !entry.acquire() {
+        if !entry.word.acquire() {
             return None;
         }
         // SAFETY: acquire made us a user.
@@ -140,7 +140,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
                 let bytes = merged.len().bytes() + other.len().bytes();
                 other.len() <= merged.len()
                     && bytes <= self.limits.bytes
-                    && self.entry(*index).is_idle()
+                    && self.entry(*index).word.is_idle()
             };
             match beside.into_iter().flatten().find(fits) {
                 Some((other, _)) => merged = hull(merged, other),
@@ -208,7 +208,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
     /// Takes a live entry out; its region goes now, or with its last user.
     fn retire(&self, state: &mut State, (range, index): (BlockRange, u32)) {
         self.unlist(state, range);
-        if self.entry(index).retire() {
+        if self.entry(index).word.retire() {
             // SAFETY: retire says that the entry is ours.
             unsafe { self.end_locked(state, index) };
         }
@@ -216,7 +216,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
 
     /// The same, if nobody uses it.
     fn retire_idle(&self, state: &mut State, (range, index): (BlockRange, u32)) -> bool {
-        let retired = self.entry(index).retire_idle();
+        let retired = self.entry(index).word.retire_idle();
         if retired {
             self.unlist(state, range);
             // SAFETY: retire_idle says that the entry is ours.
@@ -256,7 +256,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
         let mut state = self.lock();
         let overlapping = state.overlapping(range);
         overlapping.iter().for_each(|&entry| self.retire(&mut state, entry));
-        overlapping.iter().filter(|(_, index)| self.entry(*index).users() > 0).count()
+        overlapping.iter().filter(|(_, index)| self.entry(*index).word.users() > 0).count()
     }
 
     pub fn counts(&self) -> CacheCounts {
@@ -275,7 +275,7 @@ impl<P: PoolRef, R: Registrar> Inner<P, R> {
             );
             end = range.end();
             assert!(
-                self.entry(index).is_idle() || self.entry(index).users() > 0,
+                self.entry(index).word.is_idle() || self.entry(index).word.users() > 0,
                 "{range:?} is not live"
             );
             let word = |block: BlockId| self.words[block.as_usize()].load(Relaxed);

@@ -50,7 +50,7 @@ impl<P: PoolRef, R: Registrar> Deref for Lease<'_, P, R> {
 impl<P: PoolRef, R: Registrar> Drop for Lease<'_, P, R> {
     #[inline]
     fn drop(&mut self) {
-        if self.cache.entry(self.entry).release() {
+        if self.cache.entry(self.entry).word.release() {
             // SAFETY: release says that the entry is ours.
             unsafe { self.cache.end(self.entry) };
         }

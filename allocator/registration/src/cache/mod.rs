@@ -10,11 +10,11 @@
 //!    drops the registrations that nobody uses at the moment, and with them the pins, and the pool goes on;
 //!    what is in use makes the pool refuse ([`PoolError::InUse`](bookend::pool::PoolError::InUse)).
 //!
-//! A hit takes no lock: a word a block names the entry, and a count in the entry keeps it (`entry.rs` has
-//! the proof). A miss takes the one lock, makes room, and registers. Neighbours are merged: entries that the
-//! new one overlaps, and those beside it that are idle and not longer than it, go, and one registration
-//! of all takes their place. So memory that is registered block by block, in order, is registered
-//! O(n log n) times in all and ends as one region.
+//! A hit takes no lock: a word a block names the entry, and a count in the entry keeps it (`word.rs` has
+//! the proof, and a model checker runs it). A miss takes the one lock, makes room, and registers. Neighbours
+//! are merged: entries that the new one overlaps, and those beside it that are idle and not longer than it,
+//! go, and one registration of all takes their place. So memory that is registered block by block, in order,
+//! is registered O(n log n) times in all and ends as one region.
 //!
 //! What is in the cache can be reached by whoever has its key for as long as it is there, also after the
 //! program is done with the memory. Keys that other machines get are to be withdrawn
@@ -24,7 +24,10 @@ mod entry;
 mod inner;
 mod lease;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
+mod word;
 
 pub use lease::Lease;
 

@@ -197,6 +197,13 @@ impl Device {
             || std::fs::exists(parent).unwrap_or(false)
     }
 
+    /// Whether its writes can carry immediate data: all but iWARP's (`siw`, say), after whose writes a message
+    /// has to follow. By what sysfs says of its kind.
+    pub fn has_immediates(&self) -> bool {
+        let path = format!("/sys/class/infiniband/{}/node_type", self.name);
+        std::fs::read_to_string(path).map_or(true, |kind| !is_iwarp(&kind))
+    }
+
     pub(super) fn port(&self, number: u8) -> Result<PortAttr, RegisterError> {
         // SAFETY: zeros are a valid value of it.
         let mut attr: PortAttr = unsafe { mem::zeroed() };
@@ -230,6 +237,11 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({})", self.name)
     }
+}
+
+/// By a `node_type` of sysfs: 4 is `RDMA_NODE_RNIC` of the kernel's rdma/ib_verbs.h.
+fn is_iwarp(node_type: &str) -> bool {
+    node_type.trim_start().starts_with("4:")
 }
 
 fn limits(attr: &DeviceAttr, on_demand: OnDemand) -> DeviceLimits {
@@ -280,4 +292,15 @@ pub(super) fn system(operation: &'static str) -> RegisterError {
 /// The error that a function has returned.
 pub(super) fn errno_of(operation: &'static str, errno: c_int) -> RegisterError {
     RegisterError::System { operation, cause: io::Error::from_raw_os_error(errno.abs()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_iwarp;
+
+    #[test]
+    fn iwarp_is_told_by_its_kind() {
+        assert!(is_iwarp("4: RNIC\n"));
+        assert!(!is_iwarp("1: CA\n") && !is_iwarp(""));
+    }
 }

@@ -64,7 +64,7 @@ pub(super) fn length_is_unknown(source: &Side<'_>) -> bool {
 /// Copies a file or device of `len` bytes.
 fn copy_file(job: &Job<'_>, len: u64) -> Result<Done, Stop> {
     let allocated = ends::prepare_target(job, len)?;
-    let ranges = ends::ranges_to_write(job, len, allocated);
+    let ranges = ends::ranges_to_write(job, len, allocated)?;
     let plan = Plan::new(job, &ranges);
     let limiter = Limiter::new(job.tuning.bwlimit);
     let block = limiter.request_size(plan.block);

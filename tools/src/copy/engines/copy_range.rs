@@ -45,7 +45,7 @@ impl Engine for CopyRange {
         let limiter = Limiter::new(job.tuning.bwlimit);
         let mut wrote = false;
         let mut at = 0;
-        for range in ends::ranges_to_write(job, len, allocated) {
+        for range in ends::ranges_to_write(job, len, allocated)? {
             job.progress.add(range.start - at);
             at = range.end;
             copy_range(job, range, &limiter, &mut wrote)?;

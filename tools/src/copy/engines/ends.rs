@@ -178,17 +178,52 @@ pub fn check_source(source: &Side<'_>, len: u64) -> Result<(), CopyError> {
 }
 
 /// The ranges that an engine must write: the data, or everything where the target cannot or shall
-/// not have holes. Reading a hole gives zeros.
-pub fn ranges_to_write(job: &Job<'_>, len: u64, allocated: bool) -> Vec<Range<u64>> {
-    let holes_are_zeros = match job.target.kind {
-        Kind::Regular => job.tuning.sparse != Sparse::Never || allocated,
-        Kind::BlockDevice | Kind::Stream => false,
-    };
-    if holes_are_zeros || holes::between(job.data, len).is_empty() {
-        job.data.to_vec()
-    } else {
-        std::iter::once(0..len).collect()
+/// not have holes. Reading a hole gives zeros. Holes become zeros on a block device here, by its own command
+/// where it has one, and then need not be written.
+///
+/// # Errors
+/// [`CopyError::Cancelled`].
+pub fn ranges_to_write(
+    job: &Job<'_>,
+    len: u64,
+    allocated: bool,
+) -> Result<Vec<Range<u64>>, CopyError> {
+    let everything = || std::iter::once(0..len).collect();
+    let holes = holes::between(job.data, len);
+    Ok(match job.target.kind {
+        _ if holes.is_empty() => job.data.to_vec(),
+        Kind::Regular if job.tuning.sparse != Sparse::Never || allocated => job.data.to_vec(),
+        Kind::BlockDevice if job.tuning.sparse != Sparse::Never => {
+            holes::between(&zeroed(job, &holes)?, len)
+        }
+        Kind::Regular | Kind::BlockDevice | Kind::Stream => everything(),
+    })
+}
+
+/// Has the target read as zeros in `holes`, as far as they are whole blocks; says in which ranges it does.
+fn zeroed(job: &Job<'_>, holes: &[Range<u64>]) -> Result<Vec<Range<u64>>, CopyError> {
+    let mut zeroed = Vec::new();
+    for hole in holes {
+        // No drive has blocks of more than a page.
+        let unit = Memory::ALIGN as u64;
+        let whole = hole.start.next_multiple_of(unit)..hole.end - hole.end % unit;
+        let mut at = whole.start;
+        while at < whole.end {
+            if job.progress.is_cancelled() {
+                return Err(CopyError::Cancelled);
+            }
+            let end = whole.end.min(at + ALLOCATE_STEP);
+            // Whatever speaks against it: what was not zeroed is written.
+            if sys::zero_out(job.target.file, at..end).is_err() {
+                break;
+            }
+            at = end;
+        }
+        if at > whole.start {
+            zeroed.push(whole.start..at);
+        }
     }
+    Ok(zeroed)
 }
 
 /// A buffer of a thread, aligned to pages so that the kernel copies whole ones.

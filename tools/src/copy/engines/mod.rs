@@ -2,6 +2,7 @@
 
 pub mod buffered;
 pub mod copy_range;
+pub mod device;
 pub mod direct;
 pub mod ends;
 mod kernel_pipe;
@@ -14,7 +15,13 @@ use super::engine::{Engine, EngineName};
 
 /// Every engine there is, in no order.
 pub fn all() -> &'static [&'static dyn Engine] {
-    &[&reflink::Reflink, &copy_range::CopyRange, &direct::DirectEngine, &buffered::Buffered]
+    &[
+        &reflink::Reflink,
+        &copy_range::CopyRange,
+        &device::DeviceCopy,
+        &direct::DirectEngine,
+        &buffered::Buffered,
+    ]
 }
 
 /// The engine of that name, if this build has it.

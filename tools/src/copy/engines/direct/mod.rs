@@ -66,7 +66,7 @@ impl Engine for DirectEngine {
             .map_err(|cause| Stop::Unsupported(no_ring(&cause)))?;
 
         let allocated = ends::prepare_target(job, len)?;
-        let ranges = ends::ranges_to_write(job, len, allocated);
+        let ranges = ends::ranges_to_write(job, len, allocated)?;
         let (body, tail) = cut(&ranges, len, sides.alignment);
         let body_len = len - len % sides.alignment;
         let pieces = Pieces::new(&body, body_len, layout.slot_bytes, job.progress);
