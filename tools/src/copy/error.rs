@@ -226,6 +226,11 @@ pub fn said(cause: &io::Error) -> String {
     without_number(&cause.to_string()).to_owned()
 }
 
+/// What a copy did not get, and why: `its times (Operation not permitted)`.
+pub fn lost(what: impl std::fmt::Display, cause: impl Into<io::Error>) -> String {
+    format!("{what} ({})", said(&cause.into()))
+}
+
 fn without_number(text: &str) -> &str {
     text.rfind(" (os error ").map_or(text, |end| &text[..end])
 }

@@ -191,20 +191,12 @@ impl Target {
         preserve: bool,
         resumed: Option<Identity>,
     ) -> Result<Self, FileError> {
-        let mode = private_mode(mode, old.is_some() || preserve);
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Err(FileError::TargetIsDirectory(path));
         };
-        let staged = match resumed {
-            None => Staging::create(parent(&path), name, old, mode),
-            Some(identity) => File::open(parent(&path))
-                .and_then(|above| Staging::resume_in(above, name, old, mode, identity)),
-        };
-        match staged {
-            Ok((file, staging)) => Ok(Self {
-                staging: Some(staging),
-                ..Self::opened(file, path, Kind::Regular, Some(0))
-            }),
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        match OpenOptions::new().read(true).custom_flags(flags).open(parent(&path)) {
+            Ok(directory) => Self::stage_in(directory, &name, path, old, mode, preserve, resumed),
             Err(error) => Err(cannot_create(&path, "create", error)),
         }
     }
@@ -279,8 +271,7 @@ impl Target {
                     None => attributes::finish_new,
                 };
                 let lost = finish(&self.file, staging.mode).err();
-                let words = |error| format!("its mode ({})", super::error::said(&error));
-                lost.map(words).into_iter().collect()
+                lost.map(|error| super::error::lost("its mode", error)).into_iter().collect()
             }
             None => Vec::new(),
         }

@@ -20,7 +20,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, futimens};
-use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::context::{Context, lock};
@@ -29,7 +28,7 @@ use super::entry::{Spot, look};
 use super::sys;
 use crate::copy::attributes::{self, OWNER};
 use crate::copy::engine::{EngineName, Sparse};
-use crate::copy::error::FileError;
+use crate::copy::error::{self, FileError};
 use crate::copy::holes;
 use crate::copy::sys::clone_file;
 
@@ -221,15 +220,14 @@ impl Context<'_> {
             After::Mode => {
                 let mode = std::fs::Permissions::from_mode(metadata.mode() & 0o7777);
                 if let Err(error) = target.set_permissions(mode) {
-                    lost.push(format!("its mode ({})", crate::copy::error::said(&error)));
+                    lost.push(error::lost("its mode", error));
                 }
             }
             After::Times => {}
         }
-        let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
-        let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+        let (accessed, modified) = attributes::times(metadata);
         if let Err(errno) = futimens(target, &accessed, &modified) {
-            lost.push(format!("its times ({})", crate::copy::error::said(&errno.into())));
+            lost.push(error::lost("its times", errno));
         }
         lost
     }
