@@ -20,6 +20,9 @@ impl Context<'_> {
         directory: &Arc<Directory>,
         below: Option<&[Arc<OwnedFd>; 2]>,
     ) -> Option<[Arc<OwnedFd>; 2]> {
+        if self.is_member() {
+            return None; // the leader does it when all is there
+        }
         let open = |side, below: Option<&Arc<OwnedFd>>| {
             directory
                 .open_from(side, below.map(|fd| &**fd), &self.shelf)
