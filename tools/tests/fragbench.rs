@@ -96,6 +96,15 @@ fn registering_has_a_row_for_every_kind_of_pages() {
         base["register_us"].as_f64().unwrap() > 0.0 && base["cached_ns"].as_f64().unwrap() > 0.0
     );
     assert!((4..=2048).contains(&base["entries"].as_u64().unwrap()), "{base}");
+    let directory = tempfile::tempdir().unwrap();
+    let plot = directory.path().join("register.svg");
+    let csv = ["register", "--size", "2M", "--csv", "--plot", plot.to_str().unwrap()];
+    let csv = fragbench(&csv);
+    assert_eq!(String::from_utf8_lossy(&csv.stdout).lines().count(), 1 + rows.len(), "{csv:?}");
+    let plot = fs::read_to_string(plot).unwrap();
+    for text in ["Time to register", "io_uring", "2M-ordered"] {
+        assert!(plot.contains(text), "{text} is not in the plot");
+    }
     let unknown = fragbench(&["register", "--size", "2M", "--device", "no_such_device"]);
     let text = String::from_utf8(unknown.stdout).unwrap();
     assert!(text.contains("verbs") && text.contains("unavailable"), "{text}");
@@ -135,7 +144,8 @@ fn bad_input_is_told_and_tried_by_nobody() {
         (&["scatter", "--size", "1024T"], 1, "more than this machine's memory"),
         (&["scatter", "--json", "--csv"], 2, "cannot be used with"),
         (&["scatter", "extra"], 2, "unexpected argument"),
-        (&["scatter", "--plot", "x.svg"], 2, "add --aged"),
+        (&["scatter", "--plot", "/nowhere/x.svg", "--size", "2M"], 1, "/nowhere/x.svg"),
+        (&["register", "--plot", "x.pdf"], 2, ".svg or .png"),
         (&["scatter", "--seed", "2"], 2, "--aged"),
         (&["heap", "--allocators", "tmalloc"], 2, "tmalloc"),
         (&["heap", "--allocators", "/nowhere/libx.so"], 2, "/nowhere/libx.so"),

@@ -153,6 +153,16 @@ mod tests {
         (0..OBJECTS).map(|n| heap.insert_bytes(&content(n)).unwrap()).collect()
     }
 
+    /// Every so many-th of them, which are to be registered.
+    fn take_some(objects: &mut Vec<MovableBytes>) -> Vec<MovableBytes> {
+        let mut n = 0;
+        let is_taken = |_: &mut MovableBytes| {
+            n += 1;
+            (n - 1) % EVERY == 0
+        };
+        objects.extract_if(.., is_taken).collect()
+    }
+
     /// Blocks that movable objects stand in, and the fewest they could.
     fn movable_blocks(heap: &MovableHeap) -> (usize, usize) {
         let snapshot = heap.snapshot();
@@ -177,13 +187,7 @@ mod tests {
         let ring = Ring::new(tests::fd(&uring), (OBJECTS / EVERY) as u32).unwrap();
         let heap = heap();
         let mut objects = fill(&heap);
-        let mut n = 0;
-        let registered: Vec<_> = objects
-            .extract_if(.., |_| {
-                n += 1;
-                (n - 1) % EVERY == 0
-            })
-            .collect();
+        let registered = take_some(&mut objects);
         let regions: Vec<_> = registered
             .iter()
             .map(|object| ring.register_movable(&heap, object, Budget::UNLIMITED).unwrap())
@@ -247,13 +251,7 @@ mod tests {
     fn an_ordinary_pin_would_spoil_its_block() {
         let heap = heap();
         let mut objects = fill(&heap);
-        let mut n = 0;
-        let registered: Vec<_> = objects
-            .extract_if(.., |_| {
-                n += 1;
-                (n - 1) % EVERY == 0
-            })
-            .collect();
+        let registered = take_some(&mut objects);
         // The same without going to the pinned end.
         let pins: Vec<_> =
             registered.iter().map(|object| heap.pin_bytes(object).unwrap()).collect();

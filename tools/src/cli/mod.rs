@@ -5,6 +5,7 @@
 //! - [`output`]: lines and JSON on standard output, where a reader may have gone away.
 //! - [`exit`]: exit statuses, and the one line on standard error that goes with a failure.
 //! - [`mod@generate`]: man pages and shell completions.
+//! - [`terminal`]: how large it is.
 //! - [`interrupt`]: being asked to stop, where something must be put back first.
 
 pub mod exit;
@@ -13,5 +14,6 @@ pub mod generate;
 pub mod interrupt;
 pub mod output;
 pub mod size;
+pub mod terminal;
 
 pub use size::parse_size;

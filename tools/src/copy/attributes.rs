@@ -20,7 +20,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
 use xattr::FileExt;
 
-use super::error::said;
+use super::error::{self, said};
 
 /// The owner's right to read and write.
 pub const OWNER: u32 = 0o600;
@@ -92,12 +92,19 @@ pub fn preserve(file: &File, source: &File, metadata: &Metadata) -> Vec<String> 
         mode &= 0o1777; // set-user-ID for somebody else would be a present
     }
     set_mode(file, mode, &mut lost);
-    let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
-    let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+    let (accessed, modified) = times(metadata);
     if let Err(error) = futimens(file, &accessed, &modified) {
-        lost.push(format!("its times ({})", said(&error.into())));
+        lost.push(error::lost("its times", error));
     }
     lost
+}
+
+/// When what `metadata` is about was last read and written.
+pub fn times(metadata: &Metadata) -> (TimeSpec, TimeSpec) {
+    (
+        TimeSpec::new(metadata.atime(), metadata.atime_nsec()),
+        TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()),
+    )
 }
 
 /// What to do about an owner that cannot be set.
@@ -114,7 +121,7 @@ fn give_to(file: &File, like: &Metadata, lost: &mut Vec<String>, how: Strictness
     let now = match file.metadata() {
         Ok(now) => now,
         Err(error) => {
-            lost.push(format!("its owner ({})", said(&error)));
+            lost.push(error::lost("its owner", error));
             return false;
         }
     };
@@ -143,7 +150,7 @@ fn give_to(file: &File, like: &Metadata, lost: &mut Vec<String>, how: Strictness
 
 fn set_mode(file: &File, mode: u32, lost: &mut Vec<String>) {
     if let Err(error) = file.set_permissions(Permissions::from_mode(mode)) {
-        lost.push(format!("its mode {mode:04o} ({})", said(&error)));
+        lost.push(error::lost(format_args!("its mode {mode:04o}"), error));
     }
 }
 
@@ -176,7 +183,7 @@ fn copy_xattrs(
         };
         if let Err(error) = copied {
             let what = if name == ACL { "its ACL".into() } else { name.to_string_lossy() };
-            lost.push(format!("{what} ({})", said(&error)));
+            lost.push(error::lost(what, error));
         }
     }
     for acl in [ACL, DEFAULT_ACL] {
@@ -185,7 +192,7 @@ fn copy_xattrs(
             && matches!(file.get_xattr(acl), Ok(Some(_)))
             && let Err(error) = file.remove_xattr(acl)
         {
-            lost.push(format!("to be without its directory's ACL ({})", said(&error)));
+            lost.push(error::lost("to be without its directory's ACL", error));
         }
     }
 }

@@ -325,20 +325,9 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::engine::Sparse;
-
-    const WISHES: Wishes = Wishes {
-        engine: None,
-        reflink: true,
-        sparse: Sparse::Auto,
-        verify: false,
-        fsync: false,
-        spare_cache: false,
-        resume: false,
-    };
 
     fn ways(source: &Path, target: &Path) -> Vec<(EngineName, bool)> {
-        let found = look(source, target, &WISHES).unwrap();
+        let found = look(source, target, &Wishes::NONE).unwrap();
         assert!(found.text().contains("buffered: "), "{}", found.text());
         found.ways.iter().map(|way| (way.engine, way.open)).collect()
     }
@@ -367,9 +356,10 @@ mod tests {
 
     #[test]
     fn an_end_that_is_missing_is_named() {
-        let error = look(Path::new("/nowhere/a"), Path::new("/tmp"), &WISHES).unwrap_err();
+        let error = look(Path::new("/nowhere/a"), Path::new("/tmp"), &Wishes::NONE).unwrap_err();
         assert!(error.contains("'/nowhere/a'"), "{error}");
-        let error = look(Path::new("/dev/null"), Path::new("/nowhere/a"), &WISHES).unwrap_err();
+        let error =
+            look(Path::new("/dev/null"), Path::new("/nowhere/a"), &Wishes::NONE).unwrap_err();
         assert!(error.contains("'/nowhere/a'"), "{error}");
     }
 }

@@ -146,6 +146,13 @@ impl Progress {
         }
     }
 
+    /// Counts what another process, which had copied so many files and bytes `before`, has copied `now`.
+    pub fn add_from_elsewhere(&self, before: [u64; 2], now: [u64; 2]) {
+        self.files.fetch_add(now[0].saturating_sub(before[0]), Ordering::Relaxed);
+        // Fewer bytes than before where an engine began again; the sum goes round in the same way.
+        self.copied.fetch_add(now[1].wrapping_sub(before[1]), Ordering::Relaxed);
+    }
+
     /// Counts a file that is done, well or not.
     pub fn file_done(&self) {
         self.files.fetch_add(1, Ordering::Relaxed);

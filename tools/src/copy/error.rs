@@ -100,6 +100,16 @@ pub enum FileError {
     /// It changed under a copy that can be resumed, which shall not be of two states.
     #[error("{} changed while it was copied: copy it again when it is at rest", quote(.0))]
     Changed(PathBuf),
+    /// A file that several processes fill was not filled by all.
+    #[error("{} is not there: rank {rank} of {count} did not copy its part of it", quote(path))]
+    PartMissing {
+        /// The target.
+        path: PathBuf,
+        /// The first that did not.
+        rank: usize,
+        /// Of how many.
+        count: usize,
+    },
     /// A path that would lead out of the target.
     #[error("{} has \"..\" in it, and would lead out of the target: name it without", quote(.0))]
     LeadsOut(PathBuf),
@@ -224,6 +234,11 @@ impl FileError {
 /// The system's words without "(os error 28)".
 pub fn said(cause: &io::Error) -> String {
     without_number(&cause.to_string()).to_owned()
+}
+
+/// What a copy did not get, and why: `its times (Operation not permitted)`.
+pub fn lost(what: impl std::fmt::Display, cause: impl Into<io::Error>) -> String {
+    format!("{what} ({})", said(&cause.into()))
 }
 
 fn without_number(text: &str) -> &str {

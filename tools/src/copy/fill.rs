@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::attributes;
-use super::engine::{Done, EngineName, Job, Kind, Log, PieceSum, Progress, Stop, Sums};
+use super::engine::{Done, EngineName, Job, Kind, Log, PieceSum, Progress, Sparse, Stop, Sums};
 use super::engines;
 use super::error::FileError;
 use super::file::Ended;
@@ -73,13 +73,17 @@ impl Fill<'_> {
         let resumed = log.as_ref().map(|_| known.iter().map(|piece| len(&piece.range)).sum());
         let sums =
             (settings.wishes.verify || log.is_some()).then(|| Sums::with(known.clone(), log));
-        let ran = self.run_engines(source, &target, sums.as_ref(), &known);
+        let ran = data_ranges(source).and_then(|data| {
+            let left = journal::without(&data, &known);
+            self.run_engines(source, &target, sums.as_ref(), left, Extent::Whole)
+        });
         self.check_unchanged(source, &target)?;
         let (step, mut done, skipped) = ran?;
         if let Some(sums) = sums.as_ref().filter(|_| settings.wishes.verify) {
             self.sync(&target)?; // by itself, so that the wait has its name
             self.enter(Phase::Verifying);
-            let from = verify::verify(&target.side(), done.bytes, sums, self.progress)
+            let from = verify::verify(&target.side(), 0..done.bytes, sums, self.progress)
+                .and_then(|from| verify::ends_at(&target.side(), done.bytes).map(|()| from))
                 .map_err(|error| FileError::copy(error, &target, done.bytes))?;
             done.notes.push(from.to_string());
         }
@@ -111,6 +115,31 @@ impl Fill<'_> {
             durable: self.fsync,
         });
         Ok(Filled { ended, made, lost, path: target.path })
+    }
+
+    /// Copies only what lies in `range`, into a file that has its length; others see to the rest of it, and
+    /// to its attributes and name.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn part(
+        &self,
+        source: &Source,
+        target: &Target,
+        range: Range<u64>,
+    ) -> Result<(), FileError> {
+        let sums = self.settings.wishes.verify.then(Sums::default);
+        let data = match self.settings.wishes.sparse {
+            Sparse::Never => std::iter::once(range.clone()).collect(),
+            _ => within(data_ranges(source)?, &range),
+        };
+        self.run_engines(source, target, sums.as_ref(), data, Extent::Part)?;
+        if let Some(sums) = &sums {
+            let bytes = range.end - range.start;
+            verify::verify(&target.side(), range, sums, self.progress)
+                .map_err(|error| FileError::copy(error, target, bytes))?;
+        }
+        Ok(())
     }
 
     /// What an earlier run has copied, read again and compared.
@@ -165,17 +194,17 @@ impl Fill<'_> {
         source: &Source,
         target: &Target,
         sums: Option<&Sums>,
-        known: &[PieceSum],
+        data: Vec<Range<u64>>,
+        extent: Extent,
     ) -> Result<(Step, Done, Vec<Skipped>), FileError> {
-        let data = journal::without(&data_ranges(source)?, known);
         let mut facts = self.facts(source, target, &data);
-        let mut plan = plan::plan(&facts, &self.settings.wishes);
+        let mut plan = self.plan(&facts, extent);
         let mut skipped = plan.skipped.clone();
         // Sharing blocks comes first whatever is in memory, and is done sooner than looking there.
         let shares =
             |plan: &Plan| plan.steps.first().is_some_and(|s| s.engine == EngineName::Reflink);
         if !shares(&plan) {
-            plan = self.plan_with_cache(source, &mut facts);
+            plan = self.plan_with_cache(source, &mut facts, extent);
         }
         let job = Job {
             source: source.side(),
@@ -200,13 +229,15 @@ impl Fill<'_> {
                 }
                 Err(Stop::Unsupported(why)) => {
                     skipped.push(Skipped { engine: step.engine, why });
-                    target.reset()?;
+                    if extent == Extent::Whole {
+                        target.reset()?;
+                    }
                     self.progress.reset();
                     if let Some(sums) = sums {
                         sums.clear();
                     }
                     if step.engine == EngineName::Reflink {
-                        plan = self.plan_with_cache(source, &mut facts);
+                        plan = self.plan_with_cache(source, &mut facts, extent);
                     }
                 }
                 Err(Stop::Failed(error)) => {
@@ -235,12 +266,20 @@ impl Fill<'_> {
 
     /// The plan, once it is known how much of the source is in memory. The order of what shares
     /// blocks and what copies does not depend on that.
-    fn plan_with_cache(&self, source: &Source, facts: &mut Facts) -> Plan {
+    fn plan_with_cache(&self, source: &Source, facts: &mut Facts, extent: Extent) -> Plan {
         // A forced engine is not chosen by what is in memory.
         if let (None, Some(len)) = (self.settings.wishes.engine, source.len) {
             facts.cached = probe::cached_fraction(&source.file, len);
         }
-        plan::plan(facts, &self.settings.wishes)
+        self.plan(facts, extent)
+    }
+
+    fn plan(&self, facts: &Facts, extent: Extent) -> Plan {
+        let mut plan = plan::plan(facts, &self.settings.wishes);
+        if extent == Extent::Part {
+            plan.steps.retain(|step| step.engine != EngineName::Reflink); // it shares all or nothing
+        }
+        plan
     }
 
     /// Mode, owner, times and extended attributes; returns what was lost.
@@ -263,6 +302,24 @@ impl Fill<'_> {
         }
         Ok(())
     }
+}
+
+/// How much of a file is filled here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    /// All of it.
+    Whole,
+    /// Some, while others fill the rest.
+    Part,
+}
+
+/// What of `ranges` lies in `outer`.
+fn within(ranges: Vec<Range<u64>>, outer: &Range<u64>) -> Vec<Range<u64>> {
+    ranges
+        .into_iter()
+        .map(|range| range.start.max(outer.start)..range.end.min(outer.end))
+        .filter(|range| range.start < range.end)
+        .collect()
 }
 
 fn len(range: &Range<u64>) -> u64 {

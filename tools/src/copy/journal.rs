@@ -46,6 +46,12 @@ impl Identity {
         ])
     }
 
+    /// Of a source that there need not be.
+    #[cfg(fuzzing)]
+    pub fn of_numbers(numbers: [u64; FIELDS]) -> Self {
+        Self(numbers)
+    }
+
     /// Length of the file in bytes.
     pub fn len(&self) -> u64 {
         self.0[2]

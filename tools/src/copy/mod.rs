@@ -14,12 +14,14 @@
 //! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums.
 //! - [`capabilities`] tells which ways there are, and takes none.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
+//! - [`cluster`] is several processes that make one copy, as under `mpirun`.
 //! - [`run`] is the whole, [`run_trees`] where trees are copied, and
 //!   [`run_check`] where nothing is.
 
 pub mod attributes;
 pub mod capabilities;
 pub mod check;
+pub mod cluster;
 pub mod compare;
 pub mod engine;
 pub mod engines;

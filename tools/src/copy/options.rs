@@ -188,7 +188,12 @@ Trees: directories are copied as by cp -r, small files by several threads while 
 page cache. Symbolic links in the target are never followed: a file replaces them. What cannot be \
 copied is told, the rest is copied, and the end lists every failure. A run that was killed can leave \
 an unfinished file of less than 8 MiB for each of its threads, under names that were free; start it \
-again with --resume or --checksum.";
+again with --resume or --checksum.
+
+Several machines with one file system: a build with the feature mpi divides the work under mpirun or \
+srun: mpirun -np 8 hugecp -a SRC DST. Each process copies its share of the files and its range of each \
+file of 64 MiB or more, under names that are temporary until all is there; the first tells of all, \
+and its exit status is that of all. Without MPI, --shard I/N divides a tree.";
 
 /// `--engine`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -76,6 +76,20 @@ pub struct Wishes {
     pub resume: bool,
 }
 
+#[cfg(test)]
+impl Wishes {
+    /// Those of a command line without options.
+    pub const NONE: Self = Self {
+        engine: None,
+        reflink: true,
+        sparse: Sparse::Auto,
+        verify: false,
+        fsync: false,
+        spare_cache: false,
+        resume: false,
+    };
+}
+
 /// An engine that does not run, and why.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Skipped {
@@ -250,16 +264,6 @@ mod tests {
     use super::*;
     use EngineName::{Buffered, CopyRange, DeviceCopy, Direct, Reflink};
 
-    const WISHES: Wishes = Wishes {
-        engine: None,
-        reflink: true,
-        sparse: Sparse::Auto,
-        verify: false,
-        fsync: false,
-        spare_cache: false,
-        resume: false,
-    };
-
     fn on(file_system: FileSystem) -> SideFacts {
         SideFacts { kind: Kind::Regular, file_system: Some(file_system) }
     }
@@ -282,55 +286,58 @@ mod tests {
     #[test]
     fn sharing_blocks_comes_first_where_it_could_be() {
         assert_eq!(
-            order(&facts(on(EXT4), on(EXT4)), &WISHES),
+            order(&facts(on(EXT4), on(EXT4)), &Wishes::NONE),
             [Reflink, Direct, Buffered, CopyRange]
         );
-        let apart = plan(&facts(on(EXT4), on(FileSystem::Xfs)), &WISHES);
+        let apart = plan(&facts(on(EXT4), on(FileSystem::Xfs)), &Wishes::NONE);
         assert_eq!(why(&apart, Reflink), "the files are on different file systems");
     }
 
     #[test]
     fn a_cold_file_goes_past_the_page_cache_and_a_hot_one_does_not() {
         let cold = facts(on(EXT4), on(EXT4));
-        assert_eq!(order(&cold, &Wishes { reflink: false, ..WISHES }), [Direct, Buffered]);
+        assert_eq!(order(&cold, &Wishes { reflink: false, ..Wishes::NONE }), [Direct, Buffered]);
         let hot = Facts { cached: Some(0.9), ..cold };
-        assert_eq!(order(&hot, &WISHES)[..2], [Reflink, Buffered]);
-        assert_eq!(order(&hot, &Wishes { fsync: true, ..WISHES })[..2], [Reflink, Direct]);
-        assert_eq!(order(&hot, &Wishes { spare_cache: true, ..WISHES })[..2], [Reflink, Direct]);
+        assert_eq!(order(&hot, &Wishes::NONE)[..2], [Reflink, Buffered]);
+        assert_eq!(order(&hot, &Wishes { fsync: true, ..Wishes::NONE })[..2], [Reflink, Direct]);
+        assert_eq!(
+            order(&hot, &Wishes { spare_cache: true, ..Wishes::NONE })[..2],
+            [Reflink, Direct]
+        );
         let unknown = Facts { cached: None, ..cold };
-        assert_eq!(order(&unknown, &WISHES)[1], Direct);
+        assert_eq!(order(&unknown, &Wishes::NONE)[1], Direct);
     }
 
     #[test]
     fn memory_and_small_files_are_for_the_page_cache() {
         let shm = facts(on(EXT4), on(TMPFS));
-        assert_eq!(order(&shm, &WISHES)[0], Buffered);
+        assert_eq!(order(&shm, &Wishes::NONE)[0], Buffered);
         let small = Facts { data_bytes: 1 << 20, ..facts(on(EXT4), on(EXT4)) };
-        assert_eq!(order(&small, &WISHES)[..2], [Reflink, Buffered]);
-        let both = plan(&facts(on(TMPFS), on(TMPFS)), &WISHES);
+        assert_eq!(order(&small, &Wishes::NONE)[..2], [Reflink, Buffered]);
+        let both = plan(&facts(on(TMPFS), on(TMPFS)), &Wishes::NONE);
         assert_eq!(why(&both, Direct), "there is no device on either side");
     }
 
     #[test]
     fn a_sparse_file_of_little_data_is_small() {
         let sparse = Facts { data_bytes: 4096, ..facts(on(EXT4), on(EXT4)) };
-        assert_eq!(order(&sparse, &WISHES)[1], Buffered);
+        assert_eq!(order(&sparse, &Wishes::NONE)[1], Buffered);
     }
 
     #[test]
     fn streams_have_one_way() {
         let pipe = SideFacts { kind: Kind::Stream, file_system: None };
         let from = Facts { len: None, data_bytes: 0, ..facts(pipe, on(EXT4)) };
-        assert_eq!(order(&from, &WISHES), [Buffered]);
-        assert_eq!(order(&facts(on(EXT4), pipe), &WISHES), [Buffered]);
+        assert_eq!(order(&from, &Wishes::NONE), [Buffered]);
+        assert_eq!(order(&facts(on(EXT4), pipe), &Wishes::NONE), [Buffered]);
         let guessed = Facts { len: None, data_bytes: 0, ..facts(on(EXT4), on(EXT4)) };
-        assert_eq!(order(&guessed, &WISHES), [Buffered]);
+        assert_eq!(order(&guessed, &Wishes::NONE), [Buffered]);
     }
 
     #[test]
     fn devices_have_no_blocks_to_share() {
         let device = SideFacts { kind: Kind::BlockDevice, file_system: None };
-        assert_eq!(order(&facts(on(EXT4), device), &WISHES), [Direct, Buffered]);
+        assert_eq!(order(&facts(on(EXT4), device), &Wishes::NONE), [Direct, Buffered]);
     }
 
     #[test]
@@ -353,14 +360,14 @@ mod tests {
     #[test]
     fn a_server_is_asked_before_the_bytes_travel() {
         let nfs = facts(on(FileSystem::Nfs), on(FileSystem::Nfs));
-        assert_eq!(order(&nfs, &WISHES), [Reflink, CopyRange, Direct, Buffered]);
+        assert_eq!(order(&nfs, &Wishes::NONE), [Reflink, CopyRange, Direct, Buffered]);
         let down = facts(on(FileSystem::Nfs), on(EXT4));
-        assert_eq!(order(&down, &WISHES)[0], Direct);
+        assert_eq!(order(&down, &Wishes::NONE)[0], Direct);
     }
 
     #[test]
     fn what_is_to_be_verified_must_pass_through_here() {
-        let verify = Wishes { verify: true, ..WISHES };
+        let verify = Wishes { verify: true, ..Wishes::NONE };
         assert_eq!(order(&facts(on(EXT4), on(EXT4)), &verify), [Direct, Buffered]);
     }
 
@@ -370,7 +377,7 @@ mod tests {
         for source in [on(EXT4), on(TMPFS), on(FileSystem::Nfs), pipe] {
             for engine in ALL.map(Some).into_iter().chain([None]) {
                 for (verify, reflink) in [(false, false), (false, true), (true, true)] {
-                    let wishes = Wishes { engine, verify, reflink, ..WISHES };
+                    let wishes = Wishes { engine, verify, reflink, ..Wishes::NONE };
                     let plan = plan(&facts(source, on(EXT4)), &wishes);
                     for engine in ALL {
                         let steps = plan.steps.iter().filter(|s| s.engine == engine).count();
@@ -392,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_forced_engine_that_cannot_has_a_reason() {
-        let wishes = Wishes { engine: Some(CopyRange), sparse: Sparse::Always, ..WISHES };
+        let wishes = Wishes { engine: Some(CopyRange), sparse: Sparse::Always, ..Wishes::NONE };
         let plan = plan(&facts(on(EXT4), on(EXT4)), &wishes);
         assert!(plan.steps.is_empty());
         assert!(why(&plan, CopyRange).contains("--sparse=always"));

@@ -10,6 +10,9 @@ use std::time::Instant;
 use clap::error::ErrorKind;
 
 use super::capabilities;
+#[cfg(feature = "mpi")]
+use super::cluster;
+use super::cluster::launcher;
 use super::engine::Progress;
 use super::error::FileError;
 use super::file::{Copier, Ended};
@@ -49,16 +52,58 @@ pub fn run(options: Options) -> ExitCode {
     let asks_capabilities = options.capabilities;
     match Request::new(options) {
         Ok(request) if asks_capabilities => tell_capabilities(&request),
-        Ok(request) => match &request.trees {
-            Some(wishes) => run_trees::copy(&request, wishes),
-            None => copy_all(&request),
-        },
+        Ok(request) => copy(request),
         Err(error) => {
             let error = options::command().error(ErrorKind::ValueValidation, error);
             let _ = error.print(); // nobody may be listening
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+/// Copies, alone or as one of several processes.
+fn copy(request: Request) -> ExitCode {
+    let is_shard = request.trees.as_ref().is_some_and(|wishes| wishes.shard.is_some());
+    match launcher::here().filter(|_| !is_shard) {
+        Some((count, variable)) => copy_together(request, count, variable),
+        None => match &request.trees {
+            Some(wishes) => run_trees::copy(&request, wishes),
+            None => copy_all(&request),
+        },
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn copy_together(request: Request, count: u64, variable: &str) -> ExitCode {
+    let signals = match Signals::hold() {
+        Ok(signals) => signals, // before the first thread of MPI
+        Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
+    };
+    let Some(world) = cluster::mpi::World::start() else {
+        exit::complain(TOOL, &"cannot start MPI, of which it needs one thread beside others");
+        return ExitCode::from(exit::FAILURE);
+    };
+    if cluster::Ranks::count(&world) as u64 == count {
+        return cluster::run::copy(request, &world, signals);
+    }
+    let message = format!(
+        "{variable} says that {count} processes were started, and MPI sees {}: this hugecp was built with \
+         another MPI than that of the launcher; use its own mpirun",
+        cluster::Ranks::count(&world)
+    );
+    exit::complain(TOOL, &message);
+    ExitCode::from(exit::FAILURE)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn copy_together(_request: Request, count: u64, variable: &str) -> ExitCode {
+    let message = format!(
+        "this is one of {count} processes ({variable}), each of which would copy the same, and this build has \
+         no MPI by which to divide the work: build it with --features mpi, start one process, or give each its \
+         --shard I/{count}"
+    );
+    exit::complain(TOOL, &message);
+    ExitCode::from(exit::USAGE)
 }
 
 /// Says which ways there are from each source to the target.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bookend::units::Bytes;
 use serde::Serialize;
 
+use super::cluster::run::Member;
 use super::engine::Progress;
 use super::error::FileError;
 use super::out::Out;
@@ -56,8 +57,8 @@ pub fn copy(request: &Request, wishes: &Wishes) -> ExitCode {
             return ExitCode::from(exit::FAILURE);
         }
     };
-    voice.conclude(request, &totals, started.elapsed());
-    let failed = voice.trouble.load(Ordering::Relaxed) || !totals.failures.is_empty();
+    voice.conclude(request, &totals, started.elapsed(), &[]);
+    let failed = voice.has_trouble() || !totals.failures.is_empty();
     ExitCode::from(match stopped.status() {
         Some(status) => status,
         None if failed => exit::FAILURE,
@@ -66,7 +67,7 @@ pub fn copy(request: &Request, wishes: &Wishes) -> ExitCode {
 }
 
 /// Counts the operands' files beside the copy, once that takes long enough to be watched.
-fn look_ahead(request: &Request, wishes: &Wishes, monitor: &Monitor) -> Arc<Ahead> {
+pub(super) fn look_ahead(request: &Request, wishes: &Wishes, monitor: &Monitor) -> Arc<Ahead> {
     let ahead = Arc::new(Ahead::default());
     let operands: Vec<PathBuf> = request.sources.iter().map(|source| source.name()).collect();
     let name = operands.first().map(quote).unwrap_or_default();
@@ -83,7 +84,7 @@ fn look_ahead(request: &Request, wishes: &Wishes, monitor: &Monitor) -> Arc<Ahea
 }
 
 /// What tells the user.
-struct Voice<'a> {
+pub(super) struct Voice<'a> {
     monitor: &'a Monitor,
     out: Out,
     /// Aside where standard output is for JSON.
@@ -94,7 +95,7 @@ struct Voice<'a> {
 }
 
 impl<'a> Voice<'a> {
-    fn new(request: &Request, monitor: &'a Monitor) -> Self {
+    pub(super) fn new(request: &Request, monitor: &'a Monitor) -> Self {
         let settings = &request.settings;
         Self {
             monitor,
@@ -114,16 +115,31 @@ impl<'a> Voice<'a> {
         }
     }
 
-    /// What is said when all is done.
-    fn conclude(&self, request: &Request, totals: &Totals, time: Duration) {
+    /// Whether standard output was lost.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.trouble.load(Ordering::Relaxed)
+    }
+
+    /// What is said when all is done, by `members`, if there were several.
+    pub(super) fn conclude(
+        &self,
+        request: &Request,
+        totals: &Totals,
+        time: Duration,
+        members: &[Member],
+    ) {
         let settings = &request.settings;
         if settings.explain {
-            let line = summary(totals, time);
-            self.check(self.monitor.suspended(|| self.talk.line(line)));
+            let mut text = summary(totals, time);
+            for Member { rank, files, parts, bytes } in members {
+                let bytes = Bytes::new(*bytes);
+                text.push_str(&format!("\nrank {rank}: {files} files, {parts} parts, {bytes}"));
+            }
+            self.check(self.monitor.suspended(|| self.talk.line(text)));
         }
         if settings.json {
             let seconds = (time.as_secs_f64() * 1e6).round() / 1e6;
-            let object = Json { totals, seconds, durable: settings.fsync };
+            let object = Json { totals, seconds, durable: settings.fsync, ranks: members };
             self.check(self.monitor.suspended(|| self.out.json(&object)));
         }
         if !totals.failures.is_empty() {
@@ -145,6 +161,8 @@ struct Json<'a> {
     totals: &'a Totals,
     seconds: f64,
     durable: bool,
+    #[serde(skip_serializing_if = "<[Member]>::is_empty")]
+    ranks: &'a [Member],
 }
 
 /// `80003 files, 12.1 GiB in 9.8 s, 1.2 GiB/s; 4001 directories`.

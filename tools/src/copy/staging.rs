@@ -75,14 +75,45 @@ impl Staging {
         old: Option<Metadata>,
         mode: u32,
     ) -> io::Result<(File, Self)> {
-        let (file, temporary) = match nameless(&directory, mode | OWNER)? {
-            Some(file) => (file, None),
+        let (file, staging) = Self::create_exactly(directory, name, mode | OWNER)?;
+        Ok((file, Self { old, mode, ..staging }))
+    }
+
+    /// As [`create_in`](Self::create_in) with these permissions and no others, for a name that is free.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_exactly(directory: File, name: OsString, mode: u32) -> io::Result<(File, Self)> {
+        match nameless(&directory, mode)? {
+            Some(file) => Ok((file, Self::of(directory, name, mode, None))),
             None => {
-                let (file, name) = TemporaryName::create(&directory, &name, mode | OWNER)?;
-                (file, Some(name))
+                let (file, temporary) = TemporaryName::create(&directory, &name, mode)?;
+                Ok((file, Self::of(directory, name, mode, Some(temporary))))
             }
-        };
-        Ok((file, Self { directory, name, temporary, unfinished: None, old, mode }))
+        }
+    }
+
+    /// As [`create_in`](Self::create_in), under a temporary name by which other processes find it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_named(
+        directory: File,
+        name: OsString,
+        old: Option<Metadata>,
+        mode: u32,
+    ) -> io::Result<(File, Self)> {
+        let (file, temporary) = TemporaryName::create(&directory, &name, mode | OWNER)?;
+        Ok((file, Self { old, ..Self::of(directory, name, mode, Some(temporary)) }))
+    }
+
+    fn of(directory: File, name: OsString, mode: u32, temporary: Option<TemporaryName>) -> Self {
+        Self { directory, name, temporary, unfinished: None, old: None, mode }
+    }
+
+    /// The name that it has meanwhile, if it has one that goes with this process.
+    pub fn temporary_name(&self) -> Option<&CStr> {
+        self.temporary.as_ref().map(|temporary| temporary.name.as_c_str())
     }
 
     /// As [`create_in`](Self::create_in), but goes on with what was begun of a copy of a source of

@@ -5,7 +5,7 @@
 //!
 //! Devices, pipes and `--in-place` targets are written where they are.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -191,20 +191,12 @@ impl Target {
         preserve: bool,
         resumed: Option<Identity>,
     ) -> Result<Self, FileError> {
-        let mode = private_mode(mode, old.is_some() || preserve);
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Err(FileError::TargetIsDirectory(path));
         };
-        let staged = match resumed {
-            None => Staging::create(parent(&path), name, old, mode),
-            Some(identity) => File::open(parent(&path))
-                .and_then(|above| Staging::resume_in(above, name, old, mode, identity)),
-        };
-        match staged {
-            Ok((file, staging)) => Ok(Self {
-                staging: Some(staging),
-                ..Self::opened(file, path, Kind::Regular, Some(0))
-            }),
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        match OpenOptions::new().read(true).custom_flags(flags).open(parent(&path)) {
+            Ok(directory) => Self::stage_in(directory, &name, path, old, mode, preserve, resumed),
             Err(error) => Err(cannot_create(&path, "create", error)),
         }
     }
@@ -224,10 +216,37 @@ impl Target {
     ) -> Result<Self, FileError> {
         let mode = private_mode(mode, old.is_some() || preserve);
         let name = name.to_owned();
-        let staged = match resumed {
-            None => Staging::create_in(directory, name, old, mode),
-            Some(identity) => Staging::resume_in(directory, name, old, mode, identity),
-        };
+        Self::staged(
+            path,
+            match resumed {
+                None => Staging::create_in(directory, name, old, mode),
+                Some(identity) => Staging::resume_in(directory, name, old, mode, identity),
+            },
+        )
+    }
+
+    /// As [`stage_in`](Self::stage_in), under a temporary name by which other processes find it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage_named(
+        directory: File,
+        name: &OsStr,
+        path: PathBuf,
+        old: Option<Metadata>,
+        mode: u32,
+        preserve: bool,
+    ) -> Result<Self, FileError> {
+        let mode = private_mode(mode, old.is_some() || preserve);
+        Self::staged(path, Staging::create_named(directory, name.to_owned(), old, mode))
+    }
+
+    /// The temporary name of one that other processes fill.
+    pub fn temporary_name(&self) -> Option<&CStr> {
+        self.staging.as_ref().and_then(Staging::temporary_name)
+    }
+
+    fn staged(path: PathBuf, staged: io::Result<(File, Staging)>) -> Result<Self, FileError> {
         match staged {
             Ok((file, staging)) => Ok(Self {
                 staging: Some(staging),
@@ -279,8 +298,7 @@ impl Target {
                     None => attributes::finish_new,
                 };
                 let lost = finish(&self.file, staging.mode).err();
-                let words = |error| format!("its mode ({})", super::error::said(&error));
-                lost.map(words).into_iter().collect()
+                lost.map(|error| super::error::lost("its mode", error)).into_iter().collect()
             }
             None => Vec::new(),
         }

@@ -14,7 +14,7 @@ use super::zeros;
 /// Bytes read at once between pieces.
 const CHUNK: usize = 1 << 20;
 
-/// Compares the first `len` bytes of `target` with `sums`, counts them in `progress`, and says where they
+/// Compares what lies in `range` of `target` with `sums`, which are of that alone, counts them in `progress`, and says where they
 /// were read from.
 ///
 /// # Errors
@@ -22,7 +22,7 @@ const CHUNK: usize = 1 << 20;
 /// [`CopyError::Cancelled`].
 pub fn verify(
     target: &Side<'_>,
-    len: u64,
+    range: Range<u64>,
     sums: &Sums,
     progress: &Progress,
 ) -> Result<ReadFrom, CopyError> {
@@ -31,17 +31,30 @@ pub fn verify(
         operation: operation.to_owned(),
         cause,
     };
-    let reread = Reread::open(target.file, len)
+    let reread = Reread::open(target.file, range.end)
         .map_err(|cause| cannot("make durable and read what is to be verified", cause))?;
     let from = reread.from();
-    Verification { target, reread, progress }.run(len, &sums.sorted())?;
-    if target.kind == Kind::Regular {
-        let found = target.file.metadata().map_err(|cause| cannot("stat", cause))?.len();
-        if found > len {
-            return Err(CopyError::Mismatch { path: target.path.to_owned(), range: len..found });
-        }
-    }
+    Verification { target, reread, progress }.run(range, &sums.sorted())?;
     Ok(from)
+}
+
+/// Checks that a file ends after `len` bytes.
+///
+/// # Errors
+/// [`CopyError::Mismatch`] with what is too much.
+pub fn ends_at(target: &Side<'_>, len: u64) -> Result<(), CopyError> {
+    if target.kind != Kind::Regular {
+        return Ok(());
+    }
+    let path = || target.path.to_owned();
+    let found = target.file.metadata().map_err(|cause| {
+        let operation = "stat".to_owned();
+        CopyError::Operation { path: path(), operation, cause }
+    })?;
+    if found.len() > len {
+        return Err(CopyError::Mismatch { path: path(), range: len..found.len() });
+    }
+    Ok(())
 }
 
 struct Verification<'a> {
@@ -51,15 +64,15 @@ struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    fn run(&mut self, len: u64, pieces: &[PieceSum]) -> Result<(), CopyError> {
-        let mut at = 0;
+    fn run(&mut self, range: Range<u64>, pieces: &[PieceSum]) -> Result<(), CopyError> {
+        let mut at = range.start;
         for piece in pieces {
             self.holes(at..piece.range.start)?;
             let matches = |bytes: &[u8]| blake3::hash(bytes) == piece.hash;
             self.compare(piece.range.clone(), matches)?;
             at = piece.range.end;
         }
-        self.holes(at..len)
+        self.holes(at..range.end)
     }
 
     /// What was not written must be zeros.
@@ -116,7 +129,8 @@ mod tests {
     fn check(file: &tempfile::NamedTempFile, sums: &Sums) -> Result<ReadFrom, CopyError> {
         let side =
             Side { file: file.as_file(), path: file.path(), kind: Kind::Regular, len: Some(LEN) };
-        verify(&side, LEN, sums, &Progress::default())
+        let from = verify(&side, 0..LEN, sums, &Progress::default())?;
+        ends_at(&side, LEN).map(|()| from)
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Plots that a person can read: charts side by side, each with axes and units, below one legend.
+//! Plots that a person can read: charts of lines or bars side by side, each with axes and units, below
+//! one legend.
 //!
 //! SVG or PNG, by the file's name. The text is set in a font that is built in, so that a machine without
 //! fonts draws the same picture.
@@ -9,8 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Pixels of one chart.
 const CHART: (u32, u32) = (760, 420);
@@ -33,17 +36,18 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(150, 150, 150),
 ];
 
-/// One line.
+/// One line, or bars of one colour.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// In the legend.
     pub name: String,
-    /// Along the x axis; a gap where a value is not a number.
+    /// Along the x axis, where bars stand at the number of their kind; a gap where a value is not a
+    /// number.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Axes and lines.
-#[derive(Clone, Debug)]
+/// Axes, and lines or bars.
+#[derive(Clone, Debug, Default)]
 pub struct Chart {
     /// Above it.
     pub title: String,
@@ -53,8 +57,10 @@ pub struct Chart {
     pub y: String,
     /// Where the y axis ends; it begins at 0. `None` ends it a little above the highest value.
     pub y_end: Option<f64>,
-    /// Lines, at most eight; the legend names those of the first chart.
+    /// At most eight; the legend names those of the first chart.
     pub series: Vec<Series>,
+    /// Where there are any, these stand along the x axis in place of numbers, and bars on them.
+    pub kinds: Vec<String>,
 }
 
 /// Why there is no plot.
@@ -163,6 +169,7 @@ fn draw_on<B: DrawingBackend>(
     root.present().map_err(|error| failed(&error))
 }
 
+type Plane = Cartesian2d<RangedCoordf64, RangedCoordf64>;
 type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// The heading, and the names of the first chart's lines, which all charts share.
@@ -195,7 +202,7 @@ fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) ->
         .configure_mesh()
         .x_desc(&chart.x)
         .y_desc(&chart.y)
-        .x_labels(11)
+        .x_labels(if chart.kinds.is_empty() { 11 } else { 0 })
         .y_labels(6)
         .x_label_formatter(&|x| shortest(*x))
         .y_label_formatter(&|y| shortest(*y))
@@ -205,6 +212,9 @@ fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) ->
         .label_style((FONT, 15).into_font().color(&INK))
         .axis_desc_style((FONT, 16).into_font().color(&INK))
         .draw()?;
+    if !chart.kinds.is_empty() {
+        return draw_bars(area, &context, chart);
+    }
     for (series, &colour) in chart.series.iter().zip(COLOURS.iter().cycle()) {
         let style = colour.stroke_width(2);
         let stretches = series.points.split(|(_, y)| !y.is_finite()).filter(|s| !s.is_empty());
@@ -215,12 +225,53 @@ fn draw_chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) ->
     Ok(())
 }
 
+/// Bars with their values on them, since a low one beside a high one has no height to be read; below
+/// them the names of their kinds.
+fn draw_bars<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    context: &ChartContext<'_, B, Plane>,
+    chart: &Chart,
+) -> Drawn<B> {
+    /// Of the room that a kind has.
+    const USED: f64 = 0.8;
+    let corner = area.get_base_pixel();
+    let write = |text: &str, at: (f64, f64), below: i32, size: u32| {
+        let (x, y) = context.backend_coord(&at);
+        let style = (FONT, size).into_font().color(&INK).pos(Pos::new(HPos::Center, VPos::Center));
+        area.draw(&Text::new(text, (x - corner.0, y - corner.1 + below), style))
+    };
+    let width = USED / chart.series.len().max(1) as f64;
+    for ((n, series), &colour) in chart.series.iter().enumerate().zip(COLOURS.iter().cycle()) {
+        for &(kind, value) in series.points.iter().filter(|(_, value)| value.is_finite()) {
+            let left = kind + (1.0 - USED) / 2.0 + n as f64 * width;
+            let corners = [(left, 0.0), (left + width, value)];
+            context.plotting_area().draw(&Rectangle::new(corners, colour.filled()))?;
+            write(&three_digits(value), (left + width / 2.0, value), -9, 14)?;
+        }
+    }
+    for (n, kind) in chart.kinds.iter().enumerate() {
+        write(kind, (n as f64 + 0.5, 0.0), 14, 15)?;
+    }
+    Ok(())
+}
+
+/// A number with three digits that count, or more where it is whole.
+fn three_digits(value: f64) -> String {
+    let before = if value >= 1.0 { value.log10().floor() as usize + 1 } else { 1 };
+    let decimals = if value.fract() == 0.0 { 0 } else { 3_usize.saturating_sub(before) };
+    let small = if value > 0.0 && value < 0.1 { 2 } else { 0 };
+    format!("{value:.0$}", decimals + small)
+}
+
 /// A number on an axis, without decimals that say nothing.
 fn shortest(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 fn x_range(chart: &Chart) -> Range<f64> {
+    if !chart.kinds.is_empty() {
+        return 0.0..chart.kinds.len() as f64;
+    }
     let xs = || chart.series.iter().flat_map(|series| &series.points).map(|point| point.0);
     let (start, end) = (xs().fold(f64::MAX, f64::min), xs().fold(f64::MIN, f64::max));
     if start < end { start..end } else { 0.0..1.0 }
@@ -229,7 +280,8 @@ fn x_range(chart: &Chart) -> Range<f64> {
 fn y_range(chart: &Chart) -> Range<f64> {
     let ys = chart.series.iter().flat_map(|series| &series.points).map(|point| point.1);
     let highest = ys.filter(|y| y.is_finite()).fold(0.0, f64::max);
-    let end = chart.y_end.unwrap_or(highest * 1.05);
+    let room = if chart.kinds.is_empty() { 1.05 } else { 1.12 }; // for the values on bars
+    let end = chart.y_end.unwrap_or(highest * room);
     0.0..if end > 0.0 { end } else { 1.0 }
 }
 
@@ -247,6 +299,7 @@ mod tests {
             x: "hours".to_owned(),
             y: "things (MiB)".to_owned(),
             y_end: None,
+            kinds: Vec::new(),
             series: vec![
                 series("first", &[(0.0, 1.0), (1.0, 3.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, 2.0)]),
                 series("second", &[(0.0, 0.0), (4.0, 4.0)]),
@@ -263,6 +316,23 @@ mod tests {
         let svg = fs::read_to_string(path).unwrap();
         for text in ["A heading", "Things over time", "hours", "things (MiB)", "first", "second"] {
             assert!(svg.contains(text), "{text} is not in the plot");
+        }
+    }
+
+    #[test]
+    fn bars_have_names_below_and_values_on_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plot.svg");
+        let target = path.to_str().unwrap().parse().unwrap();
+        let mut bars = chart();
+        bars.kinds = ["4K", "THP", "2M"].map(str::to_owned).into();
+        bars.series[0].points = vec![(0.0, 28.21), (1.0, f64::NAN), (2.0, 0.0191)];
+        bars.series[1].points = vec![(0.0, 1234.5), (1.0, 7.0)];
+        draw(&target, "A heading", &[chart(), bars]).unwrap();
+        let svg = fs::read_to_string(path).unwrap();
+        for text in ["4K", "THP", "2M", "28.2", "0.0191", "1234", "7"] {
+            let is_text = |line: &str| line.trim() == text;
+            assert!(svg.lines().any(is_text), "{text} is not in the plot");
         }
     }
 

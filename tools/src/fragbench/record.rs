@@ -22,7 +22,7 @@ use super::about::Cost;
 use super::heap::allocators::{AllocatorError, ours};
 use super::plot::{Chart, Series};
 use super::replay::trace_file::{self, Process, ReadError, Step};
-use super::sink::{Shown, Sink, SinkError, bytes};
+use super::sink::{Shown, Sink, SinkError, bytes, quoted};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::{exit, format};
 
@@ -285,8 +285,8 @@ impl Shown for Summary {
             "program,process,threads,events,allocated,peak,seconds,unknown_frees,lost".to_owned();
         for r in &self.processes {
             text.push_str(&format!(
-                "\n\"{}\",{},{},{},{},{},{:.6},{},{}",
-                r.program.replace('"', "\"\""),
+                "\n{},{},{},{},{},{},{:.6},{},{}",
+                quoted(&r.program),
                 r.process,
                 r.threads,
                 r.events,
@@ -314,6 +314,7 @@ impl Shown for Summary {
             y: "MiB asked for and not freed".to_owned(),
             y_end: None,
             series: series.collect(),
+            ..Chart::default()
         }]
     }
 }

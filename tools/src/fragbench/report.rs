@@ -6,8 +6,8 @@ use std::time::Duration;
 use bookend::units::Bytes;
 use serde::Serialize;
 
-use super::plot::Chart;
-use super::sink::Shown;
+use super::plot::{Chart, Series};
+use super::sink::{Shown, quoted};
 use crate::cli::format;
 
 /// Bytes of one descriptor: `struct scatterlist` of Linux on a 64-bit machine, what drivers fill
@@ -110,7 +110,7 @@ impl Shown for Report {
                     m.entries, m.longest, m.descriptor_bytes, m.build_us, m.physical
                 ),
                 Outcome::Unavailable { unavailable } => {
-                    format!("\n{pages},,,,,,\"{}\"", unavailable.replace('"', "\"\""))
+                    format!("\n{pages},,,,,,{}", quoted(unavailable))
                 }
             };
             text.push_str(&line);
@@ -118,9 +118,28 @@ impl Shown for Report {
         text
     }
 
-    /// There is nothing over time.
     fn charts(&self) -> Vec<Chart> {
-        Vec::new()
+        let chart = |title: &str, y: &str, value: fn(&Measured) -> f64| Chart {
+            title: title.to_owned(),
+            x: "pages".to_owned(),
+            y: y.to_owned(),
+            series: vec![Series {
+                name: Bytes::new(self.size).to_string(),
+                points: (0..)
+                    .map(f64::from)
+                    .zip(self.rows.iter().map(|row| match &row.outcome {
+                        Outcome::Measured(measured) => value(measured),
+                        Outcome::Unavailable { .. } => f64::NAN,
+                    }))
+                    .collect(),
+            }],
+            kinds: self.rows.iter().map(|row| row.pages.name().to_owned()).collect(),
+            ..Chart::default()
+        };
+        vec![
+            chart("Entries of the scatter-gather list", "entries", |m| m.entries as f64),
+            chart("Time to build it", "ms", |m| m.build_us as f64 / 1e3),
+        ]
     }
 }
 

@@ -50,12 +50,8 @@ Exit status: 0 done (kinds that are unavailable included), 1 failed, 2 bad usage
 130 or 143 stopped by SIGINT or SIGTERM; what was reserved has been given back.
 (SIGKILL leaves it reserved: set nr_hugepages again by hand.)")]
 pub struct Options {
-    /// Size of the buffer: 4G, 512M, 1.5GiB
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    size: Bytes,
-    /// Reserve the hugetlb pages each kind needs, and give them back afterwards (as root)
-    #[arg(long)]
-    reserve: bool,
+    #[command(flatten)]
+    buffer: Buffer,
     /// Take the buffer from a pool four times as long that has served for a week, under four policies
     ///
     /// The week is that of `fragbench week`, played on a table; SIZE is rounded up to blocks of 2 MiB.
@@ -68,10 +64,44 @@ pub struct Options {
     sink: Sink,
 }
 
+/// The buffer that a list is made of.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Buffer {
+    /// Size of the buffer: 4G, 512M, 1.5GiB
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub(super) size: Bytes,
+    /// Reserve the hugetlb pages each kind needs, and give them back afterwards (as root)
+    #[arg(long)]
+    pub(super) reserve: bool,
+}
+
+impl Buffer {
+    /// The buffer on one kind of pages.
+    pub(super) fn obtain(&self, pages: Pages) -> Result<Obtained, Unavailable> {
+        obtain(pages, self.size, self.reserve)
+    }
+
+    /// What can be said of it before anything is measured.
+    pub(super) fn check(&self) -> Result<(), ScatterFailure> {
+        let &Self { size, reserve } = self;
+        if size == Bytes::ZERO {
+            return Err(ScatterFailure::Empty);
+        }
+        match meminfo("MemTotal") {
+            Some(total) if size > total => return Err(ScatterFailure::TooLarge { size, total }),
+            _ => {}
+        }
+        if reserve && !nix::unistd::geteuid().is_root() {
+            return Err(ScatterFailure::NotRoot);
+        }
+        Ok(())
+    }
+}
+
 impl Options {
     /// The buffer in whole blocks.
     fn blocks(&self) -> Result<Blocks, ScatterFailure> {
-        let blocks = Blocks::holding(self.size).filter(|blocks| blocks.get() < 1 << 28);
+        let blocks = Blocks::holding(self.buffer.size).filter(|blocks| blocks.get() < 1 << 28);
         blocks.ok_or(ScatterFailure::Empty)
     }
 }
@@ -100,9 +130,6 @@ pub enum ScatterFailure {
     /// The machine is not as it was.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// A plot of what has no time.
-    #[error("--plot draws how entries change over a week: add --aged")]
-    NotAged,
     /// No table.
     #[error(transparent)]
     Table(#[from] Unmapped),
@@ -127,7 +154,7 @@ impl ScatterFailure {
     /// The exit status that goes with it.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Empty | Self::NotAged => exit::USAGE,
+            Self::Empty => exit::USAGE,
             Self::Interrupted(status) => *status,
             _ => exit::FAILURE,
         }
@@ -140,10 +167,7 @@ impl ScatterFailure {
 /// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
     let begun = Instant::now();
-    if options.sink.draws() && !options.aged {
-        return Err(ScatterFailure::NotAged);
-    }
-    check(options.size, options.reserve)?;
+    options.buffer.check()?;
     if options.aged {
         let (report, pool) = age(options, interrupts)?;
         let size = Bytes::new(report.size);
@@ -151,7 +175,7 @@ pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailu
         options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?;
     } else {
         let report = measure_all(options, interrupts)?;
-        let settings = format!("A buffer of {}", options.size);
+        let settings = format!("A buffer of {}", options.buffer.size);
         options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?;
     }
     Ok(())
@@ -163,7 +187,7 @@ fn age(options: &Options, interrupts: Interrupts) -> Result<(aged::Report, Bytes
     let progress = progress();
     let week = aged::play(pool, buffer, options.seed, interrupts, &progress)?;
     let measure = |pages| aged::measure(pages, options, &week, interrupts);
-    let mut rows: Vec<_> = each(interrupts, &progress, measure)?
+    let mut rows: Vec<_> = each(&ORDER, interrupts, &progress, measure)?
         .into_iter()
         .map(|(pages, outcome)| aged::Row { pages, outcome })
         .collect();
@@ -172,49 +196,31 @@ fn age(options: &Options, interrupts: Interrupts) -> Result<(aged::Report, Bytes
     Ok((report, pool.bytes()))
 }
 
-/// What can be said of the request before anything is measured.
-pub(super) fn check(size: Bytes, reserve: bool) -> Result<(), ScatterFailure> {
-    if size == Bytes::ZERO {
-        return Err(ScatterFailure::Empty);
-    }
-    match meminfo("MemTotal") {
-        Some(total) if size > total => return Err(ScatterFailure::TooLarge { size, total }),
-        _ => {}
-    }
-    if reserve && !nix::unistd::geteuid().is_root() {
-        return Err(ScatterFailure::NotRoot);
-    }
-    Ok(())
-}
-
 fn measure_all(options: &Options, interrupts: Interrupts) -> Result<Report, ScatterFailure> {
     let progress = progress();
     let mut rows: Vec<_> =
-        each(interrupts, &progress, |pages| measure(pages, options, interrupts))?
+        each(&ORDER, interrupts, &progress, |pages| measure(pages, options, interrupts))?
             .into_iter()
             .map(|(pages, outcome)| Row { pages, outcome })
             .collect();
     rows.sort_by_key(|row| row.pages);
-    Ok(Report { size: options.size.get(), rows })
+    Ok(Report { size: options.buffer.size.get(), rows })
 }
 
-/// Each kind of pages, in an order that lets none take what another needs.
-fn each<T>(
+/// The kinds of pages, in an order that lets none take what another needs.
+const ORDER: [Pages; 6] =
+    [Pages::Gigantic, Pages::Split, Pages::Huge, Pages::Ordered, Pages::Transparent, Pages::Base];
+
+/// Each kind of pages in such an order.
+pub(super) fn each<T>(
+    order: &[Pages],
     interrupts: Interrupts,
     progress: &ProgressBar,
     mut measure: impl FnMut(Pages) -> Result<T, ScatterFailure>,
 ) -> Result<Vec<(Pages, T)>, ScatterFailure> {
-    const ORDER: [Pages; 6] = [
-        Pages::Gigantic,
-        Pages::Split,
-        Pages::Huge,
-        Pages::Ordered,
-        Pages::Transparent,
-        Pages::Base,
-    ];
-    progress.set_length(ORDER.len() as u64);
-    let mut all = Vec::with_capacity(ORDER.len());
-    for pages in ORDER {
+    progress.set_length(order.len() as u64);
+    let mut all = Vec::with_capacity(order.len());
+    for &pages in order {
         interrupts.check()?;
         progress.set_message(format!("{} pages", pages.name()));
         all.push((pages, measure(pages)?));
@@ -225,7 +231,7 @@ fn each<T>(
 }
 
 /// On standard error, if that is a terminal.
-fn progress() -> ProgressBar {
+pub(super) fn progress() -> ProgressBar {
     let progress = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}") {
         progress.set_style(style);
@@ -242,7 +248,7 @@ fn measure(
 ) -> Result<Outcome, ScatterFailure> {
     let unavailable =
         |why: &dyn std::error::Error| Outcome::Unavailable { unavailable: exit::with_causes(why) };
-    let obtained = match obtain(pages, options.size, options.reserve) {
+    let obtained = match options.buffer.obtain(pages) {
         Ok(obtained) => obtained,
         Err(Unavailable::NotRestored(error)) => return Err(error.into()),
         Err(why) => {
@@ -250,7 +256,7 @@ fn measure(
             return Ok(unavailable(&why));
         }
     };
-    let measured = build(&obtained, options.size, interrupts);
+    let measured = build(&obtained, options.buffer.size, interrupts);
     obtained.give_back()?;
     interrupts.check()?;
     Ok(match measured {

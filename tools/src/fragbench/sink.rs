@@ -52,11 +52,6 @@ impl Sink {
         self.json || self.csv
     }
 
-    /// Whether a plot is wanted.
-    pub fn draws(&self) -> bool {
-        self.plot.is_some()
-    }
-
     /// Writes a report below the machine, the settings and what it took.
     ///
     /// # Errors
@@ -88,6 +83,11 @@ impl Sink {
 /// A figure with so many decimals, or something else where there is none.
 pub fn shown(figure: Option<f64>, decimals: usize, missing: &str) -> String {
     figure.map_or_else(|| missing.to_owned(), |figure| format!("{figure:.decimals$}"))
+}
+
+/// A cell of comma-separated values that may have commas in it.
+pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
 }
 
 /// A length as people read it.

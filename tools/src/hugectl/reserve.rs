@@ -175,7 +175,9 @@ fn foresee(
 
 fn bar(goal: &Goal) -> ProgressBar {
     let bar = ProgressBar::new(goal.pages); // on standard error, if that is a terminal
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} pages {bar:30} {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {pos}/{len} pages {bar:10} {wide_msg}")
+    {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

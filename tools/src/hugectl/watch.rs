@@ -13,7 +13,7 @@ use bookend_defrag::system::{FileError, HugePools};
 use clap::Args;
 
 use super::{Context, Failure};
-use crate::cli::{exit, format};
+use crate::cli::{exit, format, terminal};
 
 /// Shows free huge blocks, fragmentation and pools as they change, with their history
 ///
@@ -80,7 +80,11 @@ pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
         if history.len() > HISTORY {
             history.pop_front();
         }
-        let text = if is_terminal { view(&history) } else { line(&history) };
+        let text = match is_terminal {
+            // Anew each time: a terminal can be made larger or smaller.
+            true => fitting(&history, terminal::size(&io::stdout()).unwrap_or(terminal::USUAL)),
+            false => line(&history),
+        };
         match screen.show(&text) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(exit::SUCCESS),
             shown => shown.map_err(Failure::Output)?,
@@ -115,7 +119,7 @@ impl Screen {
         let mut out = io::stdout().lock();
         if self.is_terminal {
             // Line by line over the old view, so that nothing flickers.
-            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\r\n"))?;
+            write!(out, "\x1b[H{}\x1b[K\x1b[J", text.replace('\n', "\x1b[K\r\n"))?;
         } else {
             writeln!(out, "{text}")?;
         }
@@ -146,9 +150,21 @@ fn steps(history: &VecDeque<Look>, name: &str) -> Vec<f64> {
     pairs.map(|(before, now)| now.vmstat.since(&before.vmstat, name) as f64).collect()
 }
 
-fn view(history: &VecDeque<Look>) -> String {
+/// The view that a terminal has room for: the last bars, and no line longer than it is wide.
+fn fitting(history: &VecDeque<Look>, (columns, rows): (usize, usize)) -> String {
+    terminal::cut(&view(history, columns.saturating_sub(BARS_AT)), (columns, rows))
+}
+
+/// Where bars begin.
+const BARS_AT: usize = 40;
+
+fn view(history: &VecDeque<Look>, most: usize) -> String {
     let Some(now) = history.back() else { return String::new() };
-    let row = |name: &str, value: String, bars: String| format!("{name:<26}{value:>12}  {bars}\n");
+    let row = |name: &str, value: String, bars: String| {
+        let shown: String = bars.chars().skip(bars.chars().count().saturating_sub(most)).collect();
+        let line = format!("{name:<26}{value:>12}  {shown}");
+        format!("{}\n", line.trim_end())
+    };
     let of = |get: fn(&Look) -> f64| spark(history.iter().map(get));
     let mut text = "hugectl watch: Ctrl-C ends it\n\n".to_owned();
     text += &row("free memory", now.free.to_string(), of(|look| look.free.get() as f64));

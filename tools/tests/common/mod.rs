@@ -1,6 +1,8 @@
 //! What the tests of `hugecp` as a program share: a directory, a run, and what it printed.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod trees;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

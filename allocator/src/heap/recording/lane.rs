@@ -8,9 +8,10 @@
 //! whichever way it was made; the parent's is not mapped in it.
 #![allow(unsafe_code)] // mappings of a file
 
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use super::format::{Before, EVENT_BYTES_MAX, Event, HEADER_BYTES, Header, Kind, USED_AT};
 
@@ -27,18 +28,27 @@ pub struct Process {
     began_ns: AtomicU64,
 }
 
-/// What a thread knows of its chunk; zeros before the first.
+/// A thread's place; zeros before its first event.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Lane {
+    /// The thread is writing an event: another one comes from a signal's handler, and is lost.
+    busy: AtomicBool,
+    /// How many were.
+    lost: AtomicU32,
+    /// For whoever has set `busy`.
+    chunk: UnsafeCell<Chunk>,
+}
+
+/// What a thread knows of its chunk.
+#[derive(Debug)]
+#[repr(C)]
+struct Chunk {
     /// The mapping; null where there is none.
-    chunk: *mut u8,
+    at: *mut u8,
     /// Of its room, used.
     used: usize,
     before: Before,
-    /// The thread is writing an event: another one comes from a signal's handler, and is lost.
-    busy: bool,
-    lost: u32,
 }
 
 /// Why nothing can be recorded: what failed, and `errno`.
@@ -78,25 +88,30 @@ impl Lane {
         kind: Kind,
         about: &About<'_>,
     ) -> Result<(), Failed> {
-        // SAFETY: it is the thread's, and zeros are a value of it. A handler that interrupts this
-        // looks at `busy` and counts, nothing else.
-        let lane = unsafe { &mut *lane.as_ptr() };
-        if lane.busy {
-            lane.lost = lane.lost.saturating_add(1);
+        // SAFETY: (1) it is the thread's, and zeros are a value of it; (2) it is only ever shared: a handler
+        // that interrupts this makes a reference of its own, and what both change is atomic or a cell.
+        let lane = unsafe { lane.as_ref() };
+        if lane.busy.load(Ordering::Relaxed) {
+            lane.lost.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        lane.busy = true;
+        lane.busy.store(true, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        // SAFETY: no other thread has it, and a handler finds `busy` set and leaves it alone.
+        let chunk = unsafe { &mut *lane.chunk.get() };
         let time_ns = now_ns();
-        let result = lane.write(Event { time_ns, address: address as u64, kind }, about);
+        let event = Event { time_ns, address: address as u64, kind };
+        let result = chunk.write(event, &lane.lost, about);
         compiler_fence(Ordering::SeqCst);
-        lane.busy = false;
+        lane.busy.store(false, Ordering::Relaxed);
         result
     }
+}
 
-    fn write(&mut self, event: Event, about: &About<'_>) -> Result<(), Failed> {
-        if self.chunk.is_null() || self.used + EVENT_BYTES_MAX > ROOM {
-            self.next_chunk(event.time_ns, about)?;
+impl Chunk {
+    fn write(&mut self, event: Event, lost: &AtomicU32, about: &About<'_>) -> Result<(), Failed> {
+        if self.at.is_null() || self.used + EVENT_BYTES_MAX > ROOM {
+            self.next(event.time_ns, lost, about)?;
         }
         let mut bytes = [0; EVENT_BYTES_MAX];
         let len = self.before.write(event, &mut bytes);
@@ -104,10 +119,10 @@ impl Lane {
         // count at a multiple of 4. The count comes last, so that whoever reads the file finds whole
         // events.
         unsafe {
-            let place = self.chunk.add(HEADER_BYTES + self.used);
+            let place = self.at.add(HEADER_BYTES + self.used);
             place.copy_from_nonoverlapping(bytes.as_ptr(), len);
             self.used += len;
-            let count: &AtomicU32 = &*self.chunk.add(USED_AT).cast();
+            let count: &AtomicU32 = &*self.at.add(USED_AT).cast();
             count.store((self.used as u32).to_le(), Ordering::Release);
         }
         Ok(())
@@ -115,14 +130,15 @@ impl Lane {
 
     /// Leaves the chunk, if there is one, and begins another at the end of the file.
     #[cold]
-    fn next_chunk(&mut self, time_ns: u64, about: &About<'_>) -> Result<(), Failed> {
-        if !self.chunk.is_null() {
+    fn next(&mut self, time_ns: u64, lost: &AtomicU32, about: &About<'_>) -> Result<(), Failed> {
+        if !self.at.is_null() {
             // SAFETY: the mapping is ours, and nothing refers to it any more.
-            unsafe { libc::munmap(self.chunk.cast(), CHUNK) };
-            self.chunk = ptr::null_mut();
+            unsafe { libc::munmap(self.at.cast(), CHUNK) };
+            self.at = ptr::null_mut();
         }
         // SAFETY: getpid has no conditions.
         let process = unsafe { libc::getpid() } as u32;
+        let told = lost.load(Ordering::Relaxed);
         let header = Header {
             room: ROOM as u32,
             used: 0,
@@ -130,12 +146,12 @@ impl Lane {
             thread: about.thread,
             began_ns: about.process.began(time_ns),
             base_ns: time_ns,
-            lost: self.lost,
+            lost: told,
             program: about.program,
         };
-        self.chunk = append(about.path, header)?.as_ptr();
+        self.at = append(about.path, header)?.as_ptr();
         self.used = 0;
-        self.lost = 0;
+        lost.fetch_sub(told, Ordering::Relaxed); // a handler may have lost one since
         self.before = Before::new(time_ns);
         Ok(())
     }

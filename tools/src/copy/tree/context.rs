@@ -14,6 +14,7 @@ use super::links::Links;
 use super::list::Entry;
 use super::pool::Pool;
 use super::tally::Tally;
+use super::team::Duty;
 use super::wishes::{Follow, Wishes};
 use crate::copy::attributes;
 use crate::copy::engine::Progress;
@@ -76,6 +77,8 @@ pub struct Context<'a> {
     pub made: Option<Mutex<HashSet<Id>>>,
     /// Pairs of devices, and whether files on them can share blocks.
     pub clones: Mutex<HashMap<(u64, u64), bool>>,
+    /// What this process does among several, if it is not alone.
+    pub team: Option<Duty>,
     /// Checksums of what was copied, where they are asked for.
     pub manifest: Option<Manifest>,
     /// One open directory on every file system that was written to, for `--fsync`.
@@ -117,6 +120,7 @@ impl<'a> Context<'a> {
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),
+            team: None,
             manifest: None,
             written: Mutex::default(),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::dir::Type;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{getegid, geteuid};
 use xattr::FileExt;
 
 use super::context::{Context, Work, lock};
@@ -35,6 +36,7 @@ impl Context<'_> {
     /// empty.
     pub fn enter(&self, parent: &Arc<Directory>, entry: &Entry) -> Result<(), FileError> {
         let directory = Arc::new(self.make_directory(parent, entry)?);
+        self.keep_for_the_end(&directory);
         self.shelf.keep(&directory);
         parent.hold();
         let result = self.take_in(&directory);
@@ -63,8 +65,11 @@ impl Context<'_> {
         let metadata = source.metadata().map_err(failed("stat"))?;
         let above = parent.fd(Side::Target, &self.shelf)?;
         self.check_loops(parent, entry, &metadata, &above)?;
-        self.announce(parent, entry);
-        let (target, target_id, fresh) = self.make_target(parent, entry, &metadata, &above)?;
+        if !self.is_member() {
+            self.announce(parent, entry);
+        }
+        let (target, made, fresh) = self.make_target(parent, entry, &metadata, &above)?;
+        let target_id = id_of(&made);
         lock(&self.targets).insert(target_id);
         if self.settings.fsync
             && let Ok(file) = target.try_clone()
@@ -83,6 +88,9 @@ impl Context<'_> {
         };
         let opened = Opened { source: source.into(), metadata, target: target.into(), target_id };
         let mut directory = Directory::new(origin, opened, fresh, default_acl);
+        if let Some(gives) = gives_of(&made).filter(|_| fresh) {
+            let _ = directory.gives.set(gives); // it is new
+        }
         directory.follow = follow;
         directory.root = entry.root;
         Ok(directory)
@@ -128,7 +136,7 @@ impl Context<'_> {
         entry: &Entry,
         metadata: &Metadata,
         above: &OwnedFd,
-    ) -> Result<(File, Id, bool), FileError> {
+    ) -> Result<(File, Metadata, bool), FileError> {
         let path = || parent.path_of(Side::Target, entry.target());
         // Nobody else may look in until it has its own mode.
         let mode = if self.settings.preserve { 0o700 } else { metadata.mode() & 0o777 | 0o700 };
@@ -151,7 +159,8 @@ impl Context<'_> {
             let source_path = parent.path_of(Side::Source, &entry.name);
             return Err(FileError::SameFile { source_path, target: path() });
         }
-        if self.wishes.shard.is_some() && !fresh && stat.mode() & 0o700 != 0o700 {
+        let shares = self.wishes.shard.is_some() || self.team.is_some();
+        if shares && !fresh && stat.mode() & 0o700 != 0o700 {
             // Another shard has finished with it; this one gives it its mode again.
             let mode = Mode::from_bits_truncate(stat.mode() & 0o7777 | 0o700);
             let _ = nix::sys::stat::fchmod(&target, mode); // what needs it will tell
@@ -159,7 +168,7 @@ impl Context<'_> {
         if fresh {
             self.tally.directories.add(1);
         }
-        Ok((target, id_of(&stat), fresh))
+        Ok((target, stat, fresh))
     }
 
     /// Reads a directory and makes work of what is in it.
@@ -205,6 +214,14 @@ impl Context<'_> {
         }
         at.id(Side::Source).0 != device
     }
+}
+
+/// User and group of what this process makes in a directory that it has just made, where that is certain: the
+/// directory's own if it hands its group on, and if it has those of the process.
+fn gives_of(made: &Metadata) -> Option<(u32, u32)> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let hands_on = made.mode() & libc::S_ISGID != 0;
+    (made.uid() == user && (hands_on || made.gid() == group)).then(|| (made.uid(), made.gid()))
 }
 
 fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {

@@ -16,6 +16,7 @@ use super::context::{Context, Work};
 use super::directory::{Directory, Id, Side, id_of};
 use super::links::{Claim, Made};
 use super::list::Entry;
+use super::team::Role;
 use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
 use crate::copy::manifest;
@@ -108,6 +109,9 @@ impl Context<'_> {
     /// # Errors
     /// Why not.
     pub fn entry(&self, spot: Spot<'_>, heavy: bool) -> Result<(), FileError> {
+        if self.is_for_members(spot) {
+            return Ok(());
+        }
         match spot.entry.kind {
             Some(Type::File) => self.file(spot, heavy),
             _ => self.unknown(spot, heavy),
@@ -162,13 +166,17 @@ impl Context<'_> {
         heavy: bool,
     ) -> Result<(), FileError> {
         let has_links = self.wishes.links && metadata.nlink() > 1;
-        if !self.is_ours(spot, &metadata, has_links) {
+        let role = self.role(spot, &file, &metadata, has_links)?;
+        if let Role::Nothing = role {
             return Ok(());
         }
         if metadata.is_file() && metadata.len() >= SMALL_BYTES && !heavy {
             spot.directory.hold();
             self.pool.push_heavy(Work::Big(Arc::clone(spot.directory), spot.entry.clone()));
             return Ok(());
+        }
+        if let Role::Part(share, divided) = role {
+            return self.part((share, divided), spot, file, metadata);
         }
         let again = self.to_list(&file, &metadata);
         if !has_links {
@@ -239,7 +247,7 @@ impl Context<'_> {
     }
 
     /// Whether this run copies it, and not another shard. All names of a file have the same shard.
-    fn is_ours(&self, spot: Spot<'_>, metadata: &Metadata, has_links: bool) -> bool {
+    pub fn is_ours(&self, spot: Spot<'_>, metadata: &Metadata, has_links: bool) -> bool {
         let Some(shard) = self.wishes.shard else { return true };
         if has_links {
             shard.takes(&metadata.ino().to_le_bytes())

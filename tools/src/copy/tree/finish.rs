@@ -11,7 +11,7 @@ use super::context::Context;
 use super::delete;
 use super::directory::{Directory, Side, file_of};
 use crate::copy::attributes;
-use crate::copy::error::{FileError, said};
+use crate::copy::error::{FileError, lost};
 
 impl Context<'_> {
     /// Finishes `directory`, a child of which may still be open as `below`. Gives its descriptors.
@@ -20,6 +20,9 @@ impl Context<'_> {
         directory: &Arc<Directory>,
         below: Option<&[Arc<OwnedFd>; 2]>,
     ) -> Option<[Arc<OwnedFd>; 2]> {
+        if self.is_member() {
+            return None; // the leader does it when all is there
+        }
         let open = |side, below: Option<&Arc<OwnedFd>>| {
             directory
                 .open_from(side, below.map(|fd| &**fd), &self.shelf)
@@ -41,13 +44,13 @@ impl Context<'_> {
             self.delete_extra(directory, &opened[1]);
         }
         let files = file_of(&opened[0]).and_then(|one| Ok((one, file_of(&opened[1])?)));
-        let lost = match files {
+        let missing = match files {
             Ok((source, target)) => self.set_attributes(directory, &source, &target),
-            Err(error) => vec![format!("its attributes ({})", said(&error))],
+            Err(error) => vec![lost("its attributes", error)],
         };
-        if !lost.is_empty() {
+        if !missing.is_empty() {
             let path = directory.path(Side::Target);
-            self.failed(directory, &FileError::Attributes { path, what: lost });
+            self.failed(directory, &FileError::Attributes { path, what: missing });
         }
         Some(opened)
     }
@@ -65,7 +68,7 @@ impl Context<'_> {
             let mode = now.mode() & 0o7777 & !added;
             target.set_permissions(std::fs::Permissions::from_mode(mode))
         });
-        changed.err().map(|error| format!("its mode ({})", said(&error))).into_iter().collect()
+        changed.err().map(|error| lost("its mode", error)).into_iter().collect()
     }
 
     /// Removes what the source does not have, if it is known what it has.

@@ -9,6 +9,7 @@
 //! - [`enter`] goes into a directory and makes work of what is in it, [`finish`] (with [`delete`])
 //!   does what is left when all of it is done.
 //! - [`operands`] finds where the operands are; [`scan`] counts ahead, for the progress.
+//! - [`team`] is several processes that do this together.
 //!
 //! Each directory counts those who still have something to do in it: who releases it last finishes
 //! it, and so on upwards. So the times of a directory are set when nothing in it changes any more.
@@ -30,6 +31,7 @@ pub mod small;
 pub mod special;
 mod sys;
 pub mod tally;
+pub mod team;
 pub mod wishes;
 
 use std::num::NonZero;
@@ -66,8 +68,7 @@ pub fn copy(
     let mut context = Context::new(&settings, wishes, progress, talk, operands);
     context.manifest = request.manifest.is_some().then(Manifest::default);
     context.take_operands(request)?;
-    let (light, beside) = threads(&settings);
-    context.pool.run(light, beside, |work| context.work(work));
+    context.run();
     context.make_durable();
     if let (Some(manifest), Some(path)) = (context.manifest.take(), &request.manifest)
         && let Err(error) = manifest.write(path)
@@ -95,6 +96,12 @@ fn threads(settings: &Settings) -> (usize, bool) {
 }
 
 impl Context<'_> {
+    /// Does all there is to do.
+    fn run(&self) {
+        let (light, beside) = threads(self.settings);
+        self.pool.run(light, beside, |work| self.work(work));
+    }
+
     fn work(&self, work: Work) {
         match work {
             Work::Enter(directory, entry) => {

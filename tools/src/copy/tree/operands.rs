@@ -178,6 +178,7 @@ impl Context<'_> {
                     directory.root = false;
                     let directory = Arc::new(directory);
                     at.hold();
+                    self.keep_for_the_end(&directory);
                     self.shelf.keep(&directory);
                     places.passed.insert(key, Arc::clone(&directory));
                     directory

@@ -40,6 +40,15 @@ pub enum Standing {
     Same(File, Metadata),
 }
 
+/// What is left to do about a regular file.
+#[derive(Debug)]
+pub enum Way {
+    /// Nothing: it became this.
+    Done(Became),
+    /// It is copied, perhaps in place of a file with attributes of its own.
+    Copy(Option<Metadata>),
+}
+
 impl Context<'_> {
     /// Copies a regular file.
     ///
@@ -59,25 +68,36 @@ impl Context<'_> {
             }
         }
         set_blocking(&file).map_err(|errno| spot.source_error("read", errno))?;
-        match self.standing(spot, &metadata, Some(&file))? {
+        match self.way(spot, &file, &metadata)? {
+            Way::Done(became) => Ok(became),
+            Way::Copy(old) => self.by_engine(spot, file, metadata, old),
+        }
+    }
+
+    /// What is left to do about a regular file, after a look at what has its name.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn way(&self, spot: Spot<'_>, file: &File, metadata: &Metadata) -> Result<Way, FileError> {
+        match self.standing(spot, metadata, Some(file))? {
             Standing::Stays(_) => {
-                self.leave(&metadata);
-                Ok(Became::Left)
+                self.leave(metadata);
+                Ok(Way::Done(Became::Left))
             }
             Standing::Same(target, there) => {
-                self.leave(&metadata);
+                self.leave(metadata);
                 let lost = match self.settings.preserve {
-                    true => attributes::preserve(&target, &file, &metadata),
+                    true => attributes::preserve(&target, file, metadata),
                     false => Vec::new(),
                 };
                 if !lost.is_empty() {
                     let path = spot.target_path();
                     return Err(FileError::Attributes { path, what: lost });
                 }
-                Ok(Became::Copied(Some(id_of(&there))))
+                Ok(Way::Done(Became::Copied(Some(id_of(&there)))))
             }
-            Standing::Nothing => self.by_engine(spot, file, metadata, None),
-            Standing::Replaceable(old) => self.by_engine(spot, file, metadata, old),
+            Standing::Nothing => Ok(Way::Copy(None)),
+            Standing::Replaceable(old) => Ok(Way::Copy(old)),
         }
     }
 

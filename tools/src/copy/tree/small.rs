@@ -9,28 +9,31 @@
 //!
 //! What a killed run can leave under a final name is thus at most one unfinished file of less than
 //! 8 MiB per thread, each new, and never in place of an older one: where the name is taken, the
-//! file is staged (see [`crate::copy::staging`]) and replaced as a whole.
+//! file is staged (see [`crate::copy::staging`]) and replaced as a whole. Of several processes that copy together
+//! (see [`super::team`]) each may be killed because another was, so there every file is staged.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, futimens};
-use nix::sys::time::TimeSpec;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat, futimens};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::context::{Context, lock};
-use super::directory::{Id, id_of};
+use super::directory::{Id, file_of, id_of};
 use super::entry::{Spot, look};
 use super::sys;
 use crate::copy::attributes::{self, OWNER};
 use crate::copy::engine::{EngineName, Sparse};
-use crate::copy::error::FileError;
+use crate::copy::error::{self, FileError};
 use crate::copy::holes;
+use crate::copy::staging::Staging;
 use crate::copy::sys::clone_file;
 
 /// Bytes read at once: they stay in a processor's cache until they are written.
@@ -77,26 +80,23 @@ impl Context<'_> {
         identify: bool,
     ) -> Result<Tried, FileError> {
         let plan = self.attributes_of(spot, source, metadata);
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let mode = Mode::from_bits_truncate(plan.create_mode);
-        let target = match openat(spot.target, spot.entry.target(), flags, mode) {
-            Ok(target) => File::from(target),
-            Err(Errno::EEXIST) => return Ok(Tried::Taken),
-            Err(errno) => return Err(spot.target_error("create", errno)),
+        let Some((target, staging)) = self.create_small(spot, plan.create_mode)? else {
+            return Ok(Tried::Taken);
         };
         self.announce(spot.directory, spot.entry);
-        match self.fill_small(spot, source, &target, metadata) {
-            Ok(true) => self.progress.add(metadata.len()),
-            Ok(false) => {
-                remove(spot, &target);
-                return Ok(Tried::Odd);
-            }
-            Err(error) => {
-                remove(spot, &target);
-                return Err(error);
-            }
+        let filled = self.fill_small(spot, source, &target, metadata);
+        if !matches!(filled, Ok(true)) && staging.is_none() {
+            remove(spot, &target);
+        }
+        if !filled? {
+            return Ok(Tried::Odd);
         }
         let lost = self.finish_small(spot, source, &target, metadata, &plan);
+        match staging.map_or(Ok(()), |staging| staging.commit(&target, true)) {
+            Ok(()) => self.progress.add(metadata.len()),
+            Err(Errno::EEXIST) => return Ok(Tried::Taken),
+            Err(errno) => return Err(spot.target_error("give the finished copy the name", errno)),
+        }
         let remember = self.made.is_some();
         let id = (identify || remember)
             .then(|| target.metadata().ok().map(|metadata| id_of(&metadata)))
@@ -110,6 +110,32 @@ impl Context<'_> {
             return Ok(Tried::Made(id));
         }
         Err(FileError::Attributes { path: spot.target_path(), what: lost })
+    }
+
+    /// Creates the target: under its own name, or staged where other processes of the same copy may be
+    /// killed at any moment. `None` where the name is taken.
+    fn create_small(
+        &self,
+        spot: Spot<'_>,
+        mode: u32,
+    ) -> Result<Option<(File, Option<Staging>)>, FileError> {
+        let name = spot.entry.target();
+        if self.team.is_some() {
+            let failed = |cause| spot.target_error("create", cause);
+            if fstatat(spot.target, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                return Ok(None);
+            }
+            let name = OsStr::from_bytes(name.to_bytes()).to_owned();
+            let directory = file_of(spot.target).map_err(failed)?;
+            let (file, staging) = Staging::create_exactly(directory, name, mode).map_err(failed)?;
+            return Ok(Some((file, Some(staging))));
+        }
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        match openat(spot.target, name, flags, Mode::from_bits_truncate(mode)) {
+            Ok(target) => Ok(Some((File::from(target), None))),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(spot.target_error("create", errno)),
+        }
     }
 
     /// Moves the bytes; `Ok(false)` where there are more or fewer than expected.
@@ -221,15 +247,14 @@ impl Context<'_> {
             After::Mode => {
                 let mode = std::fs::Permissions::from_mode(metadata.mode() & 0o7777);
                 if let Err(error) = target.set_permissions(mode) {
-                    lost.push(format!("its mode ({})", crate::copy::error::said(&error)));
+                    lost.push(error::lost("its mode", error));
                 }
             }
             After::Times => {}
         }
-        let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
-        let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+        let (accessed, modified) = attributes::times(metadata);
         if let Err(errno) = futimens(target, &accessed, &modified) {
-            lost.push(format!("its times ({})", crate::copy::error::said(&errno.into())));
+            lost.push(error::lost("its times", errno));
         }
         lost
     }

@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknodat, utimensat};
-use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
 use super::context::{Context, lock};
@@ -21,8 +20,8 @@ use super::directory::{Side, file_of, id_of};
 use super::entry::{Became, Spot, by_descriptor, look};
 use super::links::Made;
 use super::regular::Standing;
-use crate::copy::error::{FileError, said};
-use crate::copy::staging;
+use crate::copy::error::{self, FileError};
+use crate::copy::{attributes, staging};
 
 /// What is made.
 #[derive(Debug)]
@@ -202,7 +201,7 @@ fn preserve(
         match fchownat(there, c"", owner.0, owner.1, AtFlags::AT_EMPTY_PATH) {
             Ok(()) => owner_kept = true,
             Err(Errno::EPERM) => {} // only root may give files away; everyone knows
-            Err(errno) => lost.push(format!("its owner ({})", said(&errno.into()))),
+            Err(errno) => lost.push(error::lost("its owner", errno)),
         }
     }
     let path = by_descriptor(there);
@@ -218,15 +217,14 @@ fn preserve(
         if mode != now.mode() & 0o7777
             && let Err(error) = std::fs::set_permissions(&path, permissions)
         {
-            lost.push(format!("its mode {mode:04o} ({})", said(&error)));
+            lost.push(error::lost(format_args!("its mode {mode:04o}"), error));
         }
     }
-    let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
-    let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+    let (accessed, modified) = attributes::times(metadata);
     // The way through the descriptor ends at what is open, be it a link.
     let follow = UtimensatFlags::FollowSymlink;
     if let Err(errno) = utimensat(AT_FDCWD, path.as_str(), &accessed, &modified, follow) {
-        lost.push(format!("its times ({})", said(&errno.into())));
+        lost.push(error::lost("its times", errno));
     }
     lost
 }
@@ -243,7 +241,7 @@ fn copy_xattrs(spot: Spot<'_>, lost: &mut Vec<String>) {
         if let Ok(Some(value)) = xattr::get(&source, &name)
             && let Err(error) = xattr::set(&target, &name, &value)
         {
-            lost.push(format!("{} ({})", name.display(), said(&error)));
+            lost.push(error::lost(name.display(), error));
         }
     }
 }

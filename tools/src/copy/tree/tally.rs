@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counters that all threads share.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Tally {
     pub deleted: Count,
     /// Big files, each by an engine.
     pub by_engine: Count,
+    /// Ranges of files that several processes fill.
+    pub parts: Count,
     failures: Mutex<Vec<String>>,
 }
 
@@ -46,7 +48,7 @@ impl Count {
 }
 
 /// The counters when all is done.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Totals {
     /// Regular files copied.
     pub files: u64,
@@ -64,8 +66,31 @@ pub struct Totals {
     pub left: u64,
     /// Names removed from the target.
     pub deleted: u64,
+    /// Ranges of files that several processes filled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parts: u64,
     /// What could not be copied, and why.
     pub failures: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Totals {
+    /// Adds what another process did.
+    pub fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.directories += other.directories;
+        self.symlinks += other.symlinks;
+        self.hard_links += other.hard_links;
+        self.specials += other.specials;
+        self.left += other.left;
+        self.deleted += other.deleted;
+        self.parts += other.parts;
+        self.failures.extend(other.failures);
+    }
 }
 
 impl Tally {
@@ -90,6 +115,7 @@ impl Tally {
             specials: self.specials.get(),
             left: self.left.get(),
             deleted: self.deleted.get(),
+            parts: self.parts.get(),
             failures: self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
         }
     }

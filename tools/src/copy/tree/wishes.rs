@@ -25,6 +25,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The one at `index`, from 0 on, of `count`.
+    pub fn of(index: usize, count: usize) -> Self {
+        Self { index: index as u64 + 1, count: count.max(1) as u64 }
+    }
+
     /// Whether this run copies what has this key; of all runs with the same count exactly one does.
     pub fn takes(self, key: &[u8]) -> bool {
         let hash = blake3::hash(key);
@@ -75,6 +80,24 @@ pub struct Wishes {
     pub files_from: Option<PathBuf>,
     /// Whether zero bytes separate them.
     pub from0: bool,
+}
+
+impl Wishes {
+    /// Those of a command line that says nothing of trees.
+    pub fn of_files() -> Self {
+        Self {
+            recursive: false,
+            follow: Follow::Always,
+            links: false,
+            one_file_system: false,
+            delete: false,
+            rules: Rules::default(),
+            shard: None,
+            parents: false,
+            files_from: None,
+            from0: false,
+        }
+    }
 }
 
 #[cfg(test)]

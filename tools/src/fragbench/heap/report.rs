@@ -169,6 +169,7 @@ fn chart(group: &Group) -> Chart {
         y: "MiB".to_owned(),
         y_end: None,
         series: all,
+        ..Chart::default()
     }
 }
 

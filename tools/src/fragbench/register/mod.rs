@@ -18,18 +18,20 @@ use bookend_registration::uring::Ring;
 use bookend_registration::verbs::{Access, Device, Domain, Verbs};
 use bookend_registration::{RegisterError, Registrar};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use io_uring::IoUring;
 
-use super::about::Machine;
-use super::obtain::{Obtained, Unavailable, obtain};
+use super::about;
+use super::obtain::{Obtained, Unavailable};
 use super::report::{DESCRIPTOR_BYTES, Pages};
-use super::scatter::{ScatterFailure, check};
-use super::sink::SinkError;
+use super::scatter::{Buffer, ScatterFailure, each, progress};
+use super::sink::Sink;
+use crate::cli::exit;
 use crate::cli::interrupt::Interrupts;
-use crate::cli::{exit, output, parse_size};
 use report::{Cost, Outcome, Report, Row};
 
+/// As in [`super::scatter`].
+const ORDER: [Pages; 5] =
+    [Pages::Gigantic, Pages::Huge, Pages::Ordered, Pages::Transparent, Pages::Base];
 /// How often each registration is made, for the median.
 const ROUNDS: usize = 7;
 /// How many cache hits are timed together.
@@ -56,18 +58,13 @@ Exit status: 0 done (kinds that are unavailable included), 1 failed, 2 bad usage
 130 or 143 stopped by SIGINT or SIGTERM; what was reserved has been given back.
 (SIGKILL leaves it reserved: set nr_hugepages again by hand.)")]
 pub struct Options {
-    /// Size of the buffer: 4G, 512M, 1.5GiB
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    size: Bytes,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Reserve the hugetlb pages each kind needs, and give them back afterwards (as root)
-    #[arg(long)]
-    reserve: bool,
+    #[command(flatten)]
+    buffer: Buffer,
     /// The RDMA device; the first there is, if it is left out
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
+    #[command(flatten)]
+    sink: Sink,
 }
 
 /// Measures and prints.
@@ -75,10 +72,12 @@ pub struct Options {
 /// # Errors
 /// [`ScatterFailure`]; kinds of pages that the machine cannot give are no failure.
 pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), ScatterFailure> {
-    check(options.size, options.reserve)?;
+    let begun = Instant::now();
+    options.buffer.check()?;
     let report = measure_all(options, interrupts)?;
-    let written = if options.json { output::json(&report) } else { output::line(&report) };
-    written.map_err(|error| SinkError::Output(error).into())
+    let settings = format!("A buffer of {}", options.buffer.size);
+    options.sink.write(&settings, &report, about::Cost::of(begun.elapsed()))?;
+    Ok(())
 }
 
 /// Who registers; a device is opened once.
@@ -106,25 +105,13 @@ impl Registrars {
 }
 
 fn measure_all(options: &Options, interrupts: Interrupts) -> Result<Report, ScatterFailure> {
-    const ORDER: [Pages; 5] =
-        [Pages::Gigantic, Pages::Huge, Pages::Ordered, Pages::Transparent, Pages::Base];
     let registrars = Registrars::open(options);
-    let progress = ProgressBar::new(ORDER.len() as u64); // on standard error, if a terminal
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}") {
-        progress.set_style(style);
-    }
-    progress.enable_steady_tick(Duration::from_millis(200));
-    let mut rows = Vec::new();
-    for pages in ORDER {
-        interrupts.check()?;
-        progress.set_message(format!("{} pages", pages.name()));
-        rows.extend(measure(pages, options, &registrars, interrupts)?);
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
+    let measure = |pages| measure(pages, options, &registrars, interrupts);
+    let measured = each(&ORDER, interrupts, &progress(), measure)?;
+    let mut rows: Vec<_> = measured.into_iter().flat_map(|(_, rows)| rows).collect();
     rows.sort_by_key(|row| (row.registrar, row.pages));
     let software = registrars.software && registrars.verbs.is_some();
-    Ok(Report { size: options.size.get(), rows, software, machine: Machine::this() })
+    Ok(Report { size: options.buffer.size.get(), rows, software })
 }
 
 /// One kind: takes the memory, registers it with everybody, gives it back.
@@ -140,7 +127,7 @@ fn measure(
         let row = |registrar| Row { pages, registrar, outcome: Outcome::unavailable(&why) };
         names.clone().map(row).collect::<Vec<_>>()
     };
-    let obtained = match obtain(pages, options.size, options.reserve) {
+    let obtained = match options.buffer.obtain(pages) {
         Ok(obtained) => obtained,
         Err(Unavailable::NotRestored(error)) => return Err(error.into()),
         Err(why) => {

@@ -1,4 +1,4 @@
-//! What a run of `fragbench register` found, as a table and as JSON.
+//! What a run of `fragbench register` found, as a table, as JSON, as CSV and as bars.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,8 +7,11 @@ use bookend::units::Bytes;
 use serde::Serialize;
 
 use crate::cli::format;
-use crate::fragbench::about::Machine;
+use crate::fragbench::plot::{Chart, Series};
 use crate::fragbench::report::Pages;
+use crate::fragbench::sink::{Shown, quoted};
+
+const REGISTRARS: [&str; 2] = ["io_uring", "verbs"];
 
 /// What one kind of pages cost with one registrar.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -68,8 +71,6 @@ pub struct Report {
     /// Whether the RDMA device is software, which tracks base pages.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub software: bool,
-    #[serde(skip)]
-    pub machine: Machine,
 }
 
 impl Report {
@@ -83,9 +84,63 @@ impl Report {
     }
 }
 
+impl Shown for Report {
+    fn csv(&self) -> String {
+        let mut text = "pages,registrar,touch_us,register_us,release_us,entries,descriptor_bytes,\
+                        cached_ns,unavailable"
+            .to_owned();
+        for Row { pages, registrar, outcome } in &self.rows {
+            let figures = match outcome {
+                Outcome::Measured(c) => format!(
+                    "{},{},{},{},{},{},",
+                    c.touch_us,
+                    c.register_us,
+                    c.release_us,
+                    c.entries,
+                    c.descriptor_bytes,
+                    c.cached_ns
+                ),
+                Outcome::Unavailable { unavailable } => format!(",,,,,,{}", quoted(unavailable)),
+            };
+            text.push_str(&format!("\n{},{registrar},{figures}", pages.name()));
+        }
+        text
+    }
+
+    /// Bars of each kind of pages, in a colour for each registrar.
+    fn charts(&self) -> Vec<Chart> {
+        let mut kinds: Vec<_> = self.rows.iter().map(|row| row.pages).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let has_rows = |registrar: &&str| self.rows.iter().any(|row| row.registrar == *registrar);
+        let chart = |title: &str, y: &str, value: fn(Cost) -> f64| {
+            let bar = |(kind, &pages): (u32, &Pages), registrar| {
+                (f64::from(kind), self.cost(registrar, pages).map_or(f64::NAN, value))
+            };
+            let series = REGISTRARS.into_iter().filter(has_rows).map(|registrar| Series {
+                name: registrar.to_owned(),
+                points: (0..).zip(&kinds).map(|kind| bar(kind, registrar)).collect(),
+            });
+            Chart {
+                title: title.to_owned(),
+                x: "pages".to_owned(),
+                y: y.to_owned(),
+                series: series.collect(),
+                kinds: kinds.iter().map(|pages| pages.name().to_owned()).collect(),
+                ..Chart::default()
+            }
+        };
+        vec![
+            chart("Time to register", "ms", |cost| cost.register_us / 1e3),
+            chart("Time to take out again", "ms", |cost| cost.release_us / 1e3),
+            chart("Entries of the scatter-gather list", "entries", |cost| cost.entries as f64),
+            chart("Time of a hit in the registration cache", "ns", |cost| cost.cached_ns),
+        ]
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.machine)?;
         writeln!(f, "Registering {}:", Bytes::new(self.size))?;
         write!(
             f,
@@ -116,7 +171,7 @@ impl fmt::Display for Report {
                 Outcome::Unavailable { unavailable } => write!(f, "unavailable: {unavailable}")?,
             }
         }
-        for registrar in ["io_uring", "verbs"] {
+        for registrar in REGISTRARS {
             let (base, huge) =
                 (self.cost(registrar, Pages::Base), self.cost(registrar, Pages::Huge));
             if let (Some(base), Some(huge)) = (base, huge) {
@@ -155,7 +210,7 @@ mod tests {
             row(Pages::Huge, "io_uring", cost(10.0, 2.0)),
             row(Pages::Gigantic, "io_uring", Outcome::unavailable("none")),
         ];
-        Report { size: 4096, rows, software: false, machine: Machine::this() }
+        Report { size: 4096, rows, software: false }
     }
 
     #[test]
@@ -167,6 +222,22 @@ mod tests {
              \"register_us\":10.0,\"release_us\":2.0,\"entries\":2,\"descriptor_bytes\":64,\
              \"cached_ns\":20.1},{\"pages\":\"1G\",\"registrar\":\"io_uring\",\"unavailable\":\"none\"}]}"
         );
+    }
+
+    #[test]
+    fn csv_has_the_same_cells_in_every_line() {
+        let csv = report().csv();
+        assert!(csv.lines().all(|line| line.split(',').count() == 9), "{csv}");
+        assert!(csv.ends_with("1G,io_uring,,,,,,,\"none\""), "{csv}");
+    }
+
+    #[test]
+    fn charts_have_a_bar_for_each_kind_that_was_measured() {
+        let charts = report().charts();
+        assert_eq!(charts[0].kinds, ["4K", "2M", "1G"]);
+        let [io_uring] = &charts[0].series[..] else { panic!("verbs has no rows") };
+        assert_eq!(io_uring.points[..2], [(0.0, 0.08), (1.0, 0.01)]);
+        assert!(io_uring.points[2].1.is_nan());
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub fn measure(
     let unavailable =
         |why: &dyn std::error::Error| Outcome::Unavailable { unavailable: exit::with_causes(why) };
     let pool = Bytes::new(options.blocks()?.bytes().get() * POOL);
-    let obtained = match obtain(pages, pool, options.reserve) {
+    let obtained = match obtain(pages, pool, options.buffer.reserve) {
         Ok(obtained) => obtained,
         Err(Unavailable::NotRestored(error)) => return Err(error.into()),
         Err(why) => {
@@ -258,6 +258,7 @@ impl Shown for Report {
             y: "scatter-gather entries".to_owned(),
             y_end: None,
             series: policies.iter().map(line).collect(),
+            ..Chart::default()
         };
         measured.map(chart).collect()
     }

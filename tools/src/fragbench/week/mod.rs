@@ -14,13 +14,12 @@ use bookend::pool::{Pool, PoolError};
 use bookend::units::{Blocks, Bytes};
 use clap::Args;
 
-use super::about::{Cost, Machine};
+use super::about::Cost;
 use super::memory;
-use super::plot::{self, PlotError, Target};
+use super::sink::{Sink, SinkError};
 use crate::cli::interrupt::{Interrupted, Interrupts};
-use crate::cli::{exit, output, parse_size};
+use crate::cli::{exit, parse_size};
 use backing::{Corrupt, Real};
-use report::Report;
 
 pub mod backing;
 pub mod compact;
@@ -73,15 +72,8 @@ pub struct Options {
     /// Which week: the same number gives the same trace
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Print one JSON object; machine and settings go to standard error
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Print comma-separated values, a line an hour; machine and settings go to standard error
-    #[arg(long)]
-    csv: bool,
-    /// Draw the week into a file
-    #[arg(long, value_name = "FILE.svg|png")]
-    plot: Option<Target>,
+    #[command(flatten)]
+    sink: Sink,
 }
 
 /// Why there is no report.
@@ -117,12 +109,9 @@ pub enum WeekFailure {
     /// A move lost bytes.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
-    /// No plot.
+    /// The report.
     #[error(transparent)]
-    Plot(#[from] PlotError),
-    /// Standard output.
-    #[error("cannot write the report")]
-    Output(#[source] io::Error),
+    Sink(#[from] SinkError),
     /// A signal came.
     #[error("interrupted; there is no report of part of a week")]
     Interrupted(u8),
@@ -159,8 +148,9 @@ pub fn run(options: &Options, interrupts: Interrupts) -> Result<(), WeekFailure>
         let pages = pages_of(real.pool());
         (play::real(&mut real, options.seed, interrupts)?, pages)
     };
-    let settings = Settings { capacity: capacity.bytes(), pages, seed: options.seed };
-    print(options, &report, &settings, Cost::of(begun.elapsed()))
+    let settings = format!("A week in {}, seed {}, on {pages}", capacity.bytes(), options.seed);
+    options.sink.write(&settings, &report, Cost::of(begun.elapsed()))?;
+    Ok(())
 }
 
 /// What pages a pool stands on.
@@ -169,34 +159,6 @@ fn pages_of(pool: &Pool) -> String {
     let shown: Vec<_> =
         rungs.iter().map(|r| format!("{} {} pages", r.pages, r.rung.name())).collect();
     format!("a pool of {}", shown.join(", "))
-}
-
-/// What the run was given.
-struct Settings {
-    capacity: Bytes,
-    pages: String,
-    seed: u64,
-}
-
-fn print(
-    options: &Options,
-    report: &Report,
-    settings: &Settings,
-    cost: Cost,
-) -> Result<(), WeekFailure> {
-    let Settings { capacity, pages, seed } = settings;
-    let about = format!("{}\nA week in {capacity}, seed {seed}, on {pages}", Machine::this());
-    if let Some(target) = &options.plot {
-        let heading = format!("A week in {capacity} (seed {seed})");
-        plot::draw(target, &heading, &report.charts())?;
-    }
-    let written = if options.json || options.csv {
-        exit::remark(&format_args!("{about}\n{cost}"));
-        if options.json { output::json(report) } else { output::line(report.csv()) }
-    } else {
-        output::line(format_args!("{about}\n\n{report}\n{cost}"))
-    };
-    written.map_err(WeekFailure::Output)
 }
 
 /// How large the table is.

@@ -13,6 +13,7 @@ use super::latency::Latencies;
 use super::policy::Policy;
 use super::sample::{Rate, Sample};
 use crate::fragbench::plot::{Chart, Series};
+use crate::fragbench::sink::{Shown, shown};
 
 /// The five days.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -128,8 +129,26 @@ impl Report {
         Self { policies, friday_over_monday }
     }
 
-    /// As comma-separated values, a line an hour.
-    pub fn csv(&self) -> String {
+    fn chart(
+        &self,
+        title: &str,
+        unit: &str,
+        y_end: Option<f64>,
+        mut value: impl FnMut(&Sample) -> f64,
+    ) -> Chart {
+        let series = self.policies.iter().map(|policy| Series {
+            name: policy.name.name().to_owned(),
+            points: policy.samples.iter().map(|s| (f64::from(s.hour), value(s))).collect(),
+        });
+        let series = series.collect();
+        let x = "hours since Monday began".to_owned();
+        Chart { title: title.to_owned(), x, y: unit.to_owned(), y_end, series, ..Chart::default() }
+    }
+}
+
+impl Shown for Report {
+    /// A line an hour.
+    fn csv(&self) -> String {
         let mut text =
             "policy,hour,free_bytes,free,largest_free_run,asked_64m,granted_64m,asked_1g,\
                         granted_1g,sg_entries_1g,moved_bytes,moved_for_probe,p50_us,p99_us,refused"
@@ -158,7 +177,7 @@ impl Report {
     }
 
     /// Hour by hour.
-    pub fn charts(&self) -> Vec<Chart> {
+    fn charts(&self) -> Vec<Chart> {
         const GIB: f64 = (1u64 << 30) as f64;
         let rate = |rate: Rate| rate.success().map_or(f64::NAN, |success| 100.0 * success);
         let mut total = 0.0;
@@ -184,27 +203,6 @@ impl Report {
             }),
         ]
     }
-
-    fn chart(
-        &self,
-        title: &str,
-        unit: &str,
-        y_end: Option<f64>,
-        mut value: impl FnMut(&Sample) -> f64,
-    ) -> Chart {
-        let series = self.policies.iter().map(|policy| Series {
-            name: policy.name.name().to_owned(),
-            points: policy.samples.iter().map(|s| (f64::from(s.hour), value(s))).collect(),
-        });
-        let series = series.collect();
-        let x = "hours since Monday began".to_owned();
-        Chart { title: title.to_owned(), x, y: unit.to_owned(), y_end, series }
-    }
-}
-
-/// A figure with so many decimals, or something else where there is none.
-fn shown(figure: Option<f64>, decimals: usize, missing: &str) -> String {
-    figure.map_or_else(|| missing.to_owned(), |figure| format!("{figure:.decimals$}"))
 }
 
 impl fmt::Display for Report {

@@ -11,13 +11,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bookend::units::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Progress;
 use super::tree::scan::Ahead;
 use super::{probe, sys};
-use crate::cli::format;
+use crate::cli::terminal;
+use words::Snapshot;
+
+mod words;
 
 /// How long a copy may take before a bar is worth looking at.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -35,23 +37,6 @@ pub enum Phase {
     Verifying,
     /// It is made durable.
     Syncing,
-}
-
-/// What is known of a copy at a moment.
-#[derive(Clone, PartialEq, Debug)]
-struct Snapshot {
-    phase: Phase,
-    /// Bytes copied of this run.
-    copied: u64,
-    /// Bytes to copy in this run, if every source has a length.
-    total: Option<u64>,
-    /// Bytes of this file that the device has, where that is asked for and known.
-    durable: Option<u64>,
-    /// Bytes a second, once there is something to measure.
-    rate: Option<f64>,
-    elapsed: Duration,
-    /// Of a tree: files done, files seen ahead, and whether those are all.
-    files: Option<(u64, u64, bool)>,
 }
 
 /// Shows progress while it lives.
@@ -73,6 +58,8 @@ struct View {
     finished: bool,
     show_bar: bool,
     bar: Option<ProgressBar>,
+    /// Columns of the terminal, and whether the whole is known: what the bar's looks depend on.
+    shape: Option<(usize, bool)>,
     started: Instant,
     phase: Phase,
     total: Option<u64>,
@@ -101,6 +88,7 @@ impl Monitor {
             finished: false,
             show_bar: !quiet && std::io::stderr().is_terminal(),
             bar: None,
+            shape: None,
             started: Instant::now(),
             phase: Phase::Copying,
             total,
@@ -166,7 +154,12 @@ impl Monitor {
 
     /// What a signal handler's thread needs to print the progress.
     pub fn printer(&self) -> Printer {
-        Printer { shared: Arc::clone(&self.shared) }
+        Printer { shared: Arc::clone(&self.shared), silent: false }
+    }
+
+    /// The same where another process tells.
+    pub fn silent_printer(&self) -> Printer {
+        Printer { silent: true, ..self.printer() }
     }
 }
 
@@ -190,14 +183,18 @@ impl Drop for Monitor {
 #[derive(Clone, Debug)]
 pub struct Printer {
     shared: Arc<Shared>,
+    silent: bool,
 }
 
 impl Printer {
     /// One line on standard error.
     pub fn print(&self) {
+        if self.silent {
+            return;
+        }
         let mut view = self.shared.view();
         let snapshot = view.snapshot(&self.shared.progress);
-        let text = format!("hugecp: {}: {}", view.name, describe(&snapshot));
+        let text = format!("hugecp: {}: {}", view.name, snapshot.words().join(", "));
         let write = || {
             let _ = writeln!(std::io::stderr(), "{text}"); // nobody may be listening
         };
@@ -241,15 +238,20 @@ impl View {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| new_bar(self.total));
+        let (columns, _) = terminal::size(&std::io::stderr()).unwrap_or(terminal::USUAL);
         if self.ahead.is_some() && bar.length() != snapshot.total {
             match snapshot.total {
                 Some(total) => bar.set_length(total),
                 None => bar.unset_length(),
             }
-            set_style(bar, snapshot.total.is_some());
+        }
+        let shape = (columns, snapshot.total.is_some());
+        if self.shape != Some(shape) {
+            self.shape = Some(shape);
+            set_style(bar, shape);
         }
         bar.set_position(snapshot.copied);
-        bar.set_message(describe(&snapshot));
+        bar.set_message(words::fitting(&snapshot.words(), columns.saturating_sub(taken(shape))));
         bar.tick();
     }
 
@@ -295,113 +297,41 @@ fn durable_bytes(target: &File, copied: u64) -> Option<u64> {
 }
 
 fn new_bar(total: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-    set_style(&bar, total.is_some());
-    bar
+    ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
 }
 
-fn set_style(bar: &ProgressBar, has_total: bool) {
-    // A short bar, so that the words fit 80 columns; what does not fit is cut off.
-    let template = if has_total { "[{bar:10}] {wide_msg}" } else { "{spinner} {wide_msg}" };
-    if let Ok(style) = ProgressStyle::with_template(template) {
+/// Columns of the bar itself: none where the words need all there is.
+fn bar_columns(columns: usize) -> usize {
+    match columns {
+        ..60 => 0,
+        60..120 => 10,
+        _ => 30,
+    }
+}
+
+/// Columns that are not left for the words, on a terminal of so many and with a whole or without.
+fn taken((columns, has_total): (usize, bool)) -> usize {
+    match (bar_columns(columns), has_total) {
+        (_, false) => 2,
+        (0, true) => 0,
+        (bar, true) => bar + 3,
+    }
+}
+
+fn set_style(bar: &ProgressBar, (columns, has_total): (usize, bool)) {
+    let template = match (bar_columns(columns), has_total) {
+        (_, false) => "{spinner} {wide_msg}".to_owned(),
+        (0, true) => "{wide_msg}".to_owned(),
+        (bar, true) => format!("[{{bar:{bar}}}] {{wide_msg}}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("=> "));
-    }
-}
-
-/// `3.2 GiB of 6 GiB (53%), 1.5 GiB/s, 1.9 s left, 1.1 GiB on disk`.
-fn describe(now: &Snapshot) -> String {
-    let verb = match now.phase {
-        Phase::Copying => "",
-        Phase::Verifying => "verifying ",
-        Phase::Syncing => "syncing ",
-    };
-    let mut text = match now.total {
-        Some(total) if total > 0 => {
-            let percent = u128::from(now.copied) * 100 / u128::from(total);
-            format!("{verb}{} of {} ({percent}%)", Bytes::new(now.copied), Bytes::new(total))
-        }
-        _ => format!("{verb}{}", Bytes::new(now.copied)),
-    };
-    if let Some((done, seen, all)) = now.files {
-        let of = match (seen, all) {
-            (0, false) => String::new(), // nobody looks ahead
-            (_, true) => format!(" of {seen}"),
-            (_, false) => format!(" of so far {seen}"),
-        };
-        text = format!("{done}{of} files, {text}");
-    }
-    if now.phase == Phase::Syncing {
-        text.push_str(&format!(", {} so far", format::duration(now.elapsed)));
-    } else if let Some(rate) = now.rate.filter(|rate| *rate >= 1.0) {
-        text.push_str(&format!(", {}/s", Bytes::new(rate as u64)));
-        if let Some(total) = now.total {
-            text.push_str(&format!(", {} left", clock((total - now.copied) as f64 / rate)));
-        }
-    }
-    if let Some(durable) = now.durable.filter(|_| now.phase != Phase::Verifying) {
-        text.push_str(&format!(", {} on disk", Bytes::new(durable)));
-    }
-    text
-}
-
-/// Whole seconds below a minute: tenths would flicker.
-fn clock(seconds: f64) -> String {
-    if seconds < 60.0 {
-        format!("{} s", seconds.ceil() as u64)
-    } else {
-        // A rate near zero must not overflow a Duration.
-        format::duration(Duration::from_secs(seconds.min(1e9) as u64))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn snapshot() -> Snapshot {
-        Snapshot {
-            phase: Phase::Copying,
-            copied: 3 << 30,
-            total: Some(6 << 30),
-            durable: None,
-            rate: Some(1.5 * (1u64 << 30) as f64),
-            elapsed: Duration::from_secs(2),
-            files: None,
-        }
-    }
-
-    #[test]
-    fn a_tree_has_its_files_too() {
-        let tree = |files| describe(&Snapshot { files: Some(files), ..snapshot() });
-        assert!(tree((3, 8, true)).starts_with("3 of 8 files, 3 GiB of 6 GiB (50%)"));
-        assert!(tree((3, 8, false)).starts_with("3 of so far 8 files, 3 GiB"));
-        assert!(tree((3, 0, false)).starts_with("3 files, 3 GiB"));
-    }
-
-    #[test]
-    fn a_line_has_bytes_rate_and_time_left() {
-        assert_eq!(describe(&snapshot()), "3 GiB of 6 GiB (50%), 1.5 GiB/s, 2 s left");
-        let durable = Snapshot { durable: Some(1 << 30), ..snapshot() };
-        assert!(describe(&durable).ends_with("1 GiB on disk"), "{}", describe(&durable));
-        let unknown = Snapshot { total: None, ..snapshot() };
-        assert_eq!(describe(&unknown), "3 GiB, 1.5 GiB/s");
-        let syncing = Snapshot { phase: Phase::Syncing, ..durable };
-        assert_eq!(
-            describe(&syncing),
-            "syncing 3 GiB of 6 GiB (50%), 2.00 s so far, 1 GiB on disk"
-        );
-        let verifying = Snapshot { phase: Phase::Verifying, ..syncing };
-        assert_eq!(describe(&verifying), "verifying 3 GiB of 6 GiB (50%), 1.5 GiB/s, 2 s left");
-    }
-
-    #[test]
-    fn odd_moments_do_not_divide_by_zero() {
-        let stalled = Snapshot { rate: Some(0.0), ..snapshot() };
-        assert_eq!(describe(&stalled), "3 GiB of 6 GiB (50%)");
-        let empty = Snapshot { copied: 0, total: Some(0), rate: None, ..snapshot() };
-        assert_eq!(describe(&empty), "0 B");
-        assert_eq!(clock(f64::INFINITY), format::duration(Duration::from_secs(1_000_000_000)));
-    }
 
     #[test]
     fn the_rate_is_that_of_the_last_moments() {

@@ -1,0 +1,235 @@
+//! `mpirun -np 4 hugecp`: four processes make one copy. Needs Open MPI, and a hugecp with the feature `mpi`, which
+//! tests/run builds and names in BOOKEND_MPI_HUGECP.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::trees::{assert_same, everything, touch};
+use common::{Dir, Ran, bytes};
+
+const RANKS: usize = 4;
+
+/// The hugecp to test, or nothing, with the reason said.
+fn built() -> Option<PathBuf> {
+    let Some(path) = std::env::var_os("BOOKEND_MPI_HUGECP").map(PathBuf::from) else {
+        println!("skipped: mpirun: BOOKEND_MPI_HUGECP names no hugecp with the feature mpi");
+        return None;
+    };
+    let mpirun = Command::new("mpirun").arg("--version").output();
+    if !mpirun.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("Open MPI")) {
+        println!("skipped: mpirun: Open MPI is not installed");
+        return None;
+    }
+    Some(path)
+}
+
+fn mpirun(dir: &Dir, hugecp: &Path, line: &str) -> Command {
+    let ranks = RANKS.to_string();
+    let mut command =
+        dir.command("mpirun", ["-np", &ranks, "--oversubscribe", "--allow-run-as-root"]);
+    command.arg(hugecp).args(line.split_whitespace());
+    command
+}
+
+fn run(dir: &Dir, hugecp: &Path, line: &str) -> Ran {
+    Ran(mpirun(dir, hugecp, line).output().unwrap())
+}
+
+/// Runs it where it must succeed, and gives what it printed; the launcher may have remarks of its own.
+#[track_caller]
+fn well(dir: &Dir, hugecp: &Path, line: &str) -> String {
+    let ran = run(dir, hugecp, line);
+    let err = ran.err();
+    assert_eq!(ran.status(), 0, "{err}");
+    assert!(!err.contains("hugecp:"), "{err}");
+    ran.out()
+}
+
+/// A tree of everything, 200 small files and a big one with a hole.
+fn tree(dir: &Dir, top: &str) {
+    everything(dir, top);
+    for number in 0..200 {
+        dir.file(&format!("{top}/d/n{number}"), number.to_string());
+    }
+    let big = fs::File::create(dir.join(top).join("bigger")).unwrap();
+    for at in [0_u64, 70 << 20, 130 << 20] {
+        big.write_all_at(&bytes((10 << 20) + 7), at).unwrap();
+    }
+    touch(&dir.join(top).join("bigger"));
+    touch(&dir.join(top).join("d"));
+    touch(&dir.join(top));
+}
+
+fn hidden(dir: &Dir, top: &str) -> Vec<String> {
+    let found = dir.command("find", [top, "-name", "*.hugecp-*"]).output().unwrap();
+    Ran(found).ok().out().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_tree_and_a_big_file_are_copied_by_all_ranks_together() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    tree(&dir, "a");
+    let out = well(&dir, &hugecp, "-a --json --reflink=never a b");
+    assert_same(&dir, "a", "b");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let ranks = report["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), RANKS);
+    for rank in ranks {
+        assert!(rank["files"].as_u64().unwrap() > 20 && rank["parts"] == 1, "{report}");
+    }
+    assert_eq!(report["files"], 200 + 6, "each file once; further names are links");
+    assert_eq!(report["parts"], RANKS);
+    let (a, b) = (dir.join("a/bigger"), dir.join("b/bigger"));
+    assert!(
+        b.metadata().unwrap().blocks() <= a.metadata().unwrap().blocks() + 64,
+        "the holes stay"
+    );
+    // Over what is there, read back from the device, and durable.
+    well(&dir, &hugecp, "-aT --verify --fsync a b");
+    assert_same(&dir, "a", "b");
+    assert_eq!(hidden(&dir, "b"), [] as [&str; 0]);
+    // Into a directory that is there, with what is no part of the source removed.
+    dir.file("b/d/extra", "x");
+    well(&dir, &hugecp, "-aT --delete --checksum a b");
+    assert_same(&dir, "a", "b");
+    fs::create_dir(dir.join("into")).unwrap();
+    well(&dir, &hugecp, "-a a into");
+    assert_same(&dir, "a", "into/a");
+}
+
+#[test]
+fn one_big_file_is_divided() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    dir.file("a", bytes((200 << 20) + 12_345));
+    for (target, options) in
+        [("b", ""), ("c", "--engine direct"), ("d", "--verify -p"), ("e", "--sparse never")]
+    {
+        let out = well(&dir, &hugecp, &format!("--json --reflink=never {options} a {target}"));
+        assert!(dir.read("a") == dir.read(target), "{options}");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let parts: Vec<_> =
+            report["ranks"].as_array().unwrap().iter().map(|rank| &rank["bytes"]).collect();
+        let all: u64 = parts.iter().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(all, (200 << 20) + 12_345, "{report}");
+        assert!(parts.iter().all(|bytes| bytes.as_u64().unwrap() > 40 << 20), "{report}");
+    }
+    assert_eq!(dir.names(), ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
+fn what_fails_in_one_rank_is_listed_at_the_first_and_is_the_status_of_all() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    tree(&dir, "a");
+    // Directories where files are to be: most of them belong to other ranks than the first.
+    for number in 0..8 {
+        fs::create_dir_all(dir.join(format!("b/d/n{number}"))).unwrap();
+    }
+    fs::create_dir_all(dir.join("b/bigger")).unwrap();
+    let ran = run(&dir, &hugecp, "-aT a b");
+    let err = ran.err();
+    assert_eq!(ran.status(), 1, "{err}");
+    let list = err.split("could not be copied as asked").nth(1).expect(&err);
+    for number in 0..8 {
+        assert!(list.contains(&format!("'b/d/n{number}' is a directory")), "{err}");
+    }
+    assert!(list.contains("'b/bigger' is a directory"), "{err}");
+    assert!((1..RANKS).any(|rank| list.contains(&format!("rank {rank}: "))), "{err}");
+    // The rest is there.
+    assert_eq!(dir.read("b/d/n100"), b"100");
+    assert_eq!(hidden(&dir, "b"), [] as [&str; 0]);
+    // Where nothing can be copied, and where it makes no sense.
+    run(&dir, &hugecp, "-a a /nowhere/b").fails(1, &["/nowhere"]);
+    run(&dir, &hugecp, "-a nowhere b").fails(1, &["nowhere"]);
+    run(&dir, &hugecp, "--resume a/big c").fails(2, &["--resume is for one process"]);
+}
+
+#[test]
+fn a_rank_that_is_killed_leaves_no_part_under_a_final_name() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    fs::create_dir(dir.join("a")).unwrap();
+    for file in 0..400 {
+        dir.file(&format!("a/{file}"), bytes(200_000));
+    }
+    dir.file("a/bigger", bytes(100 << 20));
+    for killed in [0, 2] {
+        let target = format!("b{killed}");
+        let mut child = mpirun(&dir, &hugecp, &format!("-aT --bwlimit 20M a {target}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        let rank = loop {
+            let there = fs::read_dir(dir.join(&target)).map_or(0, Iterator::count);
+            match rank_of(&dir, killed) {
+                Some(rank) if there > 20 => break rank,
+                _ => std::thread::sleep(Duration::from_millis(5)),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not begin");
+        };
+        let pid = nix::unistd::Pid::from_raw(rank);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let ended = Instant::now();
+        assert!(!child.wait().unwrap().success());
+        assert!(ended.elapsed() < Duration::from_secs(30), "it ends in bounded time");
+        let mut found = 0;
+        for entry in fs::read_dir(dir.join(&target)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !name.contains(".hugecp-") {
+                let (a, b) =
+                    (dir.read(&format!("a/{name}")), dir.read(&format!("{target}/{name}")));
+                assert!(a == b, "{name} is no whole copy");
+                found += 1;
+            }
+        }
+        assert!(found < 401, "it was too late");
+        // What is there already is no hindrance to the next run.
+        well(&dir, &hugecp, &format!("-aT --checksum a {target}"));
+        dir.command("find", [&target, "-name", "*.hugecp-*", "-delete"]).status().unwrap();
+        touch(&dir.join("a"));
+        touch(&dir.join(&target));
+        assert_same(&dir, "a", &target);
+    }
+}
+
+/// The process of that rank which runs in this directory.
+fn rank_of(dir: &Dir, rank: usize) -> Option<i32> {
+    let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        let pid = path.file_name()?.to_str()?.parse().ok()?;
+        let here = fs::read_link(path.join("cwd")).ok()? == dir.path();
+        let environment = fs::read(path.join("environ")).ok()?;
+        let is_it = environment.split(|&byte| byte == 0).any(|one| one == wanted.as_bytes());
+        (here && is_it).then_some(pid)
+    })
+}
+
+#[test]
+fn without_the_feature_several_processes_are_refused() {
+    let dir = Dir::new();
+    dir.file("a", "x");
+    let with = |variable: &str, line: &str| {
+        let mut command = dir.hugecp(line.split_whitespace());
+        Ran(command.env(variable, "4").env("OMPI_COMM_WORLD_RANK", "1").output().unwrap())
+    };
+    if !cfg!(feature = "mpi") {
+        for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"] {
+            with(variable, "a b").fails(2, &["one of 4 processes", "--features mpi", "--shard"]);
+            assert_eq!(dir.names(), ["a"]);
+        }
+    }
+    // A shard is a process's own part, whoever started it.
+    fs::create_dir(dir.join("d")).unwrap();
+    with("OMPI_COMM_WORLD_SIZE", "-aT --shard 1/1 d e").ok();
+    assert_eq!(dir.names(), ["a", "d", "e"]);
+}
