@@ -20,13 +20,15 @@ use super::out::Out;
 use super::progress::Monitor;
 use super::quote::quote;
 use super::report::{self, FileReport, Outcome};
-use super::request::{Destination, Endpoint, Request, Settings};
+use super::request::{Destination, Endpoint, Request, Settings, UsageError};
 use super::resolve::{self, Task};
 use super::run_check;
 use super::run_trees;
 use super::signals::{Signals, Stopped};
 use super::source::device_len;
 use crate::cli::exit;
+use crate::remote::request::Wanted;
+use crate::remote::{client, host};
 
 /// Name in messages.
 pub(super) const TOOL: &str = "hugecp";
@@ -43,6 +45,17 @@ pub fn run(options: Options) -> ExitCode {
             Err(error) => exit::fail(TOOL, &error, exit::FAILURE),
         };
     }
+    if options.remote.serve.is_some() {
+        return host::serve(&options.remote);
+    }
+    if options.remote.remote_side {
+        return host::remote_side(&options.remote);
+    }
+    match Wanted::new(&options) {
+        Ok(Some(wanted)) => return client::copy(&wanted),
+        Ok(None) => {}
+        Err(error) => return misused(error),
+    }
     if options.check {
         return run_check::check(&options);
     }
@@ -53,12 +66,15 @@ pub fn run(options: Options) -> ExitCode {
             Some(wishes) => run_trees::copy(&request, wishes),
             None => copy_all(&request),
         },
-        Err(error) => {
-            let error = options::command().error(ErrorKind::ValueValidation, error);
-            let _ = error.print(); // nobody may be listening
-            ExitCode::from(exit::USAGE)
-        }
+        Err(error) => misused(error),
     }
+}
+
+/// The command line makes no sense.
+fn misused(error: UsageError) -> ExitCode {
+    let error = options::command().error(ErrorKind::ValueValidation, error);
+    let _ = error.print(); // nobody may be listening
+    ExitCode::from(exit::USAGE)
 }
 
 /// Says which ways there are from each source to the target.

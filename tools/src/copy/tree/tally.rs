@@ -26,6 +26,8 @@ pub struct Tally {
     pub deleted: Count,
     /// Big files, each by an engine.
     pub by_engine: Count,
+    /// Bytes that an earlier run had brought.
+    pub resumed: Count,
     failures: Mutex<Vec<String>>,
 }
 
@@ -64,8 +66,15 @@ pub struct Totals {
     pub left: u64,
     /// Names removed from the target.
     pub deleted: u64,
+    /// Of the bytes, those that an earlier run had brought, where that is known.
+    #[serde(skip_serializing_if = "is_none")]
+    pub resumed: u64,
     /// What could not be copied, and why.
     pub failures: Vec<String>,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Tally {
@@ -90,6 +99,7 @@ impl Tally {
             specials: self.specials.get(),
             left: self.left.get(),
             deleted: self.deleted.get(),
+            resumed: self.resumed.get(),
             failures: self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
         }
     }
