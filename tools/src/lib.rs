@@ -10,3 +10,4 @@ pub mod cli;
 pub mod copy;
 pub mod fragbench;
 pub mod hugectl;
+pub mod remote;

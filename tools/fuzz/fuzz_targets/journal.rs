@@ -45,11 +45,11 @@ fn journal_of(mut input: &[u8]) -> Vec<u8> {
         input = rest;
         Some(taken.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     };
-    let mut fields = [0; 7];
-    for field in &mut fields {
-        *field = number(4).unwrap_or_default();
+    let mut fields = [0; 56];
+    for field in fields.chunks_exact_mut(8) {
+        field.copy_from_slice(&number(4).unwrap_or_default().to_le_bytes());
     }
-    let identity = Identity::of_numbers(fields);
+    let identity = Identity::from_bytes(&fields);
     let mut bytes = identity.header();
     while let Some(part) = number(1) {
         match part {

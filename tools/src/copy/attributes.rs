@@ -69,7 +69,7 @@ pub fn umask() -> u32 {
 /// Makes `file` what `old` at `path` was, but for its data and times. Returns what was lost.
 pub fn take_over(file: &File, path: &Path, old: &Metadata) -> Vec<String> {
     let mut lost = Vec::new();
-    let owner_kept = give_to(file, old, &mut lost, Strictness::Complain);
+    let owner_kept = give_to(file, old.uid(), old.gid(), &mut lost, Strictness::Complain);
     let names = xattr::list(path).map(Iterator::collect).unwrap_or_default();
     // Writing takes a file's capabilities away, so a file that replaces it has none either.
     let names = names_to_copy(names, |name| name != OsStr::new("security.capability"));
@@ -79,21 +79,63 @@ pub fn take_over(file: &File, path: &Path, old: &Metadata) -> Vec<String> {
     lost
 }
 
+/// Mode, owner and times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Basics {
+    /// Permissions, as `chmod(2)` takes them.
+    pub mode: u32,
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// When it was read.
+    pub accessed: TimeSpec,
+    /// When it was written.
+    pub modified: TimeSpec,
+}
+
+impl Basics {
+    /// Of what `metadata` is about.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            accessed: TimeSpec::new(metadata.atime(), metadata.atime_nsec()),
+            modified: TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// The extended attributes of `file` that `-p` carries over: labels and what only the system's own
+/// tools may set are not asked for.
+pub fn names_to_preserve(file: &File) -> Vec<OsString> {
+    names_to_copy(file.list_xattr().map(Iterator::collect).unwrap_or_default(), |_| true)
+}
+
 /// Makes `file` what `source` is: `-p`. Returns what was lost.
 pub fn preserve(file: &File, source: &File, metadata: &Metadata) -> Vec<String> {
+    let names = names_to_preserve(source);
+    preserve_as(file, &Basics::of(metadata), names, |name| source.get_xattr(name))
+}
+
+/// Gives `file` what `basics` say, and the extended attributes `names` as far as `-p` carries them over.
+/// Returns what was lost.
+pub fn preserve_as(
+    file: &File,
+    basics: &Basics,
+    names: Vec<OsString>,
+    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+) -> Vec<String> {
     let mut lost = Vec::new();
-    let owner_kept = give_to(file, metadata, &mut lost, Strictness::Forgive);
-    let names = source.list_xattr().map(Iterator::collect).unwrap_or_default();
-    // Labels and what only the system's own tools may set are not asked for by -p.
-    let names = names_to_copy(names, |_| true);
-    copy_xattrs(file, &names, |name| source.get_xattr(name), &mut lost);
-    let mut mode = metadata.mode() & 0o7777;
+    let owner_kept = give_to(file, basics.uid, basics.gid, &mut lost, Strictness::Forgive);
+    copy_xattrs(file, &names_to_copy(names, |_| true), get, &mut lost);
+    let mut mode = basics.mode & 0o7777;
     if !owner_kept {
         mode &= 0o1777; // set-user-ID for somebody else would be a present
     }
     set_mode(file, mode, &mut lost);
-    let (accessed, modified) = times(metadata);
-    if let Err(error) = futimens(file, &accessed, &modified) {
+    if let Err(error) = futimens(file, &basics.accessed, &basics.modified) {
         lost.push(error::lost("its times", error));
     }
     lost
@@ -116,8 +158,8 @@ enum Strictness {
     Forgive,
 }
 
-/// Gives `file` the owner and group of `like`; says whether it has both now.
-fn give_to(file: &File, like: &Metadata, lost: &mut Vec<String>, how: Strictness) -> bool {
+/// Gives `file` this owner and group; says whether it has both now.
+fn give_to(file: &File, uid: u32, gid: u32, lost: &mut Vec<String>, how: Strictness) -> bool {
     let now = match file.metadata() {
         Ok(now) => now,
         Err(error) => {
@@ -125,21 +167,18 @@ fn give_to(file: &File, like: &Metadata, lost: &mut Vec<String>, how: Strictness
             return false;
         }
     };
-    if (now.uid(), now.gid()) == (like.uid(), like.gid()) {
+    if (now.uid(), now.gid()) == (uid, gid) {
         return true;
     }
-    let (uid, gid) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
-    match fchown(file, Some(uid), Some(gid)) {
+    match fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
         Ok(()) => true,
         Err(error) => {
             // The group alone may be allowed.
-            let group = fchown(file, None, Some(gid)).is_ok();
-            let mine = group && now.uid() == like.uid();
+            let group = fchown(file, None, Some(Gid::from_raw(gid))).is_ok();
+            let mine = group && now.uid() == uid;
             if !mine && (how == Strictness::Complain || error != Errno::EPERM) {
                 lost.push(format!(
-                    "its owner {}:{} ({}; --in-place keeps it)",
-                    like.uid(),
-                    like.gid(),
+                    "its owner {uid}:{gid} ({}; --in-place keeps it)",
                     said(&error.into())
                 ));
             }

@@ -213,8 +213,12 @@ impl Sums {
     /// Hashes `bytes`, which stand at `offset`, and keeps the result. Each byte of data is recorded
     /// once; pieces do not overlap.
     pub fn record(&self, offset: u64, bytes: &[u8]) {
-        let piece =
-            PieceSum { range: offset..offset + bytes.len() as u64, hash: blake3::hash(bytes) };
+        let range = offset..offset + bytes.len() as u64;
+        self.keep(PieceSum { range, hash: blake3::hash(bytes) });
+    }
+
+    /// As [`record`](Self::record), where the checksum is known.
+    pub fn keep(&self, piece: PieceSum) {
         if let Some(log) = &self.log {
             log.note(&piece);
         }

@@ -186,6 +186,14 @@ pub enum FileError {
         /// What to do, with its punctuation; empty if nothing comes to mind.
         advice: String,
     },
+    /// The other machine said so.
+    #[error("{host}: {text}")]
+    Remote {
+        /// Which.
+        host: String,
+        /// What it said.
+        text: String,
+    },
     /// The data is there, but not everything about it.
     #[error("{} was copied, but not {}", quote(path), what.join(", nor "))]
     Attributes {

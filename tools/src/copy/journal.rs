@@ -46,10 +46,27 @@ impl Identity {
         ])
     }
 
-    /// Of a source that there need not be.
-    #[cfg(fuzzing)]
-    pub fn of_numbers(numbers: [u64; FIELDS]) -> Self {
-        Self(numbers)
+    /// As it is told to another machine.
+    pub fn to_bytes(self) -> [u8; 8 * FIELDS] {
+        let mut bytes = [0; 8 * FIELDS];
+        for (place, field) in bytes.chunks_exact_mut(8).zip(self.0) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// As another machine told it.
+    pub fn from_bytes(bytes: &[u8; 8 * FIELDS]) -> Self {
+        let mut fields = [0; FIELDS];
+        for (field, bytes) in fields.iter_mut().zip(bytes.chunks_exact(8)) {
+            *field = number(bytes);
+        }
+        Self(fields)
+    }
+
+    /// Of something that is read as a file of `len` bytes.
+    pub fn set_len(&mut self, len: u64) {
+        self.0[2] = len;
     }
 
     /// Length of the file in bytes.
@@ -102,11 +119,7 @@ pub struct Journal {
 /// what a crash left of another.
 pub fn parse(bytes: &[u8]) -> Option<Journal> {
     let header = bytes.get(..HEADER_BYTES)?;
-    let mut fields = [0; FIELDS];
-    for (field, bytes) in fields.iter_mut().zip(header[MAGIC.len()..].chunks_exact(8)) {
-        *field = number(bytes);
-    }
-    let identity = Identity(fields);
+    let identity = Identity::from_bytes(header[MAGIC.len()..].first_chunk()?);
     if header != identity.header() {
         return None;
     }

@@ -27,15 +27,19 @@ use crate::cli::parse_size;
     override_usage = "hugecp [OPTIONS] SRC DST\n       hugecp [OPTIONS] SRC... DIR\n       \
                       hugecp [OPTIONS] -t DIR SRC...\n       \
                       hugecp --check [OPTIONS] SRC DST\n       \
-                      hugecp --check --manifest FILE",
+                      hugecp --check --manifest FILE\n       \
+                      hugecp [OPTIONS] SRC... HOST:PATH\n       \
+                      hugecp [OPTIONS] HOST:PATH... DST\n       \
+                      hugecp --serve ADDRESS --key-file FILE --root DIR",
     after_long_help = NOTES
 )]
 pub struct Options {
     /// What to copy, and last where to (unless -t says it)
     ///
     /// Regular files, block devices, and pipes. "-" is standard input, and as the last one
-    /// standard output; a file of that name is written "./-".
-    #[arg(value_name = "SRC", required_unless_present_any = ["generate", "check"], value_hint = ValueHint::FilePath)]
+    /// standard output; a file of that name is written "./-". HOST:PATH, with the colon before any slash,
+    /// is on another machine.
+    #[arg(value_name = "SRC", required_unless_present_any = ["generate", "check", "serve", "remote_side"], value_hint = ValueHint::FilePath)]
     pub paths: Vec<PathBuf>,
 
     /// Copy every SRC into DIR
@@ -164,6 +168,10 @@ pub struct Options {
     /// What is said about trees.
     #[command(flatten)]
     pub trees: super::tree_options::TreeOptions,
+
+    /// What is said about other machines.
+    #[command(flatten)]
+    pub remote: crate::remote::options::RemoteOptions,
 }
 
 const NOTES: &str = "\
@@ -193,7 +201,15 @@ again with --resume or --checksum.
 Several machines with one file system: a build with the feature mpi divides the work under mpirun or \
 srun: mpirun -np 8 hugecp -a SRC DST. Each process copies its share of the files and its range of each \
 file of 64 MiB or more, under names that are temporary until all is there; the first tells of all, \
-and its exit status is that of all. Without MPI, --shard I/N divides a tree.";
+and its exit status is that of all. Without MPI, --shard I/N divides a tree.
+
+Between machines: HOST is reached by ssh, which starts hugecp there, and the data goes over TCP connections \
+of its own, authenticated and encrypted. With --key-file, HOST is a hugecp --serve, which is reached without \
+ssh. Every piece has a checksum (BLAKE3) from where it was read, which is compared before it is written. \
+What was cut off, by a lost connection or a full disk, is gone on with when the same command is started \
+again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal. Links in the target are never \
+followed. Not between machines: --in-place, --engine, --checksum, --manifest, --check, --delete, --shard, \
+--parents, --files-from, and standard input and output.";
 
 /// `--engine`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

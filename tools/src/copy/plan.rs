@@ -344,16 +344,16 @@ mod tests {
     fn a_drive_is_asked_before_the_bytes_come_here() {
         let device = SideFacts { kind: Kind::BlockDevice, file_system: None };
         let both = facts(device, device);
-        assert_eq!(order(&both, &WISHES), [DeviceCopy, Direct, Buffered]);
+        assert_eq!(order(&both, &Wishes::NONE), [DeviceCopy, Direct, Buffered]);
         let small = Facts { data_bytes: 4096, ..both };
-        assert_eq!(order(&small, &WISHES), [DeviceCopy, Buffered, Direct]);
-        let ran = plan(&both, &WISHES).passed_over(0).next().unwrap();
+        assert_eq!(order(&small, &Wishes::NONE), [DeviceCopy, Buffered, Direct]);
+        let ran = plan(&both, &Wishes::NONE).passed_over(0).next().unwrap();
         assert!(ran.why.contains("by itself"), "{ran:?}");
-        let verify = Wishes { verify: true, ..WISHES };
+        let verify = Wishes { verify: true, ..Wishes::NONE };
         assert_eq!(order(&both, &verify), [Direct, Buffered]);
-        let apart = Wishes { reflink: false, ..WISHES };
+        let apart = Wishes { reflink: false, ..Wishes::NONE };
         assert_eq!(order(&both, &apart), [Direct, Buffered]);
-        let file = plan(&facts(device, on(EXT4)), &WISHES);
+        let file = plan(&facts(device, on(EXT4)), &Wishes::NONE);
         assert_eq!(why(&file, DeviceCopy), "only block devices are copied by their drive");
     }
 

@@ -144,6 +144,12 @@ pub enum UsageError {
     /// An option that a pipe cannot have.
     #[error("{0} is not possible where the target is standard output")]
     NotOnStandardOutput(&'static str),
+    /// Other machines in the wrong places.
+    #[error("{0}: {1}")]
+    Remote(&'static str, &'static str),
+    /// An option that is for this machine alone.
+    #[error("{0} is not possible between machines: run hugecp where the files are")]
+    NotBetweenMachines(&'static str),
     /// Buffers below one request.
     #[error("--buffer-memory {memory} is less than one request of --block-size {block}")]
     NoRoomForARequest {

@@ -23,13 +23,15 @@ use super::out::Out;
 use super::progress::Monitor;
 use super::quote::quote;
 use super::report::{self, FileReport, Outcome};
-use super::request::{Destination, Endpoint, Request, Settings};
+use super::request::{Destination, Endpoint, Request, Settings, UsageError};
 use super::resolve::{self, Task};
 use super::run_check;
 use super::run_trees;
 use super::signals::{Signals, Stopped};
 use super::source::device_len;
 use crate::cli::exit;
+use crate::remote::request::Wanted;
+use crate::remote::{client, host};
 
 /// Name in messages.
 pub(super) const TOOL: &str = "hugecp";
@@ -46,6 +48,17 @@ pub fn run(options: Options) -> ExitCode {
             Err(error) => exit::fail(TOOL, &error, exit::FAILURE),
         };
     }
+    if options.remote.serve.is_some() {
+        return host::serve(&options.remote);
+    }
+    if options.remote.remote_side {
+        return host::remote_side(&options.remote);
+    }
+    match Wanted::new(&options) {
+        Ok(Some(wanted)) => return client::copy(&wanted),
+        Ok(None) => {}
+        Err(error) => return misused(error),
+    }
     if options.check {
         return run_check::check(&options);
     }
@@ -53,11 +66,7 @@ pub fn run(options: Options) -> ExitCode {
     match Request::new(options) {
         Ok(request) if asks_capabilities => tell_capabilities(&request),
         Ok(request) => copy(request),
-        Err(error) => {
-            let error = options::command().error(ErrorKind::ValueValidation, error);
-            let _ = error.print(); // nobody may be listening
-            ExitCode::from(exit::USAGE)
-        }
+        Err(error) => misused(error),
     }
 }
 
@@ -103,6 +112,13 @@ fn copy_together(_request: Request, count: u64, variable: &str) -> ExitCode {
          --shard I/{count}"
     );
     exit::complain(TOOL, &message);
+    ExitCode::from(exit::USAGE)
+}
+
+/// The command line makes no sense.
+fn misused(error: UsageError) -> ExitCode {
+    let error = options::command().error(ErrorKind::ValueValidation, error);
+    let _ = error.print(); // nobody may be listening
     ExitCode::from(exit::USAGE)
 }
 

@@ -31,6 +31,20 @@ const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Copies what `request` names.
 pub fn copy(request: &Request, wishes: &Wishes) -> ExitCode {
+    run(
+        request,
+        |monitor| look_ahead(request, Some(wishes), monitor),
+        |progress, voice| tree::copy(request, wishes, progress, voice),
+    )
+}
+
+/// Does `body`, which copies, with everything around it: signals, progress, and what is told. `begin` starts
+/// to count ahead.
+pub(crate) fn run<E: std::fmt::Display>(
+    request: &Request,
+    begin: impl FnOnce(&Monitor) -> Arc<Ahead>,
+    body: impl FnOnce(Arc<Progress>, &Voice<'_>) -> Result<Totals, E>,
+) -> ExitCode {
     let fail = |error: &dyn std::error::Error| exit::fail(TOOL, error, exit::FAILURE);
     let started = Instant::now();
     let signals = match Signals::hold() {
@@ -46,15 +60,17 @@ pub fn copy(request: &Request, wishes: &Wishes) -> ExitCode {
         Ok(stopped) => stopped,
         Err(error) => return fail(&error),
     };
-    let ahead = look_ahead(request, wishes, &monitor);
+    let ahead = begin(&monitor);
     let voice = Voice::new(request, &monitor);
-    let copied = tree::copy(request, wishes, progress, &voice);
+    let copied = body(progress, &voice);
     ahead.stop();
     let totals = match copied {
         Ok(totals) => totals,
         Err(error) => {
-            monitor.suspended(|| exit::complain(TOOL, &error));
-            return ExitCode::from(exit::FAILURE);
+            if stopped.status().is_none() {
+                monitor.suspended(|| exit::complain(TOOL, &error));
+            }
+            return ExitCode::from(stopped.status().unwrap_or(exit::FAILURE));
         }
     };
     voice.conclude(request, &totals, started.elapsed(), &[]);
@@ -67,12 +83,19 @@ pub fn copy(request: &Request, wishes: &Wishes) -> ExitCode {
 }
 
 /// Counts the operands' files beside the copy, once that takes long enough to be watched.
-pub(super) fn look_ahead(request: &Request, wishes: &Wishes, monitor: &Monitor) -> Arc<Ahead> {
+/// What is on another machine (no `wishes`) is not counted.
+pub(crate) fn look_ahead(
+    request: &Request,
+    wishes: Option<&Wishes>,
+    monitor: &Monitor,
+) -> Arc<Ahead> {
     let ahead = Arc::new(Ahead::default());
     let operands: Vec<PathBuf> = request.sources.iter().map(|source| source.name()).collect();
     let name = operands.first().map(quote).unwrap_or_default();
     monitor.begin_tree(name, Arc::clone(&ahead));
-    if monitor.shows_bar() && wishes.files_from.is_none() {
+    if let Some(wishes) = wishes.filter(|wishes| wishes.files_from.is_none())
+        && monitor.shows_bar()
+    {
         let (theirs, wishes) = (Arc::clone(&ahead), wishes.clone());
         let started = std::thread::Builder::new().name("ahead".to_owned()).spawn(move || {
             std::thread::sleep(PATIENCE);
@@ -84,7 +107,7 @@ pub(super) fn look_ahead(request: &Request, wishes: &Wishes, monitor: &Monitor) 
 }
 
 /// What tells the user.
-pub(super) struct Voice<'a> {
+pub(crate) struct Voice<'a> {
     monitor: &'a Monitor,
     out: Out,
     /// Aside where standard output is for JSON.
@@ -103,6 +126,13 @@ impl<'a> Voice<'a> {
             talk: Out { aside: settings.json },
             explain: settings.explain,
             trouble: AtomicBool::new(false),
+        }
+    }
+
+    /// Says how it is done, to those who want to know.
+    pub(crate) fn tell(&self, line: &str) {
+        if self.explain {
+            self.check(self.monitor.suspended(|| self.talk.line(line)));
         }
     }
 
@@ -174,6 +204,9 @@ fn summary(totals: &Totals, time: Duration) -> String {
         format::duration(time),
         format::rate(bytes, time)
     );
+    if totals.resumed > 0 {
+        text.push_str(&format!("; {} of it were there already", Bytes::new(totals.resumed)));
+    }
     for (count, what) in [
         (totals.directories, "directories"),
         (totals.symlinks, "symbolic links"),

@@ -140,7 +140,7 @@ impl Process<'_> {
     fn lead(&self, request: &Request, wishes: &Wishes, monitor: Monitor) -> u8 {
         let started = Instant::now();
         let voice = Voice::new(request, &monitor);
-        let ahead = look_ahead(request, wishes, &monitor);
+        let ahead = look_ahead(request, Some(wishes), &monitor);
         let into = match &request.destination {
             Destination::Either(path) => path.is_dir(),
             Destination::Into(_) => true,

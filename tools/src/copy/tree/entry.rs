@@ -70,7 +70,7 @@ pub enum Became {
 ///
 /// # Errors
 /// What opening and `statx(2)` say.
-pub fn look(at: &OwnedFd, name: &CStr, follow: bool) -> io::Result<(File, Metadata)> {
+pub fn look(at: impl AsFd, name: &CStr, follow: bool) -> io::Result<(File, Metadata)> {
     let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     let file =
         File::from(openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())?);

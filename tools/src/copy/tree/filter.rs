@@ -94,6 +94,16 @@ impl Rules {
         self.rules.is_empty()
     }
 
+    /// The rules again as they were written.
+    pub fn texts(&self) -> Vec<(Verdict, Vec<u8>)> {
+        let text = |rule: &Rule| {
+            let start: &[u8] = if rule.anchored { b"/" } else { b"" };
+            let end: &[u8] = if rule.directories_only { b"/" } else { b"" };
+            (rule.verdict, [start, &rule.pattern, end].concat())
+        };
+        self.rules.iter().map(text).collect()
+    }
+
     /// Whether what is at `path`, relative to the top of the tree, is left out.
     pub fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
         self.rules

@@ -20,8 +20,9 @@ use super::directory::{Side, file_of, id_of};
 use super::entry::{Became, Spot, by_descriptor, look};
 use super::links::Made;
 use super::regular::Standing;
+use crate::copy::attributes::Basics;
 use crate::copy::error::{self, FileError};
-use crate::copy::{attributes, staging};
+use crate::copy::staging;
 
 /// What is made.
 #[derive(Debug)]
@@ -97,7 +98,12 @@ impl Context<'_> {
                 && now.rdev() == metadata.rdev()
                 && now.nlink() == 1;
             let lost = if is_it {
-                preserve(spot, &there, &now, metadata, self.is_root)
+                let mut lost = Vec::new();
+                if self.is_root {
+                    copy_xattrs(spot, &mut lost);
+                }
+                preserve(&there, &now, &Basics::of(metadata), &mut lost);
+                lost
             } else {
                 vec!["its attributes (somebody has exchanged it meanwhile)".to_owned()]
             };
@@ -184,17 +190,9 @@ impl Context<'_> {
     }
 }
 
-/// Gives `there`, which is `now` the copy of what `metadata` is about, its attributes. Returns
-/// what was lost.
-fn preserve(
-    spot: Spot<'_>,
-    there: &File,
-    now: &Metadata,
-    metadata: &Metadata,
-    is_root: bool,
-) -> Vec<String> {
-    let mut lost = Vec::new();
-    let (uid, gid) = (metadata.uid(), metadata.gid());
+/// Gives `there`, which is `now`, is no regular file and open as a place only, what `basics` say.
+pub fn preserve(there: &File, now: &Metadata, basics: &Basics, lost: &mut Vec<String>) {
+    let (uid, gid) = (basics.uid, basics.gid);
     let mut owner_kept = (now.uid(), now.gid()) == (uid, gid);
     if !owner_kept {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -205,11 +203,8 @@ fn preserve(
         }
     }
     let path = by_descriptor(there);
-    if is_root {
-        copy_xattrs(spot, &mut lost);
-    }
-    if !metadata.is_symlink() {
-        let mut mode = metadata.mode() & 0o7777;
+    if !now.is_symlink() {
+        let mut mode = basics.mode & 0o7777;
         if !owner_kept {
             mode &= 0o1777;
         }
@@ -220,13 +215,12 @@ fn preserve(
             lost.push(error::lost(format_args!("its mode {mode:04o}"), error));
         }
     }
-    let (accessed, modified) = attributes::times(metadata);
     // The way through the descriptor ends at what is open, be it a link.
     let follow = UtimensatFlags::FollowSymlink;
-    if let Err(errno) = utimensat(AT_FDCWD, path.as_str(), &accessed, &modified, follow) {
+    let (accessed, modified) = (&basics.accessed, &basics.modified);
+    if let Err(errno) = utimensat(AT_FDCWD, path.as_str(), accessed, modified, follow) {
         lost.push(error::lost("its times", errno));
     }
-    lost
 }
 
 /// Copies the attributes in root's own namespace, which is the only one that these can have.

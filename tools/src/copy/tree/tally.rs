@@ -28,6 +28,8 @@ pub struct Tally {
     pub by_engine: Count,
     /// Ranges of files that several processes fill.
     pub parts: Count,
+    /// Bytes that an earlier run had brought.
+    pub resumed: Count,
     failures: Mutex<Vec<String>>,
 }
 
@@ -69,6 +71,9 @@ pub struct Totals {
     /// Ranges of files that several processes filled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parts: u64,
+    /// Of the bytes, those that an earlier run had brought, where that is known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed: u64,
     /// What could not be copied, and why.
     pub failures: Vec<String>,
 }
@@ -89,6 +94,7 @@ impl Totals {
         self.left += other.left;
         self.deleted += other.deleted;
         self.parts += other.parts;
+        self.resumed += other.resumed;
         self.failures.extend(other.failures);
     }
 }
@@ -116,6 +122,7 @@ impl Tally {
             left: self.left.get(),
             deleted: self.deleted.get(),
             parts: self.parts.get(),
+            resumed: self.resumed.get(),
             failures: self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
         }
     }

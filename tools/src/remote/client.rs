@@ -1,0 +1,300 @@
+//! The end that the user is at: it reaches the other machine, says what is wanted, and sends or receives.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, Program};
+use super::error::{RemoteError, printable};
+use super::key;
+use super::protocol::Message;
+use super::receiver::{self, Receiver};
+use super::request::{Direction, Wanted};
+use super::root::Root;
+use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
+use super::sender::{self, Sender};
+use super::session::Session;
+use super::task;
+use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
+use super::transport::{Lane, tcp::connect};
+use crate::copy::engine::Progress;
+use crate::copy::run_trees::{self, Voice};
+use crate::copy::tree::directory::Shelf;
+use crate::copy::tree::tally::{Tally, Totals};
+
+/// The port of a server, where none is said.
+pub const PORT: u16 = 4987;
+/// How long a user may take to answer what `ssh` asks.
+const LOGIN: Duration = Duration::from_secs(120);
+/// How long one address may take to answer.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Copies what `wanted` says.
+pub fn copy(wanted: &Wanted) -> ExitCode {
+    let ahead = match wanted.direction {
+        Direction::Push => Some(&wanted.task.wishes),
+        Direction::Pull => None,
+    };
+    run_trees::run(
+        &wanted.request,
+        |monitor| run_trees::look_ahead(&wanted.request, ahead, monitor),
+        |progress, voice| run(wanted, progress, voice),
+    )
+}
+
+/// What is known of the other end before there are lanes.
+struct Reached {
+    /// Kept as long as the copy lasts.
+    _program: Option<Program>,
+    stream: TcpStream,
+    address: SocketAddr,
+    preface: Preface,
+    secret: [u8; SECRET_BYTES],
+}
+
+fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<Totals, RemoteError> {
+    let host = wanted.host.as_str();
+    let timeout = wanted.timeout;
+    let failed = |error| open_error(host, timeout, error);
+    let reached = reach(wanted)?;
+    let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+    let patience = timeout.min(CONNECT);
+    let Reached { _program: mut program, stream, address, mut preface, mut secret } = reached;
+    let mut main = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
+    if preface.secret == Secret::KeyFile {
+        match receive(&mut main, host, timeout)? {
+            Message::Offer { session, secret: theirs, .. } => {
+                preface.session = session;
+                preface.secret = Secret::Session;
+                secret = theirs;
+            }
+            _ => return Err(breach(host, "it does not open a session")),
+        }
+    }
+    ask(wanted, &mut main)?;
+    let arena = tcp::arena(wanted.task.lanes).map_err(failed)?;
+    let manner = Manner { buffers: Some(&arena), plain: wanted.task.plain, timeout: None };
+    let mut lanes = Vec::new();
+    for lane in 1..=wanted.task.lanes {
+        preface.lane = lane as u8; // at most LANES_MAX
+        let stream = connect(address, patience).map_err(|cause| RemoteError::Connect {
+            host: host.to_owned(),
+            tried: address.to_string(),
+            cause,
+        })?;
+        lanes.push(tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?);
+    }
+    voice.tell(&described(wanted, address, preface.cipher));
+    Shelf::new(); // raises the limit of descriptors
+    let session = Session::new(host.to_owned(), timeout, progress, main.sink);
+    session.add(main.closer);
+    let tally = Tally::default();
+    let over =
+        match wanted.direction {
+            Direction::Push => {
+                let shown = |source: &PathBuf| sender::shown(host, &wanted.shown_target(source));
+                let operand =
+                    |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
+                let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+                Sender::new(&session, &wanted.task, &Root::Free, voice, &tally)
+                    .run(&operands, main.feed, lanes)
+            }
+            Direction::Pull => {
+                let operand = |path: &PathBuf| receiver::Operand {
+                    name: task::name_of(path).0,
+                    shown: sender::shown(host, path),
+                };
+                let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+                Receiver::new(&session, &wanted.task, &Root::Free, voice, &tally, operands.len())
+                    .run(&wanted.target, &operands, main.feed, lanes)
+            }
+        };
+    if let (Some(program), Ok(_)) = (&mut program, &over) {
+        program.wait(Duration::from_secs(2)); // it has said that it is done
+    }
+    drop(program);
+    match over {
+        Ok(counts) => Ok(Totals {
+            files: counts.files,
+            bytes: counts.bytes,
+            resumed: counts.resumed,
+            directories: counts.directories,
+            symlinks: counts.symlinks,
+            hard_links: counts.hard_links,
+            specials: counts.specials,
+            left: counts.left,
+            deleted: 0,
+            parts: 0,
+            failures: tally.totals().failures,
+        }),
+        Err(_) => Err(session.failure().unwrap_or(RemoteError::Interrupted)),
+    }
+}
+
+fn breach(host: &str, what: &str) -> RemoteError {
+    RemoteError::Protocol { host: host.to_owned(), what: what.to_owned() }
+}
+
+/// The next message of the main lane that says something.
+fn receive(main: &mut Lane<'_>, host: &str, timeout: Duration) -> Result<Message, RemoteError> {
+    loop {
+        match main.feed.receive() {
+            Ok(Message::Alive {}) => {}
+            Ok(message) => return Ok(message),
+            Err(error) => return Err(RemoteError::read(host, error, timeout)),
+        }
+    }
+}
+
+/// Says what is wanted, and hears whether it can be had.
+fn ask(wanted: &Wanted, main: &mut Lane<'_>) -> Result<(), RemoteError> {
+    let host = wanted.host.as_str();
+    let push = wanted.direction == Direction::Push;
+    let request = wanted.task.request(push, &wanted.sources, &wanted.target);
+    let asked = main.sink.send(&Message::Ask { request }).and_then(|()| main.sink.flush());
+    asked.map_err(|cause| match cause.kind() {
+        io::ErrorKind::InvalidInput => {
+            let cause = io::Error::other("too many operands for one run: name a directory, or -r");
+            RemoteError::Here { operation: "ask for so much".to_owned(), cause }
+        }
+        _ => RemoteError::write(host, &cause),
+    })?;
+    match receive(main, host, wanted.timeout)? {
+        Message::Accept {} => Ok(()),
+        Message::Refuse { why } => {
+            Err(RemoteError::Refused { host: host.to_owned(), why: printable(&why) })
+        }
+        _ => Err(breach(host, "it does not answer what it was asked")),
+    }
+}
+
+/// Reaches the other end: through `ssh` or the like, or where a server listens.
+fn reach(wanted: &Wanted) -> Result<Reached, RemoteError> {
+    let host = wanted.host.as_str();
+    if let Some(file) = &wanted.key_file {
+        let secret = key::from_file(file)?;
+        let cipher = Cipher::choose(has_aes());
+        let preface = preface(Secret::KeyFile, [0; 16], cipher);
+        let addresses = [machine(host).to_owned()];
+        let (stream, address) = connect_any(wanted, &addresses, wanted.port.unwrap_or(PORT))?;
+        return Ok(Reached { _program: None, stream, address, preface, secret });
+    }
+    let (mut program, mut channel) = Program::start(&words(wanted), host)?;
+    let offer = offer(&mut channel).map_err(|error| match error {
+        RemoteError::Lost { .. } => program.ended(host).unwrap_or(error),
+        other => other,
+    })?;
+    let (aes, Message::Offer { session, secret, port, mut addresses }) = offer else {
+        return Err(breach(host, "it does not open a session"));
+    };
+    addresses.truncate(8);
+    addresses.push(machine(host).to_owned());
+    let preface = preface(Secret::Session, session, Cipher::choose(aes && has_aes()));
+    let (stream, address) = connect_any(wanted, &addresses, port)?;
+    Ok(Reached { _program: Some(program), stream, address, preface, secret })
+}
+
+fn preface(secret: Secret, session: [u8; 16], cipher: Cipher) -> Preface {
+    Preface { version: super::protocol::VERSION, secret, session, lane: 0, cipher }
+}
+
+fn offer(channel: &mut Channel) -> Result<(bool, Message), RemoteError> {
+    let until = Instant::now() + LOGIN;
+    // A program that is already gone is found out by what it said, or did not.
+    let greeted = channel.greet();
+    let aes = channel.hear_greeting(until)?;
+    greeted?;
+    Ok((aes, channel.receive(until)?))
+}
+
+/// The command that starts the other end.
+fn words(wanted: &Wanted) -> Vec<OsString> {
+    let mut words = wanted.rsh.clone();
+    words.push(OsString::from(&wanted.host));
+    words.push(wanted.remote_program.clone());
+    words.push("--remote-side".into());
+    words.push("--timeout".into());
+    words.push(wanted.timeout.as_secs().to_string().into());
+    if let Some(port) = wanted.port {
+        words.push("--port".into());
+        words.push(port.to_string().into());
+    }
+    words
+}
+
+/// The machine in `user@machine`, without the brackets of an address.
+fn machine(host: &str) -> &str {
+    let machine = host.rsplit_once('@').map_or(host, |(_, machine)| machine);
+    machine.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(machine)
+}
+
+/// Connects to the first address that answers.
+fn connect_any(
+    wanted: &Wanted,
+    addresses: &[String],
+    port: u16,
+) -> Result<(TcpStream, SocketAddr), RemoteError> {
+    let mut tried = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for name in addresses {
+        let found = match (name.as_str(), port).to_socket_addrs() {
+            Ok(found) => found,
+            Err(error) => {
+                tried.push(printable(name));
+                last = error;
+                continue;
+            }
+        };
+        for address in found {
+            match connect(address, wanted.timeout.min(CONNECT)) {
+                Ok(stream) => return Ok((stream, address)),
+                Err(error) => {
+                    tried.push(address.to_string());
+                    last = error;
+                }
+            }
+        }
+    }
+    let (host, tried) = (wanted.host.clone(), tried.join(", "));
+    Err(RemoteError::Connect { host, tried, cause: last })
+}
+
+/// How bytes go, for `--explain`.
+fn described(wanted: &Wanted, address: SocketAddr, cipher: Cipher) -> String {
+    let cipher = match cipher {
+        Cipher::Aes256Gcm => "AES-256-GCM",
+        Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+    };
+    let lanes = wanted.task.lanes;
+    if wanted.task.plain {
+        return format!(
+            "over TCP to {address}, {lanes} connections; contents of files over 256 KiB can be read on \
+             their way, and not changed unnoticed (--plain); all else is encrypted ({cipher})"
+        );
+    }
+    format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})")
+}
+
+/// A lane to `host` that was not opened.
+pub fn open_error(host: &str, timeout: Duration, error: OpenError) -> RemoteError {
+    let host_owned = || host.to_owned();
+    match error {
+        OpenError::Version(theirs) => {
+            RemoteError::Version { host: host_owned(), theirs, program: String::new() }
+        }
+        OpenError::Memory(why) => {
+            RemoteError::Here { operation: "get buffers".to_owned(), cause: io::Error::other(why) }
+        }
+        OpenError::Handshake(HandshakeError::Unknown) => RemoteError::Key { host: host_owned() },
+        OpenError::Handshake(HandshakeError::Io(cause)) => match cause.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                RemoteError::Key { host: host_owned() }
+            }
+            _ => RemoteError::read(host, ReadError::Io(cause), timeout),
+        },
+    }
+}

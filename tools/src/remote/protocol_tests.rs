@@ -1,0 +1,191 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn attributes(number: u32) -> Attributes {
+    Attributes {
+        mode: 0o100_644,
+        uid: number,
+        gid: 7,
+        accessed: Moment { seconds: -1, nanoseconds: 999_999_999 },
+        modified: Moment { seconds: i64::MAX, nanoseconds: 0 },
+        xattrs: vec![ExtendedAttribute {
+            name: PathText(b"user.x".to_vec()),
+            value: Blob(vec![0, 255]),
+        }],
+    }
+}
+
+fn entry(name: Option<&[u8]>) -> Entry {
+    let name = name.map(|name| Name::new(name).unwrap());
+    Entry { name, link: 3, attributes: attributes(1) }
+}
+
+fn request() -> Request {
+    Request {
+        push: true,
+        operands: vec![PathText(b"a\xff".to_vec())],
+        destination: PathText(b"/x".to_vec()),
+        onto: 2,
+        recursive: true,
+        follow: 1,
+        links: true,
+        one_file_system: false,
+        rules: vec![RuleText { include: true, pattern: PathText(b"*.o".to_vec()) }],
+        preserve: true,
+        force: false,
+        conflict: 2,
+        resume: true,
+        fsync: true,
+        verify: false,
+        sparse: 1,
+        bwlimit: 5,
+        block_size: 0,
+        plain: false,
+        lanes: 4,
+    }
+}
+
+/// One message of every kind.
+fn samples() -> Vec<Message> {
+    let extents = vec![Extent { start: 0, end: 5 }, Extent { start: 5, end: 9 }];
+    vec![
+        Message::Hello { version: VERSION, program: "0.1".into(), aes: true },
+        Message::Offer {
+            session: [1; 16],
+            secret: [2; 32],
+            port: 7,
+            addresses: vec!["::1".into()],
+        },
+        Message::Ask { request: request() },
+        Message::Accept {},
+        Message::Refuse { why: "no".into() },
+        Message::Alive {},
+        Message::Operand { index: 3 },
+        Message::Enter { entry: entry(None) },
+        Message::Leave {},
+        Message::Small { entry: entry(Some(b"a\xff\n")), content: Blob(vec![9; 100]) },
+        Message::File { entry: entry(Some(b"big")), file: 1, identity: [4; 56] },
+        Message::Symlink { entry: entry(Some(b"l")), text: PathText(b"../..".to_vec()) },
+        Message::Node { entry: entry(Some(b"null")), device: 259 },
+        Message::Link { entry: entry(Some(b"again")) },
+        Message::End { file: 1, pieces: 9 },
+        Message::Abandon { file: 1, discard: true },
+        Message::Finish {},
+        Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, hash: [5; 32] },
+        Message::Have { file: 1, extents },
+        Message::Go { file: 1 },
+        Message::Skip { file: 1 },
+        Message::Trouble { text: "trouble".into() },
+        Message::Done {
+            counts: Counts {
+                files: 1,
+                bytes: 2,
+                resumed: 3,
+                directories: 4,
+                symlinks: 5,
+                hard_links: 6,
+                specials: 7,
+                left: 8,
+            },
+        },
+    ]
+}
+
+fn encoded(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    bytes
+}
+
+#[test]
+fn what_is_said_is_heard() {
+    for message in samples() {
+        assert_eq!(Message::decode(&encoded(&message)), Ok(message));
+    }
+}
+
+#[test]
+fn a_part_of_a_message_is_none_and_nothing_may_follow_it() {
+    for message in samples() {
+        let mut bytes = encoded(&message);
+        for cut in 0..bytes.len() {
+            assert!(Message::decode(&bytes[..cut]).is_err(), "{message:?} cut at {cut}");
+        }
+        bytes.push(0);
+        assert!(Message::decode(&bytes).is_err(), "{message:?} and more");
+    }
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_none() {
+    for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", &[b'n'; 256]] {
+        assert!(Name::new(name).is_err(), "{name:?}");
+    }
+    for name in [&b"a"[..], b"...", b".a", b"a\n\xff", &[b'n'; 255]] {
+        assert_eq!(Name::new(name).unwrap().as_c_str().to_bytes(), name);
+    }
+    // Nor do they pass where one is read.
+    let mut bytes = encoded(&Message::Enter { entry: entry(Some(b"..a")) });
+    let at = bytes.windows(3).position(|three| three == b"..a").unwrap();
+    bytes[at..at + 3].copy_from_slice(b"../");
+    assert_eq!(Message::decode(&bytes), Err(Malformed("a name that leads out of its directory")));
+}
+
+#[test]
+fn values_that_cannot_be_are_refused() {
+    let hash = [0; 32];
+    let extent = |start, end| Extent { start, end };
+    let bad_request = |change: fn(&mut Request)| {
+        let mut request = request();
+        change(&mut request);
+        Message::Ask { request }
+    };
+    for message in [
+        Message::Piece { file: 0, offset: 0, len: 0, hash },
+        Message::Piece { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, hash },
+        Message::Piece { file: 0, offset: u64::MAX, len: 1, hash },
+        Message::Small { entry: entry(None), content: Blob(vec![0; SMALL_MAX + 1]) },
+        Message::Have { file: 0, extents: vec![extent(5, 5)] },
+        Message::Have { file: 0, extents: vec![extent(5, 9), extent(8, 10)] },
+        bad_request(|request| request.onto = 3),
+        bad_request(|request| request.follow = 3),
+        bad_request(|request| request.lanes = 0),
+        bad_request(|request| request.lanes = LANES_MAX + 1),
+        bad_request(|request| request.operands.clear()),
+    ] {
+        assert!(Message::decode(&encoded(&message)).is_err(), "{message:?}");
+    }
+    assert!(Message::decode(&vec![6; FRAME_MAX + 1]).is_err());
+}
+
+#[test]
+fn a_length_that_lies_takes_no_memory() {
+    // A list of four billion operands, of which none follows.
+    let mut bytes = vec![3, 1];
+    bytes.extend(u32::MAX.to_le_bytes());
+    assert_eq!(Message::decode(&bytes), Err(Malformed("a message ends before its last field")));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_harm(bytes: Vec<u8>) {
+        if let Ok(message) = Message::decode(&bytes) {
+            prop_assert_eq!(encoded(&message), bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_messages_are_read_without_harm(
+        which in 0..samples().len(), flips: Vec<(usize, u8)>
+    ) {
+        let mut bytes = encoded(&samples()[which]);
+        for (at, flip) in flips {
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+        }
+        if let Ok(message) = Message::decode(&bytes) {
+            prop_assert_eq!(encoded(&message), bytes);
+        }
+    }
+}

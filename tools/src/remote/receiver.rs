@@ -1,0 +1,398 @@
+//! The end that writes: it makes under its target what the sender tells of, and nothing else.
+//!
+//! What a sender names is a name in a directory that this end has opened: without slashes, links not
+//! followed. How an operand itself is called, this end decides. What it keeps in memory is bounded:
+//! frames, jobs that wait, directories in each other, files under way, names of hard links.
+//!
+//! Threads: one listens on the main lane (the caller's) and goes into directories; some make what is
+//! small, and open what is big; one for each data lane takes pieces, compares their checksums and
+//! writes them. A file whose last piece is there gets its attributes and its name from whoever wrote that.
+
+mod big;
+mod entries;
+mod links;
+mod place;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::error::{RemoteError, printable};
+use super::protocol::{Counts, Entry, Message, Onto};
+use super::root::Root;
+use super::session::{Over, Session, lock, wait};
+use super::task::{Target, Task};
+use super::transport::{Feed, Lane};
+use crate::copy::error::FileError;
+use crate::copy::tree::context::Talk;
+use crate::copy::tree::directory::{Id, id_of};
+use crate::copy::tree::operands::split;
+use crate::copy::tree::tally::Tally;
+use crate::copy::tree::wishes::Follow;
+use big::Incoming;
+use links::Links;
+use place::Place;
+
+/// Jobs that wait; each has at most a small file's contents.
+const JOBS_MAX: usize = 128;
+/// Files under way.
+const FILES_MAX: usize = 256;
+
+/// See the module.
+pub struct Receiver<'a, 's> {
+    session: &'a Session<'s>,
+    task: &'a Task,
+    root: &'a Root,
+    talk: &'a dyn Talk,
+    /// What was done, and what failed.
+    pub tally: &'a Tally,
+    jobs: Mutex<Jobs>,
+    jobs_bell: Condvar,
+    files: Mutex<HashMap<u32, Arc<Incoming>>>,
+    files_bell: Condvar,
+    links: Links,
+    /// Where several operands could make the same.
+    made: Option<Mutex<HashSet<Id>>>,
+    /// One open directory on every file system that was written to, for `--fsync`.
+    written: Mutex<HashMap<u64, File>>,
+    /// What directories lost when they were finished.
+    lost: Arc<Mutex<Vec<FileError>>>,
+}
+
+impl std::fmt::Debug for Receiver<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").field("task", self.task).finish_non_exhaustive()
+    }
+}
+
+/// What is to be made, in which directory, under which name.
+struct Job {
+    spot: Spot,
+    message: Message,
+}
+
+/// Where something is made.
+#[derive(Clone)]
+struct Spot {
+    place: Arc<Place>,
+    name: CString,
+    /// Where it comes from, in messages.
+    source: PathBuf,
+}
+
+impl Spot {
+    fn path(&self) -> PathBuf {
+        self.place.path_of(&self.name)
+    }
+}
+
+#[derive(Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    /// Taken and not done yet.
+    under_way: usize,
+}
+
+/// Operands, as this end knows them: by names that their copies get in a directory, and paths for messages.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// `.` where what is in it goes into the directory itself.
+    pub name: Vec<u8>,
+    /// Where it comes from, in messages.
+    pub shown: PathBuf,
+}
+
+/// Where the listening thread is.
+struct Position {
+    /// Where the operand goes; none where it cannot.
+    operand: Option<Spot>,
+    /// The directories it is in; those that could not be made are none.
+    stack: Vec<Option<Arc<Place>>>,
+    /// The path of the source, in messages.
+    source: PathBuf,
+}
+
+impl<'a, 's> Receiver<'a, 's> {
+    /// For `operands` operands of what `task` says, below `root`.
+    pub fn new(
+        session: &'a Session<'s>,
+        task: &'a Task,
+        root: &'a Root,
+        talk: &'a dyn Talk,
+        tally: &'a Tally,
+        operands: usize,
+    ) -> Self {
+        Self {
+            session,
+            task,
+            root,
+            talk,
+            tally,
+            jobs: Mutex::default(),
+            jobs_bell: Condvar::new(),
+            files: Mutex::default(),
+            files_bell: Condvar::new(),
+            links: Links::default(),
+            made: (operands > 1).then(Mutex::default),
+            written: Mutex::default(),
+            lost: Arc::default(),
+        }
+    }
+
+    /// Receives `operands` over the `lanes`, beside the main one's feed; gives what was done.
+    ///
+    /// # Errors
+    /// [`Over`]; the session knows why.
+    pub fn run(
+        &self,
+        target: &Target,
+        operands: &[Operand],
+        mut main: Box<dyn Feed + '_>,
+        lanes: Vec<Lane<'_>>,
+    ) -> Result<Counts, Over> {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.session.beat());
+            for lane in lanes {
+                self.session.add(lane.closer);
+                let (sink, mut feed) = (lane.sink, lane.feed);
+                drop(sink);
+                scope.spawn(move || {
+                    let _ = self.receive_pieces(&mut *feed); // the session knows why
+                });
+            }
+            for _ in 0..super::task::lanes() {
+                scope.spawn(|| {
+                    let _ = self.work();
+                });
+            }
+            let result = self.receive(target, operands, &mut *main);
+            self.session.end();
+            self.jobs_bell.notify_all();
+            result
+        })
+    }
+
+    fn receive(
+        &self,
+        target: &Target,
+        operands: &[Operand],
+        main: &mut dyn Feed,
+    ) -> Result<Counts, Over> {
+        self.listen(target, operands, main)?;
+        drop(wait(self.session, &self.jobs_bell, lock(&self.jobs), |jobs| {
+            jobs.waiting.is_empty() && jobs.under_way == 0
+        })?);
+        drop(wait(self.session, &self.files_bell, lock(&self.files), |files| files.is_empty())?);
+        self.finish_places()?;
+        self.make_durable();
+        for error in lock(&self.lost).drain(..) {
+            self.failed(&error);
+        }
+        let counts = self.counts();
+        self.session.set_done();
+        self.session.send_now(&Message::Done { counts: counts.clone() })?;
+        // The sender closes the lane when it has heard that: who closed it before might be too early.
+        while main.receive().is_ok() {}
+        Ok(counts)
+    }
+
+    /// Waits until every directory has its attributes: whoever wrote the last file in one may still have it.
+    fn finish_places(&self) -> Result<(), Over> {
+        for spot in self.links.take_awaiting() {
+            self.failed(&links::not_copied(&spot));
+        }
+        while Arc::strong_count(&self.lost) > 1 {
+            if self.session.is_over() {
+                return Err(Over);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Hears what the sender says, until it has sent everything.
+    fn listen(
+        &self,
+        target: &Target,
+        operands: &[Operand],
+        main: &mut dyn Feed,
+    ) -> Result<(), Over> {
+        let session = self.session;
+        let mut at = Position { operand: None, stack: Vec::new(), source: PathBuf::new() };
+        // In order and each once: where one went shall not lead the next one elsewhere.
+        let mut next = 0;
+        loop {
+            let message = main.receive().map_err(|error| {
+                session.fail(RemoteError::read(&session.host, error, session.timeout))
+            })?;
+            match message {
+                Message::Alive {} => {}
+                Message::Finish {} => return Ok(()),
+                Message::Trouble { text } => {
+                    let host = session.host.clone();
+                    session.count_trouble()?;
+                    self.failed(&FileError::Remote { host, text: printable(&text) });
+                }
+                Message::Operand { index } => {
+                    let operand = operands.get(index as usize).filter(|_| index == next);
+                    let Some(operand) = operand else {
+                        return Err(self.breach("it sends what was not asked for"));
+                    };
+                    next += 1;
+                    at.stack.clear();
+                    at.source.clone_from(&operand.shown);
+                    at.operand = match self.operand(target, operand) {
+                        Ok(spot) => Some(spot),
+                        Err(error) => {
+                            self.failed(&error);
+                            None
+                        }
+                    };
+                }
+                Message::Enter { entry } => self.enter(&mut at, &entry)?,
+                Message::Leave {} => {
+                    if at.stack.pop().is_none() {
+                        return Err(self.breach("it leaves a directory that it did not enter"));
+                    }
+                    at.source.pop();
+                }
+                Message::Small { ref entry, .. }
+                | Message::File { ref entry, .. }
+                | Message::Symlink { ref entry, .. }
+                | Message::Node { ref entry, .. }
+                | Message::Link { ref entry } => {
+                    let spot = self.spot(&at, entry)?;
+                    self.take(spot, message)?;
+                }
+                Message::End { file, pieces } => self.expect(file, pieces),
+                Message::Abandon { file, discard } => self.give_up(file, discard),
+                _ => return Err(self.breach("it sends what only a receiver may")),
+            }
+        }
+    }
+
+    fn breach(&self, what: &str) -> Over {
+        let host = self.session.host.clone();
+        self.session.fail(RemoteError::Protocol { host, what: what.to_owned() })
+    }
+
+    /// Where an operand goes.
+    fn operand(&self, target: &Target, operand: &Operand) -> Result<Spot, FileError> {
+        let into = match target.onto {
+            Onto::Into => true,
+            Onto::Exactly => false,
+            Onto::Either => self.root.is_directory(&target.path),
+        };
+        let (above, name) = if into {
+            let (_, name) = split(std::path::Path::new(std::ffi::OsStr::new("")));
+            let named = CString::new(operand.name.clone()).unwrap_or(name);
+            (target.path.clone(), named)
+        } else {
+            split(&target.path)
+        };
+        let shown = self.root.shown(&above);
+        let directory = self.root.directory(&above).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => FileError::NoDirectory(shown.clone()),
+            std::io::ErrorKind::NotADirectory => FileError::NotADirectory(shown.clone()),
+            _ => FileError::target(&shown, "open", cause),
+        })?;
+        self.will_write(&directory);
+        let place = Arc::new(Place::outer(directory, shown));
+        Ok(Spot { place, name, source: operand.shown.clone() })
+    }
+
+    /// Takes note of a directory in which something is made.
+    fn will_write(&self, directory: &File) {
+        if self.task.settings.fsync
+            && let (Ok(metadata), Ok(file)) = (directory.metadata(), directory.try_clone())
+        {
+            lock(&self.written).entry(id_of(&metadata).0).or_insert(file);
+        }
+    }
+
+    /// Where an entry goes; none where its directory could not be made.
+    fn spot(&self, at: &Position, entry: &Entry) -> Result<Option<Spot>, Over> {
+        match (&entry.name, at.stack.last()) {
+            (Some(name), Some(place)) => {
+                let name = name.as_c_str().to_owned();
+                let source = at.source.join(place::os(&name));
+                Ok(place.clone().map(|place| Spot { place, name, source }))
+            }
+            (None, None) => Ok(at.operand.clone()),
+            _ => Err(self.breach("it sends something that is in no directory")),
+        }
+    }
+
+    /// Puts a job where it gets done. Entries of what could not be made are passed over.
+    fn take(&self, spot: Option<Spot>, message: Message) -> Result<(), Over> {
+        let special = matches!(message, Message::Node { .. } | Message::Symlink { .. });
+        if special && !self.task.wishes.recursive && self.task.wishes.follow == Follow::Always {
+            return Err(self.breach("it sends what is no file, where files were asked for"));
+        }
+        let Some(spot) = spot else {
+            if let Message::File { file, .. } = message {
+                self.session.send_now(&Message::Skip { file })?;
+            }
+            return Ok(());
+        };
+        if !self.links.announce(&message) {
+            return Err(self.breach("it has more hard links than can be"));
+        }
+        let jobs = lock(&self.jobs);
+        let mut jobs =
+            wait(self.session, &self.jobs_bell, jobs, |jobs| jobs.waiting.len() < JOBS_MAX)?;
+        jobs.waiting.push_back(Job { spot, message });
+        drop(jobs);
+        self.jobs_bell.notify_all();
+        Ok(())
+    }
+
+    /// Does jobs until it is over.
+    fn work(&self) -> Result<(), Over> {
+        loop {
+            let jobs = lock(&self.jobs);
+            let mut jobs =
+                wait(self.session, &self.jobs_bell, jobs, |jobs| !jobs.waiting.is_empty())?;
+            let job = jobs.waiting.pop_front();
+            jobs.under_way += 1;
+            drop(jobs);
+            self.jobs_bell.notify_all();
+            let result = job.map_or(Ok(()), |job| self.make(job));
+            lock(&self.jobs).under_way -= 1;
+            self.jobs_bell.notify_all();
+            result?;
+        }
+    }
+
+    /// `--fsync`: one call for each file system, which waits for everything that was written.
+    fn make_durable(&self) {
+        for file in lock(&self.written).values() {
+            if let Err(errno) = nix::unistd::syncfs(file) {
+                let target = std::path::Path::new("the target's file system");
+                self.failed(&FileError::target(target, "make durable", errno));
+            }
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let tally = self.tally;
+        Counts {
+            files: tally.files.get(),
+            bytes: tally.bytes.get(),
+            resumed: tally.resumed.get(),
+            directories: tally.directories.get(),
+            symlinks: tally.symlinks.get(),
+            hard_links: tally.hard_links.get(),
+            specials: tally.specials.get(),
+            left: tally.left.get(),
+        }
+    }
+
+    /// Something could not be done, which is no reason to stop.
+    fn failed(&self, error: &FileError) {
+        self.talk.failed(error);
+        self.tally.failed(error.to_string());
+    }
+}

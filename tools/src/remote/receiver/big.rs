@@ -1,0 +1,298 @@
+//! Files whose contents come in pieces.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+
+use super::{FILES_MAX, Receiver, Spot};
+use crate::copy::engine::{CopyError, Log, PieceSum, Sums};
+use crate::copy::error::FileError;
+use crate::copy::journal::Identity;
+use crate::copy::target::Target;
+use crate::copy::tree::directory::{Id, id_of};
+use crate::copy::tree::entry::look;
+use crate::copy::unfinished::RESUMABLE_BYTES;
+use crate::copy::verify;
+use crate::remote::error::RemoteError;
+use crate::remote::protocol::{Attributes, Entry, Extent, Message};
+use crate::remote::sender::EXTENTS_MAX;
+use crate::remote::session::{Over, lock};
+use crate::remote::transport::Feed;
+
+use super::entries::Standing;
+
+/// Pieces of one file: each that is to be verified takes memory.
+const PIECES_MAX: u64 = 1 << 24;
+/// Ranges told in one message.
+const EXTENTS_A_MESSAGE: usize = 4096;
+
+/// A file under way.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    number: u32,
+    file: File,
+    len: u64,
+    /// Where pieces are to be verified in the end.
+    sums: Option<Sums>,
+    log: Option<Arc<dyn Log>>,
+    state: Mutex<State>,
+    attributes: Attributes,
+    link: u64,
+    spot: Spot,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Taken by whoever finishes it.
+    target: Option<Target>,
+    /// Pieces that were written.
+    written: u64,
+    /// Pieces that there are, once that is known.
+    expected: Option<u64>,
+}
+
+impl std::fmt::Debug for Spot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Spot").field(&self.path()).finish()
+    }
+}
+
+impl Receiver<'_, '_> {
+    /// Opens a file whose contents are to come, and says that it is ready, or does not want it.
+    pub(super) fn open(
+        &self,
+        spot: Spot,
+        entry: &Entry,
+        number: u32,
+        identity: &[u8; 56],
+    ) -> Result<(), Over> {
+        let identity = Identity::from_bytes(identity);
+        match self.begin(&spot, entry, number, identity) {
+            Ok(Some((incoming, known))) => {
+                let begun = Arc::new(incoming);
+                {
+                    let mut files = lock(&self.files);
+                    if files.len() >= FILES_MAX || files.insert(number, begun).is_some() {
+                        drop(files);
+                        return Err(self.breach("it sends too many files at once"));
+                    }
+                }
+                for extents in known.chunks(EXTENTS_A_MESSAGE) {
+                    let extents = extents.to_vec();
+                    self.session.send(&Message::Have { file: number, extents })?;
+                }
+                self.session.send_now(&Message::Go { file: number })
+            }
+            Ok(None) => {
+                self.session.progress.add(identity.len());
+                self.tally.left.add(1);
+                let there = look(&spot.place.file, &spot.name, false);
+                self.settle(entry.link, &spot, there.ok().map(|(_, there)| id_of(&there)));
+                self.session.send_now(&Message::Skip { file: number })
+            }
+            Err(error) => {
+                self.failed(&error);
+                self.settle(entry.link, &spot, None);
+                self.session.send_now(&Message::Skip { file: number })
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        spot: &Spot,
+        entry: &Entry,
+        number: u32,
+        identity: Identity,
+    ) -> Result<Option<(Incoming, Vec<Extent>)>, FileError> {
+        let (attributes, len) = (&entry.attributes, identity.len());
+        let old = match self.standing(spot, attributes, Some(len))? {
+            Standing::Stays => return Ok(None),
+            Standing::Replaceable(old) => old,
+        };
+        let resumed = Some(identity).filter(|_| len >= RESUMABLE_BYTES);
+        let target = self.stage(spot, attributes, old, resumed)?;
+        let failed = |error| FileError::copy(error, &target, len);
+        let io = |operation: &str| {
+            let (path, operation) = (target.path.clone(), operation.to_owned());
+            move |cause| CopyError::Operation { path, operation, cause }
+        };
+        let known = match target.unfinished() {
+            Some(unfinished) => {
+                let progress = crate::copy::engine::Progress::part_of(&self.session.progress);
+                let known = unfinished.verify(&target.file, &target.path, &progress);
+                progress.reset(); // the sender's count of what need not be sent has it too
+                known.map_err(failed)?
+            }
+            None => Vec::new(),
+        };
+        target.file.set_len(len).map_err(|cause| failed(io("set the length of it")(cause)))?;
+        let file = target.file.try_clone().map_err(|cause| failed(io("open it again")(cause)))?;
+        let bytes: u64 = known.iter().map(|piece| piece.range.end - piece.range.start).sum();
+        self.tally.resumed.add(bytes);
+        self.session.progress.add(bytes);
+        let mut extents = extents(&known);
+        extents.truncate(EXTENTS_MAX); // what the sender does not know of comes again
+        let log = target.unfinished().map(|log| Arc::clone(log) as Arc<dyn Log>);
+        let state = State { target: Some(target), written: 0, expected: None };
+        let incoming = Incoming {
+            number,
+            file,
+            len,
+            sums: self.task.settings.wishes.verify.then(|| Sums::with(known, None)),
+            log,
+            state: Mutex::new(state),
+            attributes: attributes.clone(),
+            link: entry.link,
+            spot: spot.clone(),
+        };
+        Ok(Some((incoming, extents)))
+    }
+
+    /// Receives pieces on one lane until it is over.
+    pub(super) fn receive_pieces(&self, feed: &mut dyn Feed) -> Result<(), Over> {
+        let session = self.session;
+        loop {
+            let message = feed.receive().map_err(|error| {
+                if session.is_done() {
+                    return Over;
+                }
+                session.fail(RemoteError::read(&session.host, error, session.timeout))
+            })?;
+            match message {
+                Message::Piece { file, offset, len, hash } => {
+                    let Some(file) = lock(&self.files).get(&file).cloned() else { continue };
+                    let range = offset..offset + u64::from(len);
+                    let piece = PieceSum { range, hash: hash.into() };
+                    self.piece(&file, piece, feed.body())?;
+                }
+                _ => return Err(self.breach("it sends what is no piece on a lane for pieces")),
+            }
+        }
+    }
+
+    fn piece(&self, file: &Incoming, piece: PieceSum, bytes: &[u8]) -> Result<(), Over> {
+        if piece.range.end > file.len {
+            return Err(self.breach("it sends a piece that lies behind the end of its file"));
+        }
+        if blake3::hash(bytes) != piece.hash {
+            let (host, at) = (self.session.host.clone(), &piece.range);
+            let path = crate::copy::quote::quote(file.spot.path());
+            let why =
+                format!("bytes {} to {} of {path} were changed on their way", at.start, at.end);
+            return Err(self.session.fail(RemoteError::Lost { host, why }));
+        }
+        if let Err(cause) = file.file.write_all_at(bytes, piece.range.start) {
+            let (path, offset) = (file.spot.path(), piece.range.start);
+            return self.fail(file, CopyError::Write { path, offset, cause });
+        }
+        self.session.progress.add(piece.range.end - piece.range.start);
+        if let Some(log) = &file.log {
+            log.note(&piece);
+        }
+        if let Some(sums) = &file.sums {
+            sums.keep(piece);
+        }
+        let complete = {
+            let mut state = lock(&file.state);
+            state.written += 1;
+            if state.written > PIECES_MAX {
+                return Err(self.breach("it sends a file in too many pieces"));
+            }
+            complete(&mut state)
+        };
+        if let Some(target) = complete {
+            self.finish(file, target);
+        }
+        Ok(())
+    }
+
+    /// The sender has sent so many pieces of a file.
+    pub(super) fn expect(&self, number: u32, pieces: u64) {
+        let Some(file) = lock(&self.files).get(&number).cloned() else { return };
+        let complete = {
+            let mut state = lock(&file.state);
+            state.expected = Some(pieces);
+            complete(&mut state)
+        };
+        if let Some(target) = complete {
+            self.finish(&file, target);
+        }
+    }
+
+    /// Does what is left to do with a file that is complete.
+    fn finish(&self, file: &Incoming, target: Target) {
+        let id = self.finish_target(file, target).unwrap_or_else(|error| {
+            self.failed(&error);
+            None
+        });
+        self.settle(file.link, &file.spot, id);
+        self.forget(file);
+    }
+
+    fn finish_target(&self, file: &Incoming, target: Target) -> Result<Option<Id>, FileError> {
+        let settings = &self.task.settings;
+        if let Some(sums) = &file.sums {
+            let progress = crate::copy::engine::Progress::part_of(&self.session.progress);
+            let verified = verify::verify(&target.side(), 0..file.len, sums, &progress);
+            progress.reset();
+            if let Err(error) = verified {
+                if let Some(unfinished) = target.unfinished() {
+                    unfinished.discard();
+                }
+                return Err(FileError::copy(error, &target, 0));
+            }
+        } else if settings.fsync {
+            let synced = target.file.sync_all();
+            synced.map_err(|cause| FileError::target(&target.path, "make durable", cause))?;
+        }
+        self.name(target, &file.attributes, file.len)
+    }
+
+    /// The sender gives a file up.
+    pub(super) fn give_up(&self, number: u32, discard: bool) {
+        let Some(file) = lock(&self.files).get(&number).cloned() else { return };
+        let target = lock(&file.state).target.take();
+        if let Some(unfinished) = target.as_ref().and_then(Target::unfinished)
+            && discard
+        {
+            unfinished.discard();
+        }
+        self.settle(file.link, &file.spot, None);
+        self.forget(&file);
+    }
+
+    /// A file cannot be written on.
+    fn fail(&self, file: &Incoming, error: CopyError) -> Result<(), Over> {
+        let Some(target) = lock(&file.state).target.take() else { return Ok(()) };
+        self.failed(&FileError::copy(error, &target, file.len));
+        drop(target);
+        self.settle(file.link, &file.spot, None);
+        self.forget(file);
+        self.session.send_now(&Message::Skip { file: file.number })
+    }
+
+    fn forget(&self, file: &Incoming) {
+        lock(&self.files).remove(&file.number);
+        self.session.progress.file_done();
+        self.files_bell.notify_all();
+    }
+}
+
+/// The target, for whoever writes its last piece.
+fn complete(state: &mut State) -> Option<Target> {
+    if state.expected == Some(state.written) { state.target.take() } else { None }
+}
+
+/// The ranges of `pieces`, those that meet joined.
+fn extents(pieces: &[PieceSum]) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::new();
+    for piece in pieces {
+        let (start, end) = (piece.range.start, piece.range.end);
+        match extents.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => extents.push(Extent { start, end }),
+        }
+    }
+    extents
+}

@@ -1,0 +1,283 @@
+//! What comes in one message: small files, symbolic links, FIFOs, sockets, devices, hard links.
+
+use std::ffi::{CStr, OsString};
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, SFlag, mknodat};
+use nix::unistd::{AccessFlags, faccessat, symlinkat};
+
+use super::place::os;
+use super::{Job, Receiver, Spot};
+use crate::copy::engine::Sums;
+use crate::copy::error::FileError;
+use crate::copy::request::Conflict;
+use crate::copy::staging;
+use crate::copy::target::Target;
+use crate::copy::tree::directory::{Id, id_of};
+use crate::copy::tree::entry::look;
+use crate::copy::tree::special;
+use crate::copy::verify;
+use crate::remote::attributes;
+use crate::remote::protocol::{Attributes, Entry, Message};
+use crate::remote::session::{Over, lock};
+
+/// What stands where a copy is to go.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// What the copy may replace; of a regular file the metadata.
+    Replaceable(Option<Metadata>),
+    /// Something that stays.
+    Stays,
+}
+
+impl Receiver<'_, '_> {
+    /// Does a job. What fails is told, and is no reason to stop.
+    pub(super) fn make(&self, job: Job) -> Result<(), Over> {
+        let Job { spot, message } = job;
+        if self.task.settings.verbose && !matches!(message, Message::End { .. }) {
+            self.talk.copying(&spot.source, &spot.path());
+        }
+        let (entry, result) = match &message {
+            Message::Small { entry, content } => (entry, self.small(&spot, entry, &content.0)),
+            Message::File { entry, file, identity } => {
+                return self.open(spot, entry, *file, identity);
+            }
+            Message::Symlink { entry, text } => {
+                let text = OsString::from_vec(text.0.clone());
+                let make = |name: &CStr| symlinkat(text.as_os_str(), &spot.place.file, name);
+                (entry, self.special(&spot, entry, SFlag::S_IFLNK, "create symbolic link", make))
+            }
+            Message::Node { entry, device } => (entry, self.node(&spot, entry, *device)),
+            Message::Link { entry } => {
+                self.link(entry.link, spot);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let id = result.unwrap_or_else(|error| {
+            self.failed(&error);
+            None
+        });
+        self.settle(entry.link, &spot, id);
+        Ok(())
+    }
+
+    /// A file with its contents. Gives what it is then.
+    fn small(&self, spot: &Spot, entry: &Entry, content: &[u8]) -> Result<Option<Id>, FileError> {
+        let attributes = &entry.attributes;
+        let old = match self.standing(spot, attributes, Some(content.len() as u64))? {
+            Standing::Stays => {
+                self.tally.left.add(1);
+                return Ok(look(&spot.place.file, &spot.name, false).ok().map(|(_, m)| id_of(&m)));
+            }
+            Standing::Replaceable(old) => old,
+        };
+        let target = self.stage(spot, attributes, old, None)?;
+        let write = |cause| FileError::target(&target.path, "write", cause);
+        target.file.write_all_at(content, 0).map_err(write)?;
+        if self.task.settings.wishes.verify {
+            let sums = Sums::default();
+            if !content.is_empty() {
+                sums.record(0, content);
+            }
+            let progress = crate::copy::engine::Progress::default();
+            verify::verify(&target.side(), 0..content.len() as u64, &sums, &progress)
+                .map_err(|error| FileError::copy(error, &target, 0))?;
+        }
+        self.name(target, attributes, content.len() as u64)
+    }
+
+    /// Makes a new file for `spot`, which has no name yet.
+    pub(super) fn stage(
+        &self,
+        spot: &Spot,
+        attributes: &Attributes,
+        old: Option<Metadata>,
+        resumed: Option<crate::copy::journal::Identity>,
+    ) -> Result<Target, FileError> {
+        let path = spot.path();
+        let directory = spot.place.file.try_clone();
+        let directory =
+            directory.map_err(|cause| FileError::target(&path, "open the directory of", cause))?;
+        let mode = attributes.mode & 0o777;
+        let preserve = self.task.settings.preserve;
+        Target::stage_in(directory, os(&spot.name), path, old, mode, preserve, resumed)
+    }
+
+    /// Gives a complete file its attributes and its name.
+    pub(super) fn name(
+        &self,
+        mut target: Target,
+        attributes: &Attributes,
+        bytes: u64,
+    ) -> Result<Option<Id>, FileError> {
+        let settings = &self.task.settings;
+        let lost = match settings.preserve {
+            true => attributes::give(&target.file, attributes),
+            false => target.set_own_attributes(),
+        };
+        if !target.commit(settings.conflict == Conflict::Leave)? {
+            self.tally.left.add(1);
+            return Ok(None);
+        }
+        self.tally.files.add(1);
+        self.tally.bytes.add(bytes);
+        let id = target.file.metadata().ok().map(|now| id_of(&now));
+        if let (Some(made), Some(id)) = (&self.made, id) {
+            lock(made).insert(id);
+        }
+        if !lost.is_empty() {
+            self.failed(&FileError::Attributes { path: target.path.clone(), what: lost });
+        }
+        Ok(id)
+    }
+
+    fn node(&self, spot: &Spot, entry: &Entry, device: u64) -> Result<Option<Id>, FileError> {
+        let (kind, operation) =
+            match SFlag::from_bits_truncate(entry.attributes.mode) & SFlag::S_IFMT {
+                SFlag::S_IFIFO => (SFlag::S_IFIFO, "create FIFO"),
+                SFlag::S_IFSOCK => (SFlag::S_IFSOCK, "create socket"),
+                SFlag::S_IFBLK => (SFlag::S_IFBLK, "create device (which takes CAP_MKNOD)"),
+                SFlag::S_IFCHR => (SFlag::S_IFCHR, "create device (which takes CAP_MKNOD)"),
+                _ => {
+                    let what = "of no kind that there is";
+                    return Err(FileError::NotReadable { path: spot.source.clone(), what });
+                }
+            };
+        if matches!(kind, SFlag::S_IFBLK | SFlag::S_IFCHR) && !self.root.has_devices() {
+            let what = "a device, which a server does not make";
+            return Err(FileError::NotReadable { path: spot.source.clone(), what });
+        }
+        let mode = Mode::from_bits_truncate(entry.attributes.mode & 0o777);
+        let make = |name: &CStr| mknodat(&spot.place.file, name, kind, mode, device);
+        self.special(spot, entry, kind, operation, make)
+    }
+
+    /// Makes what is no file, and gives it its attributes.
+    fn special(
+        &self,
+        spot: &Spot,
+        entry: &Entry,
+        kind: SFlag,
+        operation: &'static str,
+        make: impl Fn(&CStr) -> nix::Result<()>,
+    ) -> Result<Option<Id>, FileError> {
+        if !self.put(spot, operation, make)? {
+            return Ok(None);
+        }
+        match kind {
+            SFlag::S_IFLNK => self.tally.symlinks.add(1),
+            _ => self.tally.specials.add(1),
+        }
+        let path = spot.path();
+        let (there, now) = look(&spot.place.file, &spot.name, false)
+            .map_err(|cause| FileError::target(&path, "look at", cause))?;
+        if !self.task.settings.preserve {
+            return Ok(Some(id_of(&now)));
+        }
+        let mut what = Vec::new();
+        if now.mode() & SFlag::S_IFMT.bits() == kind.bits() && now.nlink() == 1 {
+            special::preserve(&there, &now, &attributes::basics(&entry.attributes), &mut what);
+        } else {
+            what.push("its attributes (somebody has exchanged it meanwhile)".to_owned());
+        }
+        if !what.is_empty() {
+            return Err(FileError::Attributes { path, what });
+        }
+        Ok(Some(id_of(&now)))
+    }
+
+    /// Makes something under the name of `spot`, or in place of what has it. `Ok(false)` where that
+    /// stays.
+    pub(super) fn put(
+        &self,
+        spot: &Spot,
+        operation: &'static str,
+        make: impl Fn(&CStr) -> nix::Result<()>,
+    ) -> Result<bool, FileError> {
+        let path = spot.path();
+        let failed = |errno: Errno| FileError::target(&path, operation, errno);
+        match make(&spot.name) {
+            Ok(()) => return Ok(true),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        if self.task.settings.conflict != Conflict::Replace {
+            self.tally.left.add(1);
+            return Ok(false);
+        }
+        self.check_kind(spot, false)?;
+        staging::replace_with(&spot.place.file, os(&spot.name), make).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Refuses to replace what is not replaced by chance. Gives what is there.
+    fn check_kind(&self, spot: &Spot, by_file: bool) -> Result<Option<Metadata>, FileError> {
+        let path = spot.path();
+        let there = match look(&spot.place.file, &spot.name, false) {
+            Ok((_, there)) => there,
+            Err(cause) if cause.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(cause) => return Err(FileError::target(&path, "look at", cause)),
+        };
+        let kind = there.file_type();
+        if there.is_dir() {
+            return Err(FileError::DirectoryInTheWay(path));
+        }
+        if by_file && (kind.is_block_device() || kind.is_char_device()) {
+            return Err(FileError::DeviceInTheWay(path));
+        }
+        Ok(Some(there))
+    }
+
+    /// Finds what stands in the way of a file of `len` bytes, and whether it goes.
+    ///
+    /// # Errors
+    /// Where it must not be replaced.
+    pub(super) fn standing(
+        &self,
+        spot: &Spot,
+        attributes: &Attributes,
+        len: Option<u64>,
+    ) -> Result<Standing, FileError> {
+        let settings = &self.task.settings;
+        let Some(there) = self.check_kind(spot, true)? else {
+            return Ok(Standing::Replaceable(None));
+        };
+        if self.made.as_ref().is_some_and(|made| lock(made).contains(&id_of(&there))) {
+            let (source_path, target) = (spot.source.clone(), spot.path());
+            return Err(FileError::JustCreated { source_path, target });
+        }
+        let time = (attributes.modified.seconds, i64::from(attributes.modified.nanoseconds));
+        let its_time = (there.mtime(), there.mtime_nsec());
+        let stays = match settings.conflict {
+            Conflict::Leave => true,
+            Conflict::ReplaceOlder => time <= its_time,
+            // A copy that is there already, as far as length and time tell; the time is set last.
+            Conflict::Replace => {
+                settings.resume
+                    && settings.preserve
+                    && there.is_file()
+                    && Some(there.len()) == len
+                    && time == its_time
+            }
+        };
+        if stays {
+            return Ok(Standing::Stays);
+        }
+        if !there.is_file() {
+            return Ok(Standing::Replaceable(None));
+        }
+        let (at, flags) = (&spot.place.file, AtFlags::AT_EACCESS);
+        match faccessat(at, spot.name.as_c_str(), AccessFlags::W_OK, flags) {
+            Err(Errno::EACCES | Errno::EPERM) if !settings.force => {
+                let mode = there.mode() & 0o7777;
+                Err(FileError::Unwritable { path: spot.path(), mode })
+            }
+            _ => Ok(Standing::Replaceable(Some(there))),
+        }
+    }
+}

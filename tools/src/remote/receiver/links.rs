@@ -1,0 +1,153 @@
+//! Files with several names: the first name is copied, the others are linked to it once it is there.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
+
+use super::place::{Place, Way};
+use super::{Receiver, Spot};
+use crate::copy::error::FileError;
+use crate::copy::tree::directory::{Id, id_of, open_directory};
+use crate::copy::tree::entry::{by_descriptor, look};
+use crate::remote::protocol::Message;
+use crate::remote::sender::LINKS_MAX;
+use crate::remote::session::lock;
+
+/// By their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<HashMap<u64, State>>);
+
+/// What there is of a file with several names.
+enum State {
+    /// Nothing yet; these are to be linked to it.
+    Awaited(Vec<Spot>),
+    /// It is there.
+    Made(Made),
+    /// It will not be.
+    Failed,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("State")
+    }
+}
+
+/// Where it is: directories are not kept open for it.
+#[derive(Clone, Debug)]
+struct Made {
+    outer: Arc<Place>,
+    way: Arc<Way>,
+    id: Id,
+}
+
+impl Links {
+    /// Those that wait for what does not come any more.
+    pub fn take_awaiting(&self) -> Vec<Spot> {
+        let states = std::mem::take(&mut *lock(&self.0));
+        let awaiting = |state| match state {
+            State::Awaited(spots) => spots,
+            State::Made(_) | State::Failed => Vec::new(),
+        };
+        states.into_values().flat_map(awaiting).collect()
+    }
+
+    /// A file with several names is on its way. `false` where there are too many.
+    pub fn announce(&self, message: &Message) -> bool {
+        let Some(entry) = message.entry().filter(|_| !matches!(message, Message::Link { .. }))
+        else {
+            return true;
+        };
+        if entry.link != 0 {
+            let mut links = lock(&self.0);
+            links.entry(entry.link).or_insert(State::Awaited(Vec::new()));
+            return links.len() <= LINKS_MAX;
+        }
+        true
+    }
+}
+
+/// A name of a file that did not come.
+pub(super) fn not_copied(spot: &Spot) -> FileError {
+    let cause = io::Error::other("the file whose name it is was not copied");
+    FileError::target(&spot.path(), "link", cause)
+}
+
+impl Receiver<'_, '_> {
+    /// The file of this number is there, as `id`, or will not be.
+    pub(super) fn settle(&self, link: u64, spot: &Spot, id: Option<Id>) {
+        if link == 0 {
+            return;
+        }
+        let state = match id {
+            Some(id) => {
+                let place = &spot.place;
+                let outer = Arc::clone(place.outer.as_ref().unwrap_or(place));
+                let way = Way::further(place.way.as_ref(), &spot.name);
+                State::Made(Made { outer, way, id })
+            }
+            None => State::Failed,
+        };
+        let before = lock(&self.links.0).insert(link, state);
+        if let Some(State::Awaited(waiting)) = before {
+            for spot in waiting {
+                self.link(link, spot);
+            }
+        }
+    }
+
+    /// Makes another name of the file of this number, now or when it is there.
+    pub(super) fn link(&self, link: u64, spot: Spot) {
+        let made = match lock(&self.links.0).get_mut(&link) {
+            Some(State::Awaited(waiting)) => return waiting.push(spot),
+            Some(State::Made(made)) => Some(made.clone()),
+            Some(State::Failed) | None => None,
+        };
+        let result = match made {
+            Some(made) => self.make_link(&made, &spot),
+            None => Err(not_copied(&spot)),
+        };
+        if let Err(error) = result {
+            self.failed(&error);
+        }
+    }
+
+    fn make_link(&self, made: &Made, spot: &Spot) -> Result<(), FileError> {
+        let path = spot.path();
+        let failed =
+            |cause: io::Error| FileError::target(&path, "find the file to link to, of", cause);
+        let file = find(made).map_err(failed)?;
+        if let Ok((_, now)) = look(&spot.place.file, &spot.name, false)
+            && id_of(&now) == made.id
+        {
+            self.tally.left.add(1);
+            return Ok(()); // it is one already
+        }
+        let from = by_descriptor(&file);
+        let into = &spot.place.file;
+        let made = self.put(spot, "link", |name| {
+            linkat(AT_FDCWD, from.as_str(), into, name, AtFlags::AT_SYMLINK_FOLLOW)
+        })?;
+        if made {
+            self.tally.hard_links.add(1);
+        }
+        Ok(())
+    }
+}
+
+/// Opens what was made, if it is still there.
+fn find(made: &Made) -> io::Result<File> {
+    let stale = || io::Error::from_raw_os_error(libc::ESTALE);
+    let names = made.way.names();
+    let (name, above) = names.split_last().ok_or_else(stale)?;
+    let mut at = made.outer.file.try_clone()?;
+    for name in above {
+        at = open_directory(&at, name, false)?.into();
+    }
+    let (file, now) = look(&at, name, false)?;
+    if id_of(&now) == made.id { Ok(file) } else { Err(stale()) }
+}

@@ -1,0 +1,187 @@
+//! A directory in which things are made: it is open as long as somebody has something to do in it, and
+//! gets its attributes when nobody has any more.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::{Position, Receiver, Spot};
+use crate::copy::error::{FileError, said};
+use crate::copy::tree::directory::open_directory;
+use crate::remote::attributes;
+use crate::remote::protocol::{Attributes, Entry};
+use crate::remote::sender::DEPTH_MAX;
+use crate::remote::session::{Over, lock};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The directory.
+    pub file: File,
+    /// The path of what the operand goes into, for messages.
+    path: Arc<PathBuf>,
+    /// Where it is, from there on; none for that itself.
+    pub way: Option<Arc<Way>>,
+    /// The operand's place; none for that itself.
+    pub outer: Option<Arc<Place>>,
+    /// The one that it is in, which is finished after it.
+    _above: Option<Arc<Place>>,
+    finish: Option<Finish>,
+}
+
+/// Names from an operand's place on: directories in one another share what is above them.
+#[derive(Debug)]
+pub(super) struct Way {
+    above: Option<Arc<Way>>,
+    name: CString,
+}
+
+impl Way {
+    /// One name further than `above`.
+    pub fn further(above: Option<&Arc<Self>>, name: &CStr) -> Arc<Self> {
+        Arc::new(Self { above: above.cloned(), name: name.to_owned() })
+    }
+
+    /// The names, the outermost first.
+    pub fn names(&self) -> Vec<&CStr> {
+        let mut names = Vec::new();
+        let mut at = Some(self);
+        while let Some(way) = at {
+            names.push(way.name.as_c_str());
+            at = way.above.as_deref();
+        }
+        names.reverse();
+        names
+    }
+}
+
+/// What is left to do when all in it is done.
+#[derive(Debug)]
+struct Finish {
+    attributes: Attributes,
+    preserve: bool,
+    fresh: bool,
+    lost: Arc<Mutex<Vec<FileError>>>,
+}
+
+/// A name as the system's strings are.
+pub(super) fn os(name: &CStr) -> &OsStr {
+    OsStr::from_bytes(name.to_bytes())
+}
+
+impl Place {
+    /// What an operand goes into.
+    pub fn outer(file: File, path: PathBuf) -> Self {
+        Self { file, path: Arc::new(path), way: None, outer: None, _above: None, finish: None }
+    }
+
+    fn path(&self) -> PathBuf {
+        let mut path = self.path.as_path().to_owned();
+        let names = self.way.as_ref().map(|way| way.names()).unwrap_or_default();
+        path.extend(names.into_iter().filter(|name| *name != c".").map(os));
+        path
+    }
+
+    /// The path of `name` in it, for messages.
+    pub fn path_of(&self, name: &CStr) -> PathBuf {
+        let path = self.path();
+        if name == c"." { path } else { path.join(os(name)) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(finish) = self.finish.take() else { return };
+        let what = if finish.preserve {
+            attributes::give(&self.file, &finish.attributes)
+        } else {
+            close_up(&self.file, &finish).err().map(mode_lost).into_iter().collect()
+        };
+        if !what.is_empty() {
+            let path = self.path();
+            lock(&finish.lost).push(FileError::Attributes { path, what });
+        }
+    }
+}
+
+fn mode_lost(error: io::Error) -> String {
+    format!("its mode ({})", said(&error))
+}
+
+/// Without `-p`, a new directory loses the rights that it needed while it was filled.
+fn close_up(file: &File, finish: &Finish) -> io::Result<()> {
+    let added = 0o700 & !finish.attributes.mode;
+    if !finish.fresh || added == 0 {
+        return Ok(());
+    }
+    let mode = file.metadata()?.mode() & 0o7777 & !added;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+impl Receiver<'_, '_> {
+    /// Goes into a directory that the sender has entered.
+    pub(super) fn enter(&self, at: &mut Position, entry: &Entry) -> Result<(), Over> {
+        if !self.task.wishes.recursive {
+            return Err(self.breach("it sends a directory, where files were asked for"));
+        }
+        if at.stack.len() >= DEPTH_MAX {
+            return Err(self.breach("its directories lie too deep in each other"));
+        }
+        let spot = self.spot(at, entry)?;
+        at.source.push(entry.name.as_ref().map_or(OsStr::new("."), |name| os(name.as_c_str())));
+        let place = spot.and_then(|spot| match self.make_directory(&spot, entry) {
+            Ok(place) => Some(Arc::new(place)),
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        });
+        at.stack.push(place);
+        Ok(())
+    }
+
+    fn make_directory(&self, spot: &Spot, entry: &Entry) -> Result<Place, FileError> {
+        let (path, preserve) = (spot.path(), self.task.settings.preserve);
+        let attributes = entry.attributes.clone();
+        // Nobody else may look in until it has its own mode.
+        let mode = if preserve { 0o700 } else { attributes.mode & 0o777 | 0o700 };
+        let fresh = match spot.name.as_c_str() {
+            name if name == c"." => false,
+            name => match mkdirat(&spot.place.file, name, Mode::from_bits_truncate(mode)) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
+                Err(errno) => return Err(FileError::target(&path, "create directory", errno)),
+            },
+        };
+        if self.task.settings.verbose {
+            self.talk.copying(&spot.source, &path);
+        }
+        let file = match open_directory(&spot.place.file, &spot.name, false) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(FileError::InTheWay(path)),
+            Err(errno) => return Err(FileError::target(&path, "open", errno)),
+        };
+        if fresh {
+            self.tally.directories.add(1);
+        }
+        self.will_write(&file);
+        let way = Some(Way::further(spot.place.way.as_ref(), &spot.name));
+        let outer = spot.place.outer.as_ref().unwrap_or(&spot.place);
+        let lost = Arc::clone(&self.lost);
+        Ok(Place {
+            file,
+            path: Arc::clone(&spot.place.path),
+            way,
+            outer: Some(Arc::clone(outer)),
+            _above: Some(Arc::clone(&spot.place)),
+            finish: Some(Finish { attributes, preserve, fresh, lost }),
+        })
+    }
+}

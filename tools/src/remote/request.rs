@@ -1,0 +1,262 @@
+//! What a command line with another machine in it asks for.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::protocol::Onto;
+use super::task::{self, Target, Task};
+use crate::copy::options::Options;
+use crate::copy::plan::SMALL_BYTES;
+use crate::copy::request::{Endpoint, Request, UsageError};
+use crate::copy::tree::filter::Rules;
+use crate::copy::tree::wishes::{Follow, Wishes};
+
+/// Which way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// To the other machine.
+    Push,
+    /// From it.
+    Pull,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The command line, with the paths as they are on their machines.
+    pub request: Request,
+    /// The other machine, as `ssh` takes it.
+    pub host: String,
+    /// Which way.
+    pub direction: Direction,
+    /// What to copy.
+    pub sources: Vec<PathBuf>,
+    /// Where to.
+    pub target: Target,
+    /// How.
+    pub task: Task,
+    /// What reaches the other machine.
+    pub rsh: Vec<OsString>,
+    /// Its hugecp.
+    pub remote_program: OsString,
+    /// The key of its server, if that is there.
+    pub key_file: Option<PathBuf>,
+    /// The port on it.
+    pub port: Option<u16>,
+    /// Silence that is taken for its end.
+    pub timeout: Duration,
+}
+
+/// Splits `HOST:PATH`: a colon before any slash, as `scp` and `rsync` take it. An IPv6 address stands in
+/// brackets.
+pub fn split(operand: &Path) -> Option<(String, PathBuf)> {
+    let bytes = operand.as_os_str().as_bytes();
+    let brackets =
+        bytes.iter().position(|&byte| byte == b'[').filter(|&at| at == 0 || bytes[at - 1] == b'@');
+    let from = match brackets {
+        Some(_) => bytes.iter().position(|&byte| byte == b']')?,
+        None => 0,
+    };
+    let colon = from + bytes[from..].iter().position(|&byte| byte == b':')?;
+    let host = &bytes[..colon];
+    if host.is_empty() || host.contains(&b'/') {
+        return None;
+    }
+    let host = std::str::from_utf8(host).ok()?.to_owned();
+    Some((host, PathBuf::from(OsStr::from_bytes(&bytes[colon + 1..]))))
+}
+
+impl Wanted {
+    /// Understands `options`; `None` where no other machine is in them.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    pub fn new(options: &Options) -> Result<Option<Self>, UsageError> {
+        let mut options = options.clone();
+        let mut sources: Vec<PathBuf> = options.paths.clone();
+        let last = match &options.target_directory {
+            Some(directory) => Some(directory.clone()),
+            None => sources.pop(),
+        };
+        let Some(last) = last else { return Ok(None) };
+        let (hosts, paths): (Vec<_>, Vec<_>) =
+            sources.iter().filter_map(|path| split(path)).unzip();
+        let (direction, host) = match (split(&last), hosts.first()) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Err(UsageError::Remote("both ends are on other machines", THROUGH));
+            }
+            (Some((host, path)), None) => {
+                match &mut options.target_directory {
+                    Some(directory) => *directory = path,
+                    None => options.paths[sources.len()] = path,
+                }
+                (Direction::Push, host)
+            }
+            (None, Some(host)) => {
+                if paths.len() != sources.len() || hosts.iter().any(|other| other != host) {
+                    return Err(UsageError::Remote("the sources are on several machines", ONE));
+                }
+                options.paths[..paths.len()].clone_from_slice(&paths);
+                (Direction::Pull, host.clone())
+            }
+        };
+        if host.starts_with('-') {
+            return Err(UsageError::Remote("a host's name begins with a dash", LOCAL));
+        }
+        refuse(&options)?;
+        Self::of(options, direction, host).map(Some)
+    }
+
+    fn of(options: Options, direction: Direction, host: String) -> Result<Self, UsageError> {
+        let remote = options.remote.clone();
+        let words = remote.rsh.clone().unwrap_or_else(|| "ssh".into());
+        let words = words.as_bytes().split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        let rsh = words.map(|word| OsString::from_vec(word.to_vec())).collect();
+        let request = Request::new(options)?;
+        let standard = || UsageError::Remote("\"-\" is no file of another machine", LOCAL);
+        let sources = request.sources.iter().map(|source| match source {
+            Endpoint::Path(path) => Ok(path.clone()),
+            Endpoint::Standard => Err(standard()),
+        });
+        let sources: Vec<PathBuf> = sources.collect::<Result<_, _>>()?;
+        let target = Target::of(&request.destination).ok_or_else(standard)?;
+        let wishes = request.trees.clone().unwrap_or_else(files_alone);
+        let lanes = remote.streams.unwrap_or_else(task::lanes);
+        let task = Task { settings: request.settings, wishes, plain: remote.plain, lanes };
+        Ok(Self {
+            host,
+            direction,
+            sources,
+            target,
+            task,
+            rsh,
+            remote_program: remote.remote_program.clone().unwrap_or_else(|| "hugecp".into()),
+            key_file: remote.key_file.clone(),
+            port: remote.port,
+            timeout: remote.timeout(),
+            request,
+        })
+    }
+
+    /// Where the copy of `source` goes, as far as this end knows.
+    pub fn shown_target(&self, source: &Path) -> PathBuf {
+        let path = &self.target.path;
+        match task::name_of(source).0.as_slice() {
+            name if self.target.onto == Onto::Into && name != b"." => {
+                path.join(OsStr::from_bytes(name))
+            }
+            _ => path.clone(),
+        }
+    }
+}
+
+const THROUGH: &str = "run hugecp on one of them, or copy here and from here";
+const ONE: &str = "copy from one after the other";
+const LOCAL: &str = "if it is a file of this machine, write ./ before it";
+
+/// What is not done between machines.
+fn refuse(options: &Options) -> Result<(), UsageError> {
+    let trees = &options.trees;
+    for (given, option) in [
+        (options.in_place, "--in-place"),
+        (options.check, "--check"),
+        (options.capabilities, "--capabilities"),
+        (options.manifest.is_some(), "--manifest"),
+        (options.engine != crate::copy::options::EngineChoice::Auto, "--engine"),
+        (options.reflink == crate::copy::options::When::Always, "--reflink"),
+        (trees.parents, "--parents"),
+        (trees.files_from.is_some(), "--files-from"),
+        (trees.delete, "--delete"),
+        (trees.checksum, "--checksum"),
+        (trees.shard.is_some(), "--shard"),
+    ] {
+        if given {
+            return Err(UsageError::NotBetweenMachines(option));
+        }
+    }
+    Ok(())
+}
+
+/// Files without trees: links among them are followed.
+fn files_alone() -> Wishes {
+    Wishes {
+        recursive: false,
+        follow: Follow::Always,
+        links: false,
+        one_file_system: false,
+        delete: false,
+        rules: Rules::default(),
+        shard: None,
+        parents: false,
+        files_from: None,
+        from0: false,
+    }
+}
+
+// What goes in one message is always small for whoever copies trees here as well.
+const _: () = assert!((super::protocol::SMALL_MAX as u64) < SMALL_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(line: &str) -> Result<Option<Wanted>, UsageError> {
+        Wanted::new(&Options::read(line.split_whitespace()).unwrap())
+    }
+
+    #[test]
+    fn hosts_are_told_from_paths() {
+        for (operand, host, path) in [
+            ("h:a", "h", "a"),
+            ("u@h:/a:b", "u@h", "/a:b"),
+            ("h:", "h", ""),
+            ("[::1]:a", "[::1]", "a"),
+            ("u@[::1]:a", "u@[::1]", "a"),
+        ] {
+            assert_eq!(
+                split(Path::new(operand)),
+                Some((host.to_owned(), path.into())),
+                "{operand}"
+            );
+        }
+        for operand in ["a", "./h:a", "/h:a", "a/b:c", ":a", "[::1", ""] {
+            assert_eq!(split(Path::new(operand)), None, "{operand}");
+        }
+    }
+
+    #[test]
+    fn either_end_may_be_elsewhere() {
+        let push = wanted("hugecp -a --streams 3 a b h:c").unwrap().unwrap();
+        assert_eq!((push.direction, push.host.as_str()), (Direction::Push, "h"));
+        assert_eq!(push.sources, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(push.target, Target { path: "c".into(), onto: Onto::Into });
+        assert_eq!((push.task.lanes, push.rsh), (3, vec![OsString::from("ssh")]));
+        let pull = wanted("hugecp --rsh x\u{20}y h:a h:b .");
+        assert!(pull.is_err() || pull.unwrap().is_some());
+        let pull = wanted("hugecp h:a b").unwrap().unwrap();
+        assert_eq!((pull.direction, pull.sources), (Direction::Pull, vec![PathBuf::from("a")]));
+        assert_eq!(pull.target, Target { path: "b".into(), onto: Onto::Either });
+        let into = wanted("hugecp -t h:d a").unwrap().unwrap();
+        assert_eq!(into.target, Target { path: "d".into(), onto: Onto::Into });
+        assert!(wanted("hugecp a b").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (line, part) in [
+            ("hugecp h:a i:b", "both ends"),
+            ("hugecp h:a i:b c", "several machines"),
+            ("hugecp h:a b c", "several machines"),
+            ("hugecp - h:a", "\"-\""),
+            ("hugecp --in-place a h:b", "--in-place"),
+            ("hugecp -r --delete a h:b", "--delete"),
+            ("hugecp --checksum a h:b", "--checksum"),
+        ] {
+            let error = wanted(line).unwrap_err().to_string();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

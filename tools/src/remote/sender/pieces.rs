@@ -1,0 +1,257 @@
+//! The contents of big files, piece by piece.
+
+use std::collections::VecDeque;
+use std::fs::{File, Metadata};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::Sender;
+use crate::copy::engine::{CopyError, PieceSum, Sparse};
+use crate::copy::error::FileError;
+use crate::copy::journal::{self, Identity};
+use crate::copy::zeros;
+use crate::remote::error::RemoteError;
+use crate::remote::protocol::{Extent, Message};
+use crate::remote::session::{Over, Session, lock, wait};
+use crate::remote::task;
+use crate::remote::transport::Sink;
+
+/// A file under way.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Its number.
+    pub number: u32,
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+    /// Whether the identity tells of changes, as it does for regular files.
+    regular: bool,
+    len: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Where there is data to send, in order.
+    data: VecDeque<Range<u64>>,
+    /// What the receiver has.
+    known: Vec<PieceSum>,
+    started: bool,
+    /// Nothing more is taken.
+    stopped: bool,
+    /// Pieces taken and not sent yet.
+    under_way: u32,
+    sent: u64,
+}
+
+/// Files whose pieces are to be sent, the first one first.
+#[derive(Debug, Default)]
+pub struct Queue {
+    files: Mutex<VecDeque<Arc<Outgoing>>>,
+    bell: Condvar,
+}
+
+impl Queue {
+    /// Adds a file.
+    pub fn push(&self, file: Arc<Outgoing>) {
+        lock(&self.files).push_back(file);
+        self.bell.notify_all();
+    }
+
+    /// Wakes those who wait, to look whether it is over.
+    pub fn wake(&self) {
+        self.bell.notify_all();
+    }
+
+    /// The next piece of at most `len` bytes of any file.
+    fn take(&self, session: &Session<'_>, len: u64) -> Result<(Arc<Outgoing>, Range<u64>), Over> {
+        let mut taken = None;
+        let files = lock(&self.files);
+        drop(wait(session, &self.bell, files, |files| {
+            while let Some(file) = files.front() {
+                taken = file.take(len).map(|range| (Arc::clone(file), range));
+                if taken.is_some() {
+                    return true;
+                }
+                files.pop_front();
+            }
+            false
+        })?);
+        taken.ok_or(Over)
+    }
+}
+
+impl Outgoing {
+    /// A file of `len` bytes with `data` there.
+    pub fn new(
+        number: u32,
+        file: File,
+        metadata: &Metadata,
+        path: PathBuf,
+        len: u64,
+        data: Vec<Range<u64>>,
+    ) -> Self {
+        let state = State {
+            data: data.into(),
+            known: Vec::new(),
+            started: false,
+            stopped: false,
+            under_way: 0,
+            sent: 0,
+        };
+        let identity = Identity::of(metadata);
+        let regular = metadata.is_file();
+        Self { number, file, path, identity, regular, len, state: Mutex::new(state) }
+    }
+
+    /// What the receiver has of it, as it says.
+    pub fn add_known(&self, extents: &[Extent], most: usize) -> Result<(), &'static str> {
+        let mut state = lock(&self.state);
+        if state.started || state.known.len() + extents.len() > most {
+            return Err("it has more of a file than can be");
+        }
+        let hash = blake3::Hash::from_bytes([0; blake3::OUT_LEN]); // nobody looks at it
+        for extent in extents {
+            let range = extent.start..extent.end.min(self.len);
+            if state.known.last().is_some_and(|last| last.range.end > range.start) {
+                return Err("it has parts of a file that lie over each other");
+            }
+            if range.start < range.end {
+                state.known.push(PieceSum { range, hash });
+            }
+        }
+        Ok(())
+    }
+
+    /// The receiver is ready. Gives the bytes that need not be sent; `None` if it was ready before.
+    pub fn start(&self) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if std::mem::replace(&mut state.started, true) {
+            return None;
+        }
+        let data: Vec<Range<u64>> = state.data.drain(..).collect();
+        state.data = journal::without(&data, &state.known).into();
+        state.known = Vec::new();
+        let left: u64 = state.data.iter().map(|range| range.end - range.start).sum();
+        Some(self.len.saturating_sub(left))
+    }
+
+    /// Nothing more of it is wanted. Whether nothing of it is under way.
+    pub fn stop(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        state.data.clear();
+        state.under_way == 0
+    }
+
+    /// Whether all of it was sent.
+    pub fn is_at_end(&self) -> bool {
+        let state = lock(&self.state);
+        state.data.is_empty() && state.under_way == 0
+    }
+
+    /// Takes a piece that ends at a multiple of `len`, or with the data.
+    fn take(&self, len: u64) -> Option<Range<u64>> {
+        let mut state = lock(&self.state);
+        let first = state.data.front_mut()?;
+        let end = first.end.min((first.start / len + 1) * len);
+        let piece = first.start..end;
+        first.start = end;
+        if first.start == first.end {
+            state.data.pop_front();
+        }
+        state.under_way += 1;
+        Some(piece)
+    }
+
+    /// A piece was sent, or is none to be sent. Whether it was the last thing to do about the file.
+    fn gave(&self, sent: bool) -> bool {
+        let mut state = lock(&self.state);
+        state.under_way -= 1;
+        state.sent += u64::from(sent);
+        state.data.is_empty() && state.under_way == 0
+    }
+
+    fn read(&self, buffer: &mut [u8], range: &Range<u64>) -> Result<(), FileError> {
+        let copy = |error| FileError::Copy { error, advice: String::new() };
+        let path = || self.path.clone();
+        let mut done = 0;
+        while done < buffer.len() {
+            let offset = range.start + done as u64;
+            match self.file.read_at(&mut buffer[done..], offset) {
+                Ok(0) => {
+                    let (expected, found) = (self.len, offset);
+                    return Err(copy(CopyError::Shrank { path: path(), expected, found }));
+                }
+                Ok(read) => done += read,
+                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(copy(CopyError::Read { path: path(), offset, cause })),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is still what it was when its copy began.
+    fn is_unchanged(&self) -> bool {
+        !self.regular || self.file.metadata().is_ok_and(|now| Identity::of(&now) == self.identity)
+    }
+}
+
+impl Sender<'_, '_> {
+    /// Sends pieces over one lane until it is over.
+    pub(super) fn send_pieces(&self, sink: &mut dyn Sink) -> Result<(), Over> {
+        let session = self.session;
+        let piece_bytes = task::piece_bytes(&self.task.settings);
+        loop {
+            let (file, range) = self.queue.take(session, piece_bytes)?;
+            let len = (range.end - range.start) as usize; // at most PIECE_MAX
+            let _ = self.limiter.take(len as u64, &session.progress); // cancelled: the beat tells
+            let body = &mut sink.body()[..len];
+            if let Err(error) = file.read(body, &range) {
+                self.failed(&error);
+                self.abandon(&file, true)?;
+                continue;
+            }
+            let skip = self.task.settings.tuning.sparse == Sparse::Always && zeros::is_zero(body);
+            if !skip {
+                let hash = *blake3::hash(body).as_bytes();
+                let (file, offset, len) = (file.number, range.start, len as u32);
+                let piece = Message::Piece { file, offset, len, hash };
+                sink.send_piece(&piece)
+                    .map_err(|cause| session.fail(RemoteError::write(&session.host, &cause)))?;
+            }
+            session.progress.add(len as u64);
+            if file.gave(!skip) {
+                self.conclude(&file)?;
+            }
+        }
+    }
+
+    /// All of a file was sent, or it was stopped.
+    pub(super) fn conclude(&self, file: &Outgoing) -> Result<(), Over> {
+        let (stopped, pieces) = {
+            let state = lock(&file.state);
+            (state.stopped, state.sent)
+        };
+        if !stopped && !file.is_unchanged() {
+            self.failed(&FileError::Changed(file.path.clone()));
+            self.session.send_now(&Message::Abandon { file: file.number, discard: true })?;
+        } else if !stopped {
+            self.session.send_now(&Message::End { file: file.number, pieces })?;
+        }
+        self.forget(file);
+        Ok(())
+    }
+
+    /// A piece of a file could not be read.
+    fn abandon(&self, file: &Outgoing, discard: bool) -> Result<(), Over> {
+        file.stop();
+        self.session.send_now(&Message::Abandon { file: file.number, discard })?;
+        if file.gave(false) {
+            self.forget(file);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! Going through an operand: everything in it is opened by one name in a directory that is open, and
+//! told to the receiver in order.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{OFlag, readlinkat};
+
+use super::pieces::Outgoing;
+use super::{OPEN_MAX, Operand, Sender};
+use crate::copy::engine::Sparse;
+use crate::copy::error::FileError;
+use crate::copy::holes;
+use crate::copy::journal::Identity;
+use crate::copy::source::device_len;
+use crate::copy::tree::directory::{Id, id_of};
+use crate::copy::tree::entry::{by_descriptor, set_blocking};
+use crate::copy::tree::list::{self, Entry};
+use crate::copy::tree::operands::split;
+use crate::copy::tree::wishes::Follow;
+use crate::remote::attributes;
+use crate::remote::protocol::{self, Blob, Message, Name, PathText, SMALL_MAX};
+use crate::remote::session::{Over, lock, wait};
+
+/// Directories in each other: both ends keep each of them open.
+pub const DEPTH_MAX: usize = 1000;
+/// Files with several names that the receiver keeps in mind.
+pub const LINKS_MAX: usize = 1 << 20;
+
+/// A directory that is being gone through.
+struct Level {
+    directory: OwnedFd,
+    id: Id,
+    entries: std::vec::IntoIter<Entry>,
+    path: PathBuf,
+    shown: PathBuf,
+    relative: Vec<u8>,
+}
+
+/// What is known on the way.
+#[derive(Default)]
+pub(super) struct Walk {
+    /// The device of the operand.
+    device: u64,
+    /// Numbers of the files with several names.
+    links: HashMap<Id, u64>,
+    /// The directories that the walk is in.
+    above: HashMap<Id, PathBuf>,
+}
+
+/// Where something is.
+struct Spot<'a> {
+    at: &'a OwnedFd,
+    name: &'a CStr,
+    /// As the receiver is told; none for the operand itself.
+    told: Option<Name>,
+    path: PathBuf,
+    shown: PathBuf,
+    relative: Vec<u8>,
+}
+
+/// Something failed: with this entry, or altogether.
+enum Stop {
+    Entry(Box<FileError>),
+    Over,
+}
+
+impl From<Over> for Stop {
+    fn from(_: Over) -> Self {
+        Self::Over
+    }
+}
+
+impl Spot<'_> {
+    fn error(&self, operation: &'static str, cause: impl Into<io::Error>) -> Stop {
+        let (path, cause) = (self.path.clone(), cause.into());
+        Stop::Entry(Box::new(match cause.raw_os_error() {
+            Some(libc::ENOENT) if self.told.is_some() => FileError::Vanished(path),
+            _ => FileError::Source { path, operation, cause },
+        }))
+    }
+}
+
+impl Sender<'_, '_> {
+    /// Sends an operand with everything in it. What fails is told, and the rest is sent.
+    pub(super) fn walk(&self, operand: &Operand, walk: &mut Walk) -> Result<(), Over> {
+        let (above, name) = split(&operand.path);
+        let path = self.root.shown(&operand.path);
+        let above = match self.root.directory(&above) {
+            Ok(above) => OwnedFd::from(above),
+            Err(cause) => {
+                self.failed(&FileError::Source { path, operation: "find", cause });
+                return Ok(());
+            }
+        };
+        let mut levels = Vec::new();
+        let shown = operand.shown.clone();
+        let spot = Spot { at: &above, name: &name, told: None, path, shown, relative: Vec::new() };
+        if let Some(level) = self.or_tell(self.entry(&spot, walk))?.flatten() {
+            levels.push(level);
+        }
+        while let Some(level) = levels.last_mut() {
+            let Some(entry) = level.entries.next() else {
+                walk.above.remove(&level.id);
+                self.session.send(&Message::Leave {})?;
+                levels.pop();
+                continue;
+            };
+            let Ok(told) = Name::new(entry.name.to_bytes()) else { continue }; // the system gives names
+            let name = OsStr::from_bytes(entry.name.to_bytes());
+            let mut relative = level.relative.clone();
+            if !relative.is_empty() {
+                relative.push(b'/');
+            }
+            relative.extend_from_slice(entry.name.to_bytes());
+            let spot = Spot {
+                at: &level.directory,
+                name: &entry.name,
+                told: Some(told),
+                path: level.path.join(name),
+                shown: level.shown.join(name),
+                relative,
+            };
+            let inner = self.or_tell(self.entry(&spot, walk))?.flatten();
+            levels.extend(inner);
+        }
+        Ok(())
+    }
+
+    /// Tells what failed with one entry.
+    fn or_tell<T>(&self, result: Result<T, Stop>) -> Result<Option<T>, Over> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Stop::Over) => Err(Over),
+            Err(Stop::Entry(error)) => {
+                self.failed(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends what is called `spot`; a directory is to be gone through then.
+    fn entry(&self, spot: &Spot<'_>, walk: &mut Walk) -> Result<Option<Level>, Stop> {
+        let follow = match self.task.wishes.follow {
+            Follow::Always => true,
+            Follow::Operands => spot.told.is_none(),
+            Follow::Never => false,
+        };
+        let place = self.root.open(spot.at, spot.name, OFlag::O_PATH, follow);
+        let place = File::from(place.map_err(|errno| spot.error("find", errno))?);
+        let metadata = place.metadata().map_err(|cause| spot.error("stat", cause))?;
+        let is_directory = metadata.is_dir();
+        let rules = &self.task.wishes.rules;
+        if spot.told.is_some() && rules.excludes(&spot.relative, is_directory) {
+            return Ok(None);
+        }
+        if is_directory {
+            return self.directory(spot, walk, &place);
+        }
+        if self.task.settings.verbose {
+            self.talk.copying(&spot.path, &spot.shown);
+        }
+        let kind = metadata.file_type();
+        if self.link(spot, walk, &metadata)? {
+            return Ok(None);
+        }
+        if kind.is_file() || (kind.is_block_device() && !self.task.wishes.recursive) {
+            self.contents(spot, walk, &place)?;
+        } else if self.task.wishes.recursive || kind.is_symlink() {
+            self.special(spot, walk, &place, &metadata)?;
+        } else {
+            let what = "neither a file nor a directory; -r copies it as what it is";
+            let path = spot.path.clone();
+            return Err(Stop::Entry(Box::new(FileError::NotReadable { path, what })));
+        }
+        Ok(None)
+    }
+
+    /// An entry with attributes, those that are lost told.
+    fn described(
+        &self,
+        spot: &Spot<'_>,
+        walk: &mut Walk,
+        metadata: &Metadata,
+        file: Option<&File>,
+    ) -> protocol::Entry {
+        let mut lost = Vec::new();
+        let file = file.filter(|_| self.task.settings.preserve);
+        let attributes = attributes::collect(metadata, file, &mut lost);
+        if !lost.is_empty() {
+            self.failed(&FileError::Attributes { path: spot.path.clone(), what: lost });
+        }
+        let several = self.task.wishes.links && metadata.nlink() > 1 && !metadata.is_dir();
+        let mut link = 0;
+        if several && walk.links.len() < LINKS_MAX {
+            link = walk.links.len() as u64 + 1;
+            walk.links.insert(id_of(metadata), link);
+        }
+        protocol::Entry { name: spot.told.clone(), link, attributes }
+    }
+
+    /// Another name of a file that was sent. Whether it is one.
+    fn link(&self, spot: &Spot<'_>, walk: &Walk, metadata: &Metadata) -> Result<bool, Stop> {
+        if !self.task.wishes.links || metadata.nlink() < 2 {
+            return Ok(false);
+        }
+        let Some(&link) = walk.links.get(&id_of(metadata)) else { return Ok(false) };
+        let attributes = attributes::collect(metadata, None, &mut Vec::new());
+        let entry = protocol::Entry { name: spot.told.clone(), link, attributes };
+        self.session.send(&Message::Link { entry })?;
+        self.session.progress.add(metadata.len());
+        self.session.progress.file_done();
+        Ok(true)
+    }
+
+    fn directory(
+        &self,
+        spot: &Spot<'_>,
+        walk: &mut Walk,
+        place: &File,
+    ) -> Result<Option<Level>, Stop> {
+        if !self.task.wishes.recursive {
+            let path = spot.path.clone();
+            return Err(Stop::Entry(Box::new(FileError::SourceIsDirectory(path))));
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let directory = self.root.open(place, c".", flags, false);
+        let directory = File::from(directory.map_err(|errno| spot.error("open", errno))?);
+        let metadata = directory.metadata().map_err(|cause| spot.error("stat", cause))?;
+        let id = id_of(&metadata);
+        if let Some(again) = walk.above.get(&id) {
+            let (path, again) = (spot.path.clone(), again.clone());
+            return Err(Stop::Entry(Box::new(FileError::Loop { path, again })));
+        }
+        if walk.above.len() >= DEPTH_MAX {
+            let cause =
+                io::Error::other(format!("{DEPTH_MAX} directories lie in each other above it"));
+            return Err(spot.error("go into", cause));
+        }
+        if walk.above.is_empty() {
+            walk.device = id.0;
+        }
+        let entry = self.described(spot, walk, &metadata, Some(&directory));
+        if self.task.settings.verbose {
+            self.talk.copying(&spot.path, &spot.shown);
+        }
+        self.session.send(&Message::Enter { entry })?;
+        let directory = OwnedFd::from(directory);
+        let entries = if self.task.wishes.one_file_system && id.0 != walk.device {
+            Vec::new()
+        } else {
+            list::list(&directory).unwrap_or_else(|cause| {
+                let path = spot.path.clone();
+                self.failed(&FileError::Source { path, operation: "read directory", cause });
+                Vec::new()
+            })
+        };
+        walk.above.insert(id, spot.path.clone());
+        Ok(Some(Level {
+            directory,
+            id,
+            entries: entries.into_iter(),
+            path: spot.path.clone(),
+            shown: spot.shown.clone(),
+            relative: spot.relative.clone(),
+        }))
+    }
+
+    /// What is no file: told in one message.
+    fn special(
+        &self,
+        spot: &Spot<'_>,
+        walk: &mut Walk,
+        place: &File,
+        metadata: &Metadata,
+    ) -> Result<(), Stop> {
+        let entry = self.described(spot, walk, metadata, None);
+        let message = if metadata.is_symlink() {
+            let text = readlinkat(place, c"").map_err(|errno| spot.error("read link", errno))?;
+            Message::Symlink { entry, text: PathText(text.as_bytes().to_vec()) }
+        } else {
+            Message::Node { entry, device: metadata.rdev() }
+        };
+        Ok(self.session.send(&message)?)
+    }
+
+    /// A regular file, or a device to be read as one.
+    fn contents(&self, spot: &Spot<'_>, walk: &mut Walk, place: &File) -> Result<(), Stop> {
+        // The very file that was looked at.
+        let file = File::open(by_descriptor(place)).map_err(|cause| spot.error("open", cause))?;
+        let metadata = file.metadata().map_err(|cause| spot.error("stat", cause))?;
+        set_blocking(&file).map_err(|errno| spot.error("read", errno))?;
+        let device = metadata.file_type().is_block_device();
+        if device && !self.root.has_devices() {
+            let what = "a device, which a server does not read";
+            let path = spot.path.clone();
+            return Err(Stop::Entry(Box::new(FileError::NotReadable { path, what })));
+        }
+        let len = if device { device_len(&file) } else { Ok(metadata.len()) };
+        let len = len.map_err(|cause| spot.error("find the size of", cause))?;
+        let entry = self.described(spot, walk, &metadata, Some(&file).filter(|_| !device));
+        if len > SMALL_MAX as u64 || device {
+            return self.big(spot, entry, file, &metadata, len);
+        }
+        let mut content = Vec::with_capacity(len as usize);
+        // It may have grown; what no longer fits a message would be a big file.
+        let read = (&file).take(SMALL_MAX as u64 + 1).read_to_end(&mut content);
+        read.map_err(|cause| spot.error("read", cause))?;
+        if content.len() > SMALL_MAX {
+            return self.big(spot, entry, file, &metadata, len);
+        }
+        let bytes = content.len() as u64;
+        let _ = self.limiter.take(bytes, &self.session.progress); // cancelled: the beat tells
+        self.session.send(&Message::Small { entry, content: Blob(content) })?;
+        self.session.progress.add(bytes);
+        self.session.progress.file_done();
+        Ok(())
+    }
+
+    /// A file whose contents go in pieces, once the receiver is ready.
+    fn big(
+        &self,
+        spot: &Spot<'_>,
+        entry: protocol::Entry,
+        file: File,
+        metadata: &Metadata,
+        len: u64,
+    ) -> Result<(), Stop> {
+        let everything = || std::iter::once(0..len).collect();
+        let data = match self.task.settings.tuning.sparse {
+            Sparse::Never => Ok(everything()),
+            _ if metadata.is_file() => holes::data_ranges(&file, len),
+            _ => Ok(everything()),
+        };
+        let data = data.map_err(|cause| spot.error("find the holes of", cause))?;
+        let mut identity = Identity::of(metadata);
+        identity.set_len(len); // of a device it is not in the metadata
+        let number = self.number();
+        let path = spot.path.clone();
+        let outgoing = Outgoing::new(number, file, metadata, path, len, data);
+        let mut files =
+            wait(self.session, &self.room, lock(&self.files), |files| files.len() < OPEN_MAX)?;
+        files.insert(number, Arc::new(outgoing));
+        drop(files);
+        let identity = identity.to_bytes();
+        Ok(self.session.send_now(&Message::File { entry, file: number, identity })?)
+    }
+}
+
+/// The path that an operand's copy has in messages.
+pub fn shown(host: &str, destination: &Path) -> PathBuf {
+    let mut text = std::ffi::OsString::from(host);
+    text.push(":");
+    text.push(destination);
+    PathBuf::from(text)
+}

@@ -1,0 +1,196 @@
+//! What is to be done, as both ends understand it: from the command line to the request that goes over
+//! the wire, and from there to what the copier goes by.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use bookend::units::Bytes;
+
+use super::protocol::{Onto, PathText, Request, RuleText};
+use crate::copy::engine::{Sparse, Tuning};
+use crate::copy::plan;
+use crate::copy::request::{Conflict, Destination, Endpoint, Settings};
+use crate::copy::tree::filter::{Rule, Rules, Verdict};
+use crate::copy::tree::wishes::{Follow, Wishes};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// How files are copied.
+    pub settings: Settings,
+    /// How trees are.
+    pub wishes: Wishes,
+    /// Bytes of pieces go as they are.
+    pub plain: bool,
+    /// Data lanes.
+    pub lanes: u32,
+}
+
+/// Where copies go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The path.
+    pub path: PathBuf,
+    /// What it may be.
+    pub onto: Onto,
+}
+
+impl Target {
+    /// What a command line says; standard output is none.
+    pub fn of(destination: &Destination) -> Option<Self> {
+        let (path, onto) = match destination {
+            Destination::Into(path) => (path, Onto::Into),
+            Destination::Either(path) => (path, Onto::Either),
+            Destination::Exactly(Endpoint::Path(path)) => (path, Onto::Exactly),
+            Destination::Exactly(Endpoint::Standard) => return None,
+        };
+        Some(Self { path: path.clone(), onto })
+    }
+}
+
+/// Bytes of a path.
+pub fn text(path: &Path) -> PathText {
+    PathText(path.as_os_str().as_bytes().to_vec())
+}
+
+/// The path that came.
+pub fn path(text: &PathText) -> &Path {
+    Path::new(OsStr::from_bytes(&text.0))
+}
+
+/// The name that a copy of `source` has in a directory; `.` where what is in it goes there itself.
+pub fn name_of(source: &Path) -> PathText {
+    let bytes = source.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let name = bytes[..end].rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    PathText(if matches!(name, b"" | b"..") { b".".to_vec() } else { name.to_vec() })
+}
+
+impl Task {
+    /// The request for it: `sources` are paths where the other end reads them.
+    pub fn request(&self, push: bool, sources: &[PathBuf], target: &Target) -> Request {
+        let (settings, wishes) = (&self.settings, &self.wishes);
+        let operand = |source: &PathBuf| if push { name_of(source) } else { text(source) };
+        let rule = |(verdict, pattern): (Verdict, Vec<u8>)| RuleText {
+            include: verdict == Verdict::Include,
+            pattern: PathText(pattern),
+        };
+        Request {
+            push,
+            operands: sources.iter().map(operand).collect(),
+            destination: if push { text(&target.path) } else { PathText::default() },
+            onto: target.onto as u8,
+            recursive: wishes.recursive,
+            follow: match wishes.follow {
+                Follow::Never => 0,
+                Follow::Operands => 1,
+                Follow::Always => 2,
+            },
+            links: wishes.links,
+            one_file_system: wishes.one_file_system,
+            rules: wishes.rules.texts().into_iter().map(rule).collect(),
+            preserve: settings.preserve,
+            force: settings.force,
+            conflict: match settings.conflict {
+                Conflict::Replace => 0,
+                Conflict::Leave => 1,
+                Conflict::ReplaceOlder => 2,
+            },
+            resume: settings.resume,
+            fsync: settings.fsync,
+            verify: settings.wishes.verify,
+            sparse: match settings.tuning.sparse {
+                Sparse::Auto => 0,
+                Sparse::Always => 1,
+                Sparse::Never => 2,
+            },
+            bwlimit: settings.tuning.bwlimit.unwrap_or(0),
+            block_size: settings.tuning.block_size.unwrap_or(0),
+            plain: self.plain,
+            lanes: self.lanes,
+        }
+    }
+
+    /// What `request` asks for.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub fn of(request: &Request) -> Result<Self, String> {
+        let rule = |rule: &RuleText| {
+            let verdict = if rule.include { Verdict::Include } else { Verdict::Exclude };
+            Rule::new(verdict, OsStr::from_bytes(&rule.pattern.0))
+        };
+        let sparse = match request.sparse {
+            0 => Sparse::Auto,
+            1 => Sparse::Always,
+            _ => Sparse::Never,
+        };
+        let settings = Settings {
+            conflict: match request.conflict {
+                0 => Conflict::Replace,
+                1 => Conflict::Leave,
+                _ => Conflict::ReplaceOlder,
+            },
+            force: request.force,
+            preserve: request.preserve,
+            in_place: false,
+            fsync: request.fsync,
+            checksum: false,
+            resume: request.resume,
+            verbose: false,
+            explain: false,
+            json: false,
+            wishes: plan::Wishes {
+                engine: None,
+                reflink: false,
+                sparse,
+                verify: request.verify,
+                fsync: request.fsync,
+                spare_cache: true,
+                resume: true,
+            },
+            tuning: Tuning {
+                block_size: Some(request.block_size).filter(|&bytes| bytes > 0),
+                queue_depth: None,
+                threads: None,
+                buffer_memory: None,
+                bwlimit: Some(request.bwlimit).filter(|&limit| limit > 0),
+                sparse,
+            },
+        };
+        let wishes = Wishes {
+            recursive: request.recursive,
+            follow: match request.follow {
+                0 => Follow::Never,
+                1 => Follow::Operands,
+                _ => Follow::Always,
+            },
+            links: request.links,
+            one_file_system: request.one_file_system,
+            delete: false,
+            rules: Rules::new(request.rules.iter().map(rule).collect::<Result<_, _>>()?),
+            shard: None,
+            parents: false,
+            files_from: None,
+            from0: false,
+        };
+        Ok(Self { settings, wishes, plain: request.plain, lanes: request.lanes })
+    }
+}
+
+/// Lanes where nobody says how many: one for each processor, since each end has a thread for each.
+pub fn lanes() -> u32 {
+    const ENOUGH: usize = 4;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    processors.min(ENOUGH) as u32
+}
+
+/// Bytes of a piece: under a limit they are small, so that the flow is even.
+pub fn piece_bytes(settings: &Settings) -> u64 {
+    let most = super::protocol::PIECE_MAX as u64;
+    let wanted = settings.tuning.block_size.map_or(most, |wanted| wanted.clamp(4096, most));
+    crate::copy::limit::Limiter::new(settings.tuning.bwlimit).request_size(wanted)
+}
+
+const _: () = assert!(Bytes::mib(1).get() == super::protocol::PIECE_MAX as u64);

@@ -1,0 +1,83 @@
+//! What a way between machines offers: lanes that carry messages, and pieces with their bytes.
+//!
+//! A lane goes both ways and keeps its order; lanes do not wait for each other. The memory of the
+//! bytes is the lane's, so that a way that needs memory of its own kind (registered with a device)
+//! gives out that: a piece is read from its file to where it is sent from, and written to its file
+//! from where it arrived.
+
+pub mod tcp;
+
+use std::io;
+
+use super::protocol::{Malformed, Message};
+use super::secure::ReadError;
+
+/// The end of a lane that sends.
+pub trait Sink: Send {
+    /// Sends `message`, which is no piece, at the latest with the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// What the system says.
+    fn send(&mut self, message: &Message) -> io::Result<()>;
+
+    /// Sends what was held back.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Where the bytes of the next piece go: [`PIECE_MAX`](super::protocol::PIECE_MAX) of them fit.
+    fn body(&mut self) -> &mut [u8];
+
+    /// Sends `piece`, and as many bytes of the body as it says, at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn send_piece(&mut self, piece: &Message) -> io::Result<()>;
+}
+
+/// The end of a lane that receives.
+pub trait Feed: Send {
+    /// The next message; of a piece the bytes are in the [`body`](Self::body) then.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `UnexpectedEof` where the other end is gone, and `WouldBlock` where it was
+    /// silent for too long.
+    fn receive(&mut self) -> Result<Message, ReadError>;
+
+    /// The bytes of the last piece.
+    fn body(&self) -> &[u8];
+}
+
+/// Ends a lane from any thread: whoever waits at it wakes with an error.
+pub trait Closer: Send + Sync {
+    /// Ends it.
+    fn close(&self);
+}
+
+/// A way to the other end and back.
+pub struct Lane<'a> {
+    /// What sends.
+    pub sink: Box<dyn Sink + 'a>,
+    /// What receives.
+    pub feed: Box<dyn Feed + 'a>,
+    /// What ends it.
+    pub closer: Box<dyn Closer>,
+}
+
+impl std::fmt::Debug for Lane<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+/// How many bytes a piece says it has.
+///
+/// # Errors
+/// A message that is no piece.
+pub fn piece_len(message: &Message) -> Result<usize, Malformed> {
+    match message {
+        Message::Piece { len, .. } => Ok(*len as usize),
+        _ => Err(Malformed("bytes of no piece")),
+    }
+}

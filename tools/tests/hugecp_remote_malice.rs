@@ -1,0 +1,337 @@
+//! A peer that has the key and means harm: it cannot write outside of the target, nor exhaust this end.
+
+mod common;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bookend_tools::remote::key;
+use bookend_tools::remote::protocol::{
+    Attributes, Blob, Entry, Message, Moment, Name, PathText, Request, VERSION,
+};
+use bookend_tools::remote::secure::{Cipher, SECRET_BYTES};
+use bookend_tools::remote::transport::Lane;
+use bookend_tools::remote::transport::tcp::{self, Manner, Preface, Secret};
+use common::{Dir, Ran, bytes};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SESSION: [u8; 16] = [1; 16];
+const SECRET: [u8; SECRET_BYTES] = [2; SECRET_BYTES];
+
+/// What an evil sender does on the main lane and the one for pieces.
+type Evil = dyn FnOnce(&mut Lane<'_>, &mut Lane<'_>) + Send;
+
+fn key_file(dir: &Dir) -> [u8; SECRET_BYTES] {
+    let path = dir.file("key", bytes(32));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    key::from_file(&path).unwrap()
+}
+
+fn manner(buffers: Option<&bookend::placement::Arena>) -> Manner<'_> {
+    Manner { buffers, plain: false, timeout: Some(PATIENCE) }
+}
+
+/// A server that accepts one session, and then does as it likes.
+fn server(listener: TcpListener, secret: [u8; SECRET_BYTES], evil: Box<Evil>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let accept = |secret: &[u8; SECRET_BYTES]| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let preface = tcp::greet(&mut stream, PATIENCE).unwrap();
+            (stream, preface, *secret)
+        };
+        let (stream, preface, secret) = accept(&secret);
+        let mut main = tcp::accept(stream, &preface, &secret, &manner(None)).unwrap();
+        let offer =
+            Message::Offer { session: SESSION, secret: SECRET, port: 0, addresses: Vec::new() };
+        say(&mut main, &offer);
+        assert!(matches!(main.feed.receive(), Ok(Message::Ask { .. })));
+        say(&mut main, &Message::Accept {});
+        let arena = tcp::arena(1).unwrap();
+        let (stream, preface, secret) = accept(&SECRET);
+        let mut pieces = tcp::accept(stream, &preface, &secret, &manner(Some(&arena))).unwrap();
+        evil(&mut main, &mut pieces);
+        // Until the client has had enough.
+        while main.feed.receive().is_ok() {}
+    })
+}
+
+fn say(lane: &mut Lane<'_>, message: &Message) {
+    // The client may be gone already: it is right to go.
+    let _ = lane.sink.send(message).and_then(|()| lane.sink.flush());
+}
+
+/// `hugecp OPTIONS 127.0.0.1:x dst` from a server that does what `evil` does.
+fn pull(dir: &Dir, options: &str, evil: Box<Evil>) -> Ran {
+    let secret = key_file(dir);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = server(listener, secret, evil);
+    let words = ["--key-file", "key", "--port", &port, "--streams", "1", "--timeout", "3"];
+    let words = words.into_iter().chain(options.split_whitespace()).chain(["127.0.0.1:x", "dst"]);
+    let ran = Ran(dir.hugecp(words).output().unwrap());
+    server.join().unwrap();
+    ran
+}
+
+/// As [`pull`], with nothing but messages on the main lane.
+fn pull_messages(dir: &Dir, options: &str, messages: Vec<Message>) -> Ran {
+    let evil = move |main: &mut Lane<'_>, _: &mut Lane<'_>| {
+        say(main, &Message::Operand { index: 0 });
+        messages.iter().for_each(|message| say(main, message));
+    };
+    pull(dir, options, Box::new(evil))
+}
+
+fn entry(name: &str, mode: u32) -> Entry {
+    let moment = Moment { seconds: 0, nanoseconds: 0 };
+    let attributes = Attributes {
+        mode,
+        uid: 0,
+        gid: 0,
+        accessed: moment.clone(),
+        modified: moment,
+        xattrs: Vec::new(),
+    };
+    Entry { name: Name::new(name.as_bytes()).ok(), link: 0, attributes }
+}
+
+fn enter(name: &str) -> Message {
+    Message::Enter { entry: entry(name, 0o40_755) }
+}
+
+fn small(name: &str, content: &str) -> Message {
+    Message::Small { entry: entry(name, 0o100_644), content: Blob(content.into()) }
+}
+
+fn symlink(name: &str, text: &Path) -> Message {
+    use std::os::unix::ffi::OsStrExt;
+    let text = PathText(text.as_os_str().as_bytes().to_vec());
+    Message::Symlink { entry: entry(name, 0o120_777), text }
+}
+
+fn file(name: &str, number: u32, len: u64) -> Message {
+    let mut identity = [0; 56];
+    identity[16..24].copy_from_slice(&len.to_le_bytes());
+    Message::File { entry: entry(name, 0o100_644), file: number, identity }
+}
+
+const BREACH: &str = "does not keep to the protocol";
+
+#[test]
+fn what_was_not_asked_for_is_not_taken() {
+    for (options, messages, part) in [
+        ("", vec![enter("")], "a directory, where files were asked for"),
+        ("", vec![symlink("", Path::new("/"))], "what is no file"),
+        ("-r", vec![Message::Operand { index: 0 }], "not asked for"),
+        ("-r", vec![Message::Operand { index: 1 }], "not asked for"),
+        ("-r", vec![Message::Leave {}], "leaves a directory"),
+        ("-r", vec![small("a", "in no directory")], "in no directory"),
+        ("-r", vec![enter(""), small("", "without a name")], "in no directory"),
+        ("-r", vec![Message::Go { file: 0 }], "only a receiver may"),
+        (
+            "-r",
+            vec![Message::Hello { version: VERSION, program: String::new(), aes: true }],
+            "only",
+        ),
+    ] {
+        let dir = Dir::new();
+        pull_messages(&dir, options, messages).fails(1, &[BREACH, part]);
+        let names = dir.names();
+        assert!(names == ["key"] || names == ["dst", "key"], "{part}: {names:?}");
+    }
+}
+
+#[test]
+fn links_lead_nothing_out_of_the_target() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("outside")).unwrap();
+    let outside = dir.join("outside");
+    // A link in the tree, and then what would go through it.
+    let messages = vec![enter(""), symlink("l", &outside), Message::Finish {}];
+    pull_messages(&dir, "-r", messages).ok();
+    let messages = vec![
+        enter(""),
+        enter("l"),
+        small("stolen", "x"),
+        file("big", 0, 2 << 20),
+        Message::Leave {},
+        small("l2", "good"),
+        Message::Leave {},
+        Message::Finish {},
+    ];
+    pull_messages(&dir, "-r -T", messages).fails(1, &["cannot copy a directory to", "dst/l'"]);
+    assert_eq!(dir.read("dst/l2"), b"good");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    fs::remove_dir_all(dir.join("dst")).unwrap();
+    // The operand as a link, and then once more, through it.
+    let messages =
+        vec![symlink("", &outside), Message::Operand { index: 0 }, enter(""), small("stolen", "x")];
+    pull_messages(&dir, "-r", messages).fails(1, &[BREACH, "not asked for"]);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn what_would_exhaust_this_end_is_refused() {
+    let dir = Dir::new();
+    let deep = (0..1100).map(|_| enter("d")).collect::<Vec<_>>();
+    let deep = std::iter::once(enter("")).chain(deep).collect();
+    pull_messages(&dir, "-r", deep).fails(1, &[BREACH, "too deep"]);
+    let dir = Dir::new();
+    let many = (0..400).map(|number| file(&format!("f{number}"), number, 300_000));
+    let many = std::iter::once(enter("")).chain(many).collect();
+    pull_messages(&dir, "-r", many).fails(1, &[BREACH, "too many files"]);
+    assert!(fs::read_dir(dir.join("dst")).unwrap().count() == 0, "none has a name");
+}
+
+#[test]
+fn pieces_that_lie_are_not_written() {
+    let whole = 2 << 20;
+    for (offset, content, part) in [
+        (whole - 4, &b"behind the end"[..], "behind the end of its file"),
+        (0, b"changed", "were changed on their way"),
+    ] {
+        let dir = Dir::new();
+        let evil = move |main: &mut Lane<'_>, pieces: &mut Lane<'_>| {
+            say(main, &Message::Operand { index: 0 });
+            say(main, &file("", 0, whole));
+            while !matches!(main.feed.receive(), Ok(Message::Go { file: 0 })) {}
+            pieces.sink.body()[..content.len()].copy_from_slice(content);
+            let hash = *blake3::hash(if offset == 0 { b"other" } else { content }).as_bytes();
+            let len = content.len() as u32;
+            pieces.sink.send_piece(&Message::Piece { file: 0, offset, len, hash }).unwrap();
+        };
+        pull(&dir, "", Box::new(evil)).fails(1, &[part]);
+        assert!(!dir.join("dst").exists());
+    }
+}
+
+#[test]
+fn what_is_said_is_shown_without_its_control_characters() {
+    let dir = Dir::new();
+    let text = "evil \u{1b}[2J\u{7} text".to_owned();
+    let ran = pull_messages(&dir, "-r", vec![Message::Trouble { text }, Message::Finish {}]);
+    let ran = ran.fails(1, &["127.0.0.1: evil ", " text"]);
+    assert!(!ran.err().contains('\u{1b}') && !ran.err().contains('\u{7}'), "{}", ran.err());
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that serves `root`, and its port.
+fn start_server(dir: &Dir) -> (Killed, u16) {
+    use std::io::{BufRead, BufReader};
+    fs::create_dir(dir.join("root")).unwrap();
+    let mut command: Command =
+        dir.hugecp(["--serve", "127.0.0.1:0", "--key-file", "key", "--root", "root"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut output = BufReader::new(child.stderr.take().unwrap());
+    output.read_line(&mut said).unwrap();
+    std::thread::spawn(move || output.lines().for_each(drop));
+    let port = said.trim().rsplit(':').next().unwrap().parse().unwrap();
+    (Killed(child), port)
+}
+
+/// Opens a session with a server; gives its main lane and its one for pieces.
+fn session<'a>(
+    port: u16,
+    secret: &[u8; SECRET_BYTES],
+    request: Request,
+    arena: &'a bookend::placement::Arena,
+) -> (Lane<'a>, Option<Lane<'a>>) {
+    let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut preface = Preface {
+        version: VERSION,
+        secret: Secret::KeyFile,
+        session: [0; 16],
+        lane: 0,
+        cipher: Cipher::ChaCha20Poly1305,
+    };
+    let mut main = tcp::open(connect(), &preface, secret, PATIENCE, &manner(None)).unwrap();
+    let Ok(Message::Offer { session, secret, .. }) = main.feed.receive() else {
+        panic!("no session");
+    };
+    say(&mut main, &Message::Ask { request });
+    let Ok(Message::Accept {}) = main.feed.receive() else { return (main, None) };
+    (preface.secret, preface.session, preface.lane) = (Secret::Session, session, 1);
+    let lane = tcp::open(connect(), &preface, &secret, PATIENCE, &manner(Some(arena))).ok();
+    (main, lane)
+}
+
+fn request(push: bool, operand: &str, destination: &str) -> Request {
+    Request {
+        push,
+        operands: vec![PathText(operand.into())],
+        destination: PathText(destination.into()),
+        onto: 0,
+        recursive: true,
+        follow: 0,
+        links: false,
+        one_file_system: false,
+        rules: Vec::new(),
+        preserve: false,
+        force: true,
+        conflict: 0,
+        resume: false,
+        fsync: false,
+        verify: false,
+        sparse: 0,
+        bwlimit: 0,
+        block_size: 0,
+        plain: false,
+        lanes: 1,
+    }
+}
+
+#[test]
+fn a_client_that_has_the_key_stays_in_the_root() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (_server, port) = start_server(&dir);
+    let arena = tcp::arena(1).unwrap();
+    for (operand, destination) in
+        [("..", ""), ("../x", ""), ("a/b", ""), ("x", ".."), ("x", "../root/..")]
+    {
+        let (mut main, _lane) = session(port, &secret, request(true, operand, destination), &arena);
+        say(&mut main, &Message::Operand { index: 0 });
+        say(&mut main, &Message::Small { entry: entry("", 0o100_644), content: Blob(vec![1]) });
+        say(&mut main, &Message::Finish {});
+        let mut told = false;
+        while let Ok(message) = main.feed.receive() {
+            told |= matches!(message, Message::Trouble { .. });
+            if matches!(message, Message::Done { .. }) {
+                assert!(told, "{operand} to {destination}: it was done");
+                break;
+            }
+        }
+        assert_eq!(dir.names(), ["key", "root"], "{operand} to {destination}");
+        assert_eq!(fs::read_dir(dir.join("root")).unwrap().count(), 0);
+    }
+    // A device would be a way out.
+    let (mut main, _lane) = session(port, &secret, request(true, "d", ""), &arena);
+    say(&mut main, &Message::Operand { index: 0 });
+    say(&mut main, &Message::Node { entry: entry("", 0o060_600), device: 0x700 });
+    say(&mut main, &Message::Finish {});
+    let answer = loop {
+        match main.feed.receive() {
+            Ok(Message::Alive {}) => {}
+            other => break other,
+        }
+    };
+    match answer {
+        Ok(Message::Trouble { text }) => assert!(text.contains("does not make"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!dir.join("root/d").exists());
+}
