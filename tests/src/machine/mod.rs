@@ -9,11 +9,13 @@
 mod cgroup;
 mod filesystem;
 mod hugepages;
+mod network;
 mod scratch;
 
 pub use cgroup::Cgroup;
 pub use filesystem::{FsKind, Image, LoopDevice, MountedFs};
 pub use hugepages::{HugePages, Setting};
+pub use network::{End, Network};
 pub use scratch::{Scratch, clean_leftovers, scratch};
 
 use std::fs::{File, OpenOptions};

@@ -4,6 +4,7 @@
 //! leaves no target; where it must be able to is written in [`engines::can`].
 
 mod attributes;
+mod between;
 mod big;
 mod devices;
 mod engines;

@@ -1,0 +1,151 @@
+//! hugecp beside rsync, scp and iperf3, in turn, between two network namespaces of this machine.
+//!
+//! Dimensions: encrypted or not, one big file from the page cache to memory (tmpfs); seconds of wall time,
+//! bytes a second, and the ratios. Both ends share this machine's processors, as they do for the peers.
+//! iperf3 moves bytes of no file from memory to nowhere: it is the bar that the wire and the processors set.
+//! Every figure is the median over rounds, in each of which everybody runs once. Each copy is compared
+//! with the source byte for byte in the first round.
+//!
+//! Nothing is written but the table; files live in a tmpfs that goes at the end, the namespaces go with it.
+
+mod peers;
+
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use bookend::units::Bytes;
+use bookend_tests::data::{first_difference, random_file};
+use bookend_tests::machine::{End, FsKind, MachineLock, MountedFs, Network};
+use bookend_tests::skip::Skip;
+use bookend_tools::cli::size::parse_size;
+use clap::Parser;
+
+use peers::{Peer, Peers};
+
+/// Copies a file between two network namespaces with hugecp and its peers in turn.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How often each program runs.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Length of the file.
+    #[arg(long, default_value = "2G", value_parser = parse_size)]
+    size: Bytes,
+    /// What `tc` is told of both ends of the cable, such as "netem delay 5ms loss 0.1%".
+    #[arg(long)]
+    shape: Option<String>,
+    /// Seconds of iperf3.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(skip) => {
+            eprintln!("copy-between-machines: not run: {skip}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Skip> {
+    let lock = MachineLock::take();
+    let network = Network::new()?;
+    if let Some(words) = &options.shape {
+        network.shape(words)?;
+    }
+    let size = options.size.get();
+    let memory = MountedFs::new(&lock, FsKind::Tmpfs, 2 * size + (64 << 20))?;
+    let source = memory.path().join("source");
+    random_file(&source, size, 1)
+        .map_err(|error| Skip(format!("{}: {error}", source.display())))?;
+    let peers = Peers::start(&network, memory.path())?;
+    let target = memory.path().join("in/target");
+    let all = peers.all(&source, options.seconds);
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
+    for round in 0..options.runs {
+        for (peer, rates) in all.iter().zip(&mut rates) {
+            let _ = std::fs::remove_file(&target); // there is none before the first
+            let Some(rate) = one(peer, size) else { continue };
+            if round == 0 && peer.copies {
+                let difference = first_difference(&source, &target);
+                assert!(matches!(difference, Ok(None)), "{}: {difference:?}", peer.name);
+            }
+            rates.push(rate);
+        }
+    }
+    print(&all, &mut rates, size);
+    Ok(())
+}
+
+/// Runs `peer`; gives bytes a second.
+fn one(peer: &Peer, size: u64) -> Option<f64> {
+    let mut command: Command = (peer.command)();
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
+    let since = Instant::now();
+    let output = match command.output() {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            println!(
+                "{}: {}: {}",
+                peer.name,
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+            return None;
+        }
+        Err(error) => {
+            println!("{}: not run: {error}", peer.name);
+            return None;
+        }
+    };
+    let seconds = since.elapsed().as_secs_f64();
+    if peer.copies {
+        return Some(size as f64 / seconds);
+    }
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    said["end"]["sum_received"]["bits_per_second"].as_f64().map(|bits| bits / 8.0)
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print(all: &[Peer], rates: &mut [Vec<f64>], size: u64) {
+    let medians: Vec<Option<f64>> = rates.iter_mut().map(|rates| median(rates)).collect();
+    let of = |name: &str| all.iter().position(|peer| peer.name == name).and_then(|at| medians[at]);
+    println!("{size} bytes, from the page cache to tmpfs, over veth, medians");
+    println!("{:<28} {:>9} {:>19} {:>10} {:>10}", "", "MB/s", "min..max", "of rsync", "of iperf3");
+    let ratio = |rate: f64, peer: Option<f64>| {
+        peer.map_or_else(|| "-".to_owned(), |peer| format!("{:.2}", rate / peer))
+    };
+    for ((peer, rates), median) in all.iter().zip(rates.iter()).zip(&medians) {
+        let (Some(rate), Some(least), Some(most)) = (median, rates.first(), rates.last()) else {
+            println!("{:<28} {:>9}", peer.name, "not run");
+            continue;
+        };
+        println!(
+            "{:<28} {:>9.0} {:>19} {:>10} {:>10}",
+            peer.name,
+            rate / 1e6,
+            format!("{:.0}..{:.0}", least / 1e6, most / 1e6),
+            ratio(*rate, of(peers::RSYNC)),
+            ratio(*rate, of(peers::IPERF3)),
+        );
+    }
+    for (name, peer, bar) in [
+        (peers::ENCRYPTED, peers::RSYNC, 1.0),
+        (peers::PLAIN, peers::RSYNC, 2.0),
+        (peers::PLAIN, peers::IPERF3, 0.8),
+    ] {
+        if let (Some(rate), Some(beside)) = (of(name), of(peer)) {
+            let held = if rate >= bar * beside { "held" } else { "not held" };
+            println!("{name}: {:.2} of {peer} (bar: {bar:.2}): {held}", rate / beside);
+        }
+    }
+}
+
+/// The end that copies are made from.
+const HERE: End = End::Near;
