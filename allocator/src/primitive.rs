@@ -1,7 +1,9 @@
 //! What the concurrent parts are written against: an atomic word, so that a model checker can run
 //! the very code that ships on words of its own.
 
-use core::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::os::barrier;
 
 /// An atomic word, as far as this crate needs one.
 pub(crate) trait Atomic<T> {
@@ -12,13 +14,15 @@ pub(crate) trait Atomic<T> {
     fn fetch_add(&self, value: T, order: Ordering) -> T;
     fn fetch_sub(&self, value: T, order: Ordering) -> T;
     fn compare_exchange(&self, now: T, new: T, order: Ordering) -> Result<T, T>;
-    /// A fence of the same world as the word: `fence(SeqCst)`.
-    fn fence();
+    /// Two halves of a fence of total order, of the same world as the word; see [`barrier`].
+    fn light_fence();
+    /// `false` where it could not be passed.
+    fn heavy_fence() -> bool;
 }
 
 /// Passes everything on to the word's own methods.
 macro_rules! atomic {
-    ($atomic:ty, $value:ty, $fence:path) => {
+    ($atomic:ty, $value:ty, $light:path, $heavy:path) => {
         impl crate::primitive::Atomic<$value> for $atomic {
             #[inline(always)]
             fn load(&self, order: Ordering) -> $value {
@@ -54,20 +58,32 @@ macro_rules! atomic {
                 <$atomic>::compare_exchange(self, now, new, order, Ordering::Relaxed)
             }
             #[inline(always)]
-            fn fence() {
-                $fence(Ordering::SeqCst);
+            fn light_fence() {
+                $light();
+            }
+            fn heavy_fence() -> bool {
+                $heavy()
             }
         }
     };
 }
-atomic!(AtomicU32, u32, atomic::fence);
-atomic!(AtomicU64, u64, atomic::fence);
+atomic!(AtomicU32, u32, barrier::light, barrier::heavy);
+atomic!(AtomicU64, u64, barrier::light, barrier::heavy);
 
 /// The model checker's words.
 #[cfg(test)]
 mod model {
     use loom::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
-    atomic!(AtomicU32, u32, atomic::fence);
-    atomic!(AtomicU64, u64, atomic::fence);
+    fn light() {
+        atomic::fence(Ordering::SeqCst);
+    }
+
+    fn heavy() -> bool {
+        atomic::fence(Ordering::SeqCst);
+        true
+    }
+
+    atomic!(AtomicU32, u32, light, heavy);
+    atomic!(AtomicU64, u64, light, heavy);
 }

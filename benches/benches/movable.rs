@@ -5,7 +5,8 @@
 //!   handles in sessions and over raw pointers, the same code for both, and the nodes of both in the same
 //!   pool, so that nothing differs but the access; `small` fits into the second cache, `large` into none.
 //!   The table looks a random key up, the list is followed to its end. Sessions of 1,000 lookups, or one
-//!   pass of the list;
+//!   pass of the list. Twice: where nothing has been moved that was not looked at since, so that sessions are
+//!   settled, and where one handle in the process is stale;
 //! - **pins**: a pin and unpin of one object, and of random ones;
 //! - **moving**: blocks emptied into others, by size of object, beside `memcpy` of as many bytes in pieces
 //!   of 2 MiB, between memory that neither has in its caches;
@@ -57,7 +58,7 @@ fn median(times: &mut [f64]) -> f64 {
 fn beside(what: &str, unit: &str, ours: &mut [f64], peers: &mut [f64]) {
     let (our, peer) = (median(ours), median(peers));
     println!(
-        "{what:<44} {our:9.2} {unit}, peer {peer:9.2}: {:.3} (fastest {:.3})",
+        "{what:<52} {our:9.2} {unit}, peer {peer:9.2}: {:.3} (fastest {:.3})",
         our / peer,
         ours[0] / peers[0]
     );
@@ -241,7 +242,24 @@ fn seconds(work: impl FnOnce() -> u64) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
+/// An object that was moved and not looked at since, of a heap of its own: as long as it lives no session is
+/// settled.
+fn stale() -> (MovableHeap, Movable<u64>) {
+    let other = heap(Bytes::mib(8));
+    let object = make(&other, 0u64);
+    let extent = other.snapshot().movable[0].range;
+    let moved = other.carry(extent, BlockId::new(3), &mut Budget::UNLIMITED.clone());
+    assert_eq!(moved.expect("a free block").objects, 1);
+    (other, object)
+}
+
 fn access(scale: u64) {
+    access_as("settled", scale);
+    let _stale = stale();
+    access_as("a stale handle", scale);
+}
+
+fn access_as(state: &str, scale: u64) {
     for (name, nodes) in [("small", 8_000 / scale.min(4)), ("large", 4_000_000 / scale)] {
         let heap = heap(Bytes::new(nodes * 160) + Bytes::mib(16));
         let mut bump = Bump::new(&heap, nodes * 64);
@@ -260,7 +278,12 @@ fn access(scale: u64) {
                 run(&|session, seed| peer.look_up(session, seed, 1000)) * 1e6 / rounds as f64,
             );
         }
-        beside(&format!("hash table, {name}: a lookup"), "ns", &mut our_times, &mut peer_times);
+        beside(
+            &format!("{state}: hash table, {name}: a lookup"),
+            "ns",
+            &mut our_times,
+            &mut peer_times,
+        );
         drop((ours, peer));
         bump.used = 0;
         let ours = movable::List::new(&heap, |node| make(&heap, node), nodes);
@@ -275,7 +298,12 @@ fn access(scale: u64) {
             our_times.push(run(&|session| ours.follow(session)));
             peer_times.push(run(&|session| peer.follow(session)));
         }
-        beside(&format!("linked list, {name}: a node"), "ns", &mut our_times, &mut peer_times);
+        beside(
+            &format!("{state}: linked list, {name}: a node"),
+            "ns",
+            &mut our_times,
+            &mut peer_times,
+        );
     }
 }
 

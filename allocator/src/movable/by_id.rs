@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // addresses instead of references
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::AcqRel;
 
 use super::error::MovableError;
 use super::mover::Budget;
@@ -12,6 +13,7 @@ use super::owner::NOBODY;
 use super::protocol;
 use super::registry::Door;
 use super::tables::ObjectId;
+use super::word::NUMBERED;
 use super::{Cache, MovableHeap};
 use crate::os::Os;
 use crate::units::Bytes;
@@ -33,8 +35,10 @@ impl<O: Os> MovableHeap<O> {
         let at = self.inner().tables.address(made.at);
         // SAFETY: the new object has as many bytes at least, and is pinned and nobody else's.
         unsafe { at.write_bytes(0, len.as_usize()) };
-        protocol::unpin(self.inner().tables.word(made.id.index()));
-        Ok(made.id)
+        let word = self.inner().tables.word(made.index);
+        word.fetch_or(NUMBERED, AcqRel); // no handle will be stale for it
+        protocol::unpin(word);
+        Ok(self.inner().id(made.index))
     }
 
     /// Frees an object. From an owner's callback for this very object, it ends when that is over.
@@ -48,7 +52,7 @@ impl<O: Os> MovableHeap<O> {
     pub unsafe fn free_by_id(&self, id: ObjectId) -> Result<(), MovableError> {
         self.inner().check(id)?;
         // The heap goes on: this is a handle to it.
-        self.inner().end(id, None).map(drop)
+        self.inner().end(id.index(), None).map(drop)
     }
 
     /// Pins an object, and says where it is until it is unpinned.

@@ -23,6 +23,11 @@ pub enum MovableError {
         /// Its length.
         arena: Blocks,
     },
+    /// Another heap stands on the arena.
+    ArenaTaken {
+        /// Where it begins.
+        base: usize,
+    },
     /// There are as many heaps in this process as can be.
     TooManyHeaps {
         /// How many.
@@ -114,6 +119,11 @@ impl fmt::Display for MovableError {
                 f,
                 "an arena of {} is longer than a movable heap reaches; use one of at most {REACH}",
                 arena.bytes()
+            ),
+            Self::ArenaTaken { base } => write!(
+                f,
+                "the arena at {base:#x} has a movable heap already, and holds one heap at a time; \
+                 use that one (clones of it are the same heap), or another arena"
             ),
             Self::TooManyHeaps { most } => {
                 write!(f, "this process has {most} movable heaps, which is the most; drop one")

@@ -3,32 +3,63 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
+use core::num::NonZeroU32;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use core::{mem, ptr};
 
-use super::registry::{self, DropFn};
+use super::protocol::Hint;
+use super::registry::{self, Door, DropFn};
+use super::stamps;
 use super::tables::ObjectId;
-use super::word::Hint;
+use super::word::Sight;
 
 /// Which object, and where it was when it was last looked at.
 #[derive(Debug)]
 pub(super) struct Handle {
-    pub hint: AtomicU64,
-    pub id: ObjectId,
+    pub address: AtomicU64,
+    stamp: AtomicU32,
+    /// Plus one, so that an `Option` of a handle is no longer.
+    index: NonZeroU32,
 }
 
 impl Handle {
-    pub fn new(id: ObjectId, hint: Hint) -> Self {
-        Self { hint: AtomicU64::new(hint.0), id }
+    /// Of the object of that number in the heap that `sight` is of.
+    pub fn new(index: u32, sight: Sight) -> Self {
+        Self {
+            address: AtomicU64::new(sight.address),
+            stamp: AtomicU32::new(sight.stamp),
+            index: NonZeroU32::MIN.saturating_add(index), // fewer objects than numbers
+        }
+    }
+
+    #[inline(always)]
+    pub fn hint(&self) -> Hint<'_, AtomicU64, AtomicU32> {
+        Hint { address: &self.address, stamp: &self.stamp }
+    }
+
+    #[inline(always)]
+    pub fn index(&self) -> u32 {
+        self.index.get() - 1
+    }
+
+    /// The heap of the object: that of the address, for an object never leaves its heap.
+    pub fn heap(&self) -> &dyn Door {
+        let number = stamps::heap_of(self.address.load(Relaxed));
+        // SAFETY: the object lives as long as the handle, and its heap with it.
+        unsafe { registry::heap(number) }
+    }
+
+    pub fn id(&self) -> ObjectId {
+        self.heap().tables().id(self.index())
     }
 
     /// Ends the object, if it can be ended.
     pub fn end(&self, drop_fn: Option<DropFn>) {
-        // SAFETY: the object lives until here, and its heap with it.
-        let heap = unsafe { registry::heap(self.id.heap()) };
         // It may be the heap's last, which is not used any more here. Only pins could prevent the
-        // end, and those that there can be borrow the handle; one that was forgotten keeps the object.
-        drop(heap.end(self.id, drop_fn));
+        // end, and those that there can be borrow the handle; one that was forgotten keeps the object
+        // if it is counted in the word.
+        drop(self.heap().end(self.index(), drop_fn));
     }
 }
 
@@ -64,7 +95,7 @@ impl<T> Movable<T> {
 
     /// Which object it is, as its owner's callbacks are told.
     pub fn id(&self) -> ObjectId {
-        self.handle.id
+        self.handle.id()
     }
 }
 
@@ -82,7 +113,7 @@ impl<T> Drop for Movable<T> {
 
 impl<T> fmt::Debug for Movable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Movable({:?})", self.handle.id)
+        write!(f, "Movable({:?})", self.id())
     }
 }
 
@@ -106,7 +137,7 @@ impl MovableBytes {
 
     /// Which object it is, as its owner's callbacks are told.
     pub fn id(&self) -> ObjectId {
-        self.handle.id
+        self.handle.id()
     }
 
     /// How many.
@@ -129,6 +160,6 @@ impl Drop for MovableBytes {
 
 impl fmt::Debug for MovableBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MovableBytes({:?}, {} bytes)", self.handle.id, self.len)
+        write!(f, "MovableBytes({:?}, {} bytes)", self.id(), self.len)
     }
 }

@@ -2,21 +2,21 @@
 #![allow(unsafe_code)] // drops objects in place
 
 use core::fmt;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Release};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::error::MovableError;
 use super::owner::{NOBODY, OWNERS_MAX, Owner, told};
-use super::protocol::{self, Ended};
+use super::protocol::{self, Buried, Ended};
 use super::registry::{Door, DropFn, Keep, Number};
 use super::slab::{Bin, Size, Zone};
 use super::store::{Big, Store};
 use super::tables::{ObjectId, Tables};
-use super::threads::in_session;
+use super::threads::{in_session, settle};
 use super::word::{Offset, Word, is_reachable};
 use crate::lock::{Lock, Locked};
-use crate::os::Os;
+use crate::os::{Os, barrier};
 use crate::placement::{Arena, ArenaError, Class, Misuse, Refusal};
 use crate::units::{BlockRange, Blocks, Bytes};
 
@@ -47,7 +47,7 @@ pub(super) struct Inner<O: Os> {
 /// A new object, pinned once by whoever made it, who fills it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
-    pub id: ObjectId,
+    pub index: u32,
     pub at: Offset,
 }
 
@@ -58,8 +58,9 @@ impl<O: Os> Inner<O> {
             return Err(MovableError::TooLong { arena: blocks });
         }
         let unmapped = |cause| MovableError::Tables { objects, cause };
-        let number = Number::take()?;
+        barrier::set_up();
         let (os, base) = (arena.pool().os().clone(), arena.pool().base());
+        let number = Number::take(base.as_ptr().addr())?;
         let tables = Tables::new(&os, number.get(), base, blocks, objects).map_err(unmapped)?;
         let store = Store::new(&os, blocks, objects).map_err(unmapped)?;
         let heap = Arc::new(Self {
@@ -139,6 +140,7 @@ impl<O: Os> Inner<O> {
         let found = state.store.take(bin, index);
         let at = found.or_else(|| {
             state.store.add(Zone::Movable, block?.start());
+            self.tables.open(offset_of(block?));
             state.store.take(bin, index)
         });
         let Some(at) = at else {
@@ -167,6 +169,7 @@ impl<O: Os> Inner<O> {
         };
         let len = size as u64;
         state.store.add_big(Big { index, owner, zone: Zone::Movable, range, len });
+        self.tables.open(offset_of(range));
         Ok(self.announce(&mut state, index, offset_of(range)))
     }
 
@@ -178,13 +181,12 @@ impl<O: Os> Inner<O> {
     fn announce(self: &Arc<Self>, state: &mut State<O>, index: u32, at: Offset) -> Made {
         state.keep.get_or_insert_with(|| Arc::clone(self));
         self.tables.word(index).store(Word::live(at).pinned().0, Release);
-        Made { id: self.id(index), at }
+        Made { index, at }
     }
 
-    /// What the handle of a live object holds.
+    /// Which object a live one is.
     pub fn id(&self, index: u32) -> ObjectId {
-        let generation = self.tables.generations[index as usize].load(Relaxed);
-        ObjectId::new(self.tables.heap, generation, index)
+        self.tables.id(index)
     }
 
     /// Takes blocks, and moves what must move for that where this thread may.
@@ -236,7 +238,10 @@ impl<O: Os> Inner<O> {
     }
 
     /// Gives the place and the number of an object back that is no more.
-    pub fn forget(&self, index: u32, at: Offset) -> Option<Keep> {
+    fn forget(&self, index: u32, Buried { at, stale }: Buried) -> Option<Keep> {
+        if stale {
+            settle(1);
+        }
         let mut state = self.state();
         self.tables.generations[index as usize].fetch_add(1, Release);
         state.store.give_index(index);
@@ -259,8 +264,7 @@ impl<O: Os> Inner<O> {
             // mover, who has it, calls this and nobody else.
             told(|| unsafe { drop_fn(self.tables.address(at)) });
         }
-        let at = protocol::bury(self.tables.word(index));
-        self.forget(index, at)
+        self.forget(index, protocol::bury(self.tables.word(index)))
     }
 
     /// Drops an object's contents in place, and then ends it.
@@ -295,10 +299,10 @@ impl<O: Os> Door for Inner<O> {
         &self.tables
     }
 
-    fn end(&self, id: ObjectId, drop: Option<DropFn>) -> Result<Option<Keep>, MovableError> {
+    fn end(&self, index: u32, drop: Option<DropFn>) -> Result<Option<Keep>, MovableError> {
         match drop {
-            Some(drop_fn) => self.end_dropping(id.index(), drop_fn),
-            None => Ending { heap: self, index: id.index(), own: 0 }.end(),
+            Some(drop_fn) => self.end_dropping(index, drop_fn),
+            None => Ending { heap: self, index, own: 0 }.end(),
         }
     }
 }
@@ -320,7 +324,7 @@ impl<O: Os> Ending<'_, O> {
     fn finish(&self) -> Result<Option<Keep>, MovableError> {
         let Self { heap, index, own } = *self;
         match protocol::end(heap.tables.word(index), own) {
-            Ended::Freed(at) => Ok(heap.forget(index, at)),
+            Ended::Freed(buried) => Ok(heap.forget(index, buried)),
             Ended::Doomed => Ok(None),
             Ended::Pinned => Err(MovableError::Pinned),
             Ended::Dead => Err(MovableError::NoSuchObject { raw: heap.id(index).to_raw() }),

@@ -22,7 +22,8 @@
 //! and beside it the *stamp* that the object's block had when that was looked up. An access compares the
 //! stamp with that of now, in a table of four bytes a block that stays in the nearest cache; the
 //! processor goes on with the address while it does. Only where the block has been emptied since does
-//! the access go through the object's word, once, and renews the handle.
+//! the access go through the object's word, once, and renews the handle. A session that begins when
+//! nothing is being moved, and everything moved has been looked at since, compares nothing.
 //!
 //! # What it guarantees
 //! 1. What a session or a pin has given out stays where it is until the one ends or the other is
@@ -76,6 +77,7 @@ mod registry;
 mod session;
 mod slab;
 mod snapshot;
+mod stamps;
 mod store;
 mod tables;
 mod threads;

@@ -3,6 +3,7 @@
 
 use core::fmt;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::Arc;
 
 use super::error::MovableError;
@@ -11,10 +12,10 @@ use super::heap::{Inner, Made};
 use super::mover::{Budget, Carried};
 use super::owner::{NOBODY, Owner};
 use super::pin::{Held, Pinned, PinnedMut};
-use super::session::Session;
+use super::session::{Session, pointer};
 use super::snapshot::Snapshot;
-use super::word::Offset;
-use super::{Closed, protocol};
+use super::word::{Offset, Sight};
+use super::{Closed, stamps, threads};
 use crate::os::{Linux, Os};
 use crate::placement::{Arena, Class};
 use crate::units::{BlockId, BlockRange, Blocks};
@@ -32,8 +33,8 @@ impl<O: Os> Clone for MovableHeap<O> {
 }
 
 impl<O: Os> MovableHeap<O> {
-    /// A heap of objects on an arena, which may be used for other things but movable extents. Its
-    /// tables have room for an object every 64 bytes of it.
+    /// A heap of objects on an arena, which may be used for other things but movable extents, and has one
+    /// heap at a time. Its tables have room for an object every 64 bytes of it.
     ///
     /// # Errors
     /// As [`MovableHeap::with_objects`].
@@ -46,7 +47,8 @@ impl<O: Os> MovableHeap<O> {
     /// they are made.
     ///
     /// # Errors
-    /// [`MovableError::Tables`], [`MovableError::TooLong`], [`MovableError::TooManyHeaps`].
+    /// [`MovableError::Tables`], [`MovableError::TooLong`], [`MovableError::TooManyHeaps`],
+    /// [`MovableError::ArenaTaken`].
     pub fn with_objects(arena: Arc<Arena<O>>, objects: u32) -> Result<Self, MovableError> {
         Ok(Self { inner: Inner::new(arena, objects)? })
     }
@@ -120,9 +122,7 @@ impl<O: Os> MovableHeap<O> {
 
     /// Takes off the pin that an object was made with.
     fn finish(&self, made: Made) -> Handle {
-        let handle = Handle::new(made.id, self.inner.tables.hint(made.at));
-        protocol::unpin(self.inner.tables.word(made.id.index()));
-        handle
+        self.inner.tables.finish(made.index, made.at)
     }
 
     /// A cache for objects whose owner has pointers of his own to them, and is asked before they move.
@@ -141,14 +141,17 @@ impl<O: Os> MovableHeap<O> {
         Session::begin(&self.inner.tables)
     }
 
-    /// Keeps an object where it is: two atomic operations on its word, here and when the pin goes.
+    /// Keeps an object where it is: shows its address in a slot of this thread's, if it has not been moved
+    /// since it was last looked at and the thread has no more than seven pins; otherwise two atomic
+    /// operations on the object's word, here and when the pin goes. Who forgets a pin keeps the object from
+    /// being moved for good, but not from ending with its handle.
     ///
     /// # Errors
     /// [`MovableError::TooManyPins`]; [`MovableError::InCallback`] where the object's owner is being
     /// asked to migrate it, by this thread.
     #[inline]
     pub fn pin<'a, T>(&'a self, object: &'a Movable<T>) -> Result<Pinned<'a, T>, MovableError> {
-        let (at, held) = self.hold(object.handle(), Inner::pin)?;
+        let (at, held) = self.hold_own(object.handle())?;
         // SAFETY: the handle owns a T, which is there while it is held; the handle is borrowed.
         Ok(unsafe { Pinned::new(at.cast(), held) })
     }
@@ -161,7 +164,7 @@ impl<O: Os> MovableHeap<O> {
         &'a self,
         object: &'a mut Movable<T>,
     ) -> Result<PinnedMut<'a, T>, MovableError> {
-        let (at, held) = self.hold(object.handle(), Inner::pin)?;
+        let (at, held) = self.hold_own(object.handle())?;
         // SAFETY: as above, and the handle is borrowed exclusively.
         Ok(unsafe { PinnedMut::new(at.cast(), held) })
     }
@@ -174,7 +177,7 @@ impl<O: Os> MovableHeap<O> {
         &'a self,
         object: &'a MovableBytes,
     ) -> Result<Pinned<'a, [u8]>, MovableError> {
-        let (at, held) = self.hold(object.handle(), Inner::pin)?;
+        let (at, held) = self.hold_own(object.handle())?;
         // SAFETY: as in `pin`, of so many bytes.
         Ok(unsafe { Pinned::new(NonNull::slice_from_raw_parts(at, object.len()), held) })
     }
@@ -213,19 +216,45 @@ impl<O: Os> MovableHeap<O> {
         Ok(unsafe { Pinned::new(NonNull::slice_from_raw_parts(at, object.len()), held) })
     }
 
-    /// Pins, and says where the object is and what takes the pin off.
+    /// Pins an object in the cheapest way, and says where it is and what takes the pin off.
     #[inline]
-    pub(super) fn hold<'a>(
+    pub(super) fn hold_own<'a>(
+        &'a self,
+        handle: &'a Handle,
+    ) -> Result<(NonNull<u8>, Held<'a>), MovableError> {
+        let tables = &self.inner.tables;
+        // SAFETY: a handle's address is one of a heap, and heaps stand where the table reaches.
+        let stamp_of =
+            |address| unsafe { tables.all.all().get_unchecked(stamps::block_of(address)) };
+        if let Some((address, slot)) = threads::pin(handle.hint(), stamp_of) {
+            let held = Held::Shown(slot);
+            if tables.holds(address)
+                && let Some(at) = NonNull::new(pointer(address))
+            {
+                return Ok((at, held));
+            }
+        }
+        self.hold(handle, Inner::pin)
+    }
+
+    /// Pins, and says where the object is and what takes the pin off.
+    #[cold]
+    fn hold<'a>(
         &'a self,
         handle: &'a Handle,
         pin: impl FnOnce(&Inner<O>, u32) -> Result<Offset, MovableError>,
     ) -> Result<(NonNull<u8>, Held<'a>), MovableError> {
-        let (inner, index) = (&*self.inner, handle.id.index());
-        if handle.id.heap() != inner.tables.heap {
-            return Err(MovableError::NoSuchObject { raw: handle.id.to_raw() });
+        let (inner, index) = (&*self.inner, handle.index());
+        let tables = &inner.tables;
+        if !tables.holds(handle.address.load(Relaxed)) {
+            return Err(MovableError::NoSuchObject { raw: handle.id().to_raw() });
         }
-        let at = inner.tables.address(pin(inner, index)?);
-        let held = Held::new(inner.tables.word(index));
+        let at = pin(inner, index)?;
+        let held = Held::Counted(tables.word(index));
+        // The pin keeps it here, so the next one need not be counted.
+        let stamp = tables.stamp(at).load(Acquire);
+        tables.renew(handle, Sight::new(tables.start(), at, Some(stamp)));
+        let at = tables.address(at);
         // SAFETY: an address within a pool, which does not begin at 0.
         Ok((unsafe { NonNull::new_unchecked(at) }, held))
     }

@@ -10,21 +10,20 @@ use core::sync::atomic::AtomicU64;
 use super::protocol;
 
 /// Takes a pin off when it goes.
-pub(super) struct Held<'a> {
-    word: &'a AtomicU64,
-}
-
-impl<'a> Held<'a> {
-    /// For a pin that has been counted.
-    pub fn new(word: &'a AtomicU64) -> Self {
-        Self { word }
-    }
+pub(super) enum Held<'a> {
+    /// It is shown in a slot.
+    Shown(&'static AtomicU64),
+    /// It is counted in the object's word.
+    Counted(&'a AtomicU64),
 }
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        protocol::unpin(self.word);
+        match self {
+            Self::Shown(slot) => protocol::leave(*slot),
+            Self::Counted(word) => protocol::unpin(*word),
+        }
     }
 }
 

@@ -18,7 +18,8 @@
 //! reads the word again, and begins anew where it has changed. He may keep address and stamp as a
 //! *hint* in his handle: as long as the block has that stamp, the object is there, and the word need
 //! not be read. That is the common case, and costs no load that the next one depends on.
-//! An odd stamp is never a hint's, not even of a new object whose block is being emptied by now.
+//! An odd stamp is never a hint's, not even of a new object whose block is being emptied by now. Stamps are
+//! the process's: no two blocks ever have the same, nor one block twice.
 //!
 //! # Nobody has the address of an object that is claimed
 //! Let S be a session that has got the address of an object, and is not over when it is claimed in a
@@ -27,7 +28,7 @@
 //! for: contradiction. If it shows e or later it has read that epoch, and with it everything before
 //! step 3. *The mover's fence first*: S sees everything before step 3 as well. So S has looked the
 //! object up seeing KEEP clear (or set by a session of this round), and a stamp no older than the
-//! odd one. A hint of an older stamp does not match. If it saw the odd one, it has set KEEP or seen it
+//! odd one, if it was not settled. A hint of an older stamp does not match. If it saw the odd one, it has set KEEP or seen it
 //! set, before the claim, which fails then, or after, where its compare-and-exchange fails. If it saw
 //! a later stamp, it saw what was published before that when it read the word again.
 //!
@@ -37,11 +38,28 @@
 //! hint that was made from it, which is stored with release ([`renew`]) and loaded with acquire
 //! ([`look`]).
 //!
+//! # When nothing has been moved that was not looked at since
+//! An object has one handle, or none. A handle whose object was moved is *stale* until a session renews its hint: the object's word says so
+//! (STALE), and all of them are counted, process-wide, together with the movers at work. A session that
+//! finds nothing counted, after its fence, is *settled*: it takes every handle's address for good, and
+//! compares nothing. Let S be such a session, and the mover one that claims an object before S is over. It
+//! was counted before its fence. *S's fence first*: the mover waits for S, so it claims nothing. *The
+//! mover's fence first*: S sees it counted, or it is done by then; what it has moved was counted before
+//! that and is counted no more, so S sees the renewed hints, or an object that ended. A handle that is made
+//! in a block being emptied has its object's address all the same, and as long as S lives the mover, who
+//! waits for S, does not move it; it is counted as stale, for its stamp will never tell.
+//!
 //! # Pins
 //! A pin is counted in the word by one operation, which also says whether COPYING was set; the claim
 //! fails where there is a pin. Of the two one comes first. A pin that comes too late does not count: it
 //! is taken off again ([`pin_own`]), or was never put on ([`pin`]), waits for the copy, and holds the
 //! object in its new place.
+//!
+//! Who has the handle shows the address in a *slot* of his thread instead, where one is free and the hint
+//! is good ([`pin_in_slot`]): first the slot, then a light fence, then the block's stamp. The mover reads
+//! the slots behind the fence of step 3, and does not claim what they show. *The pin's fence first*: the
+//! mover sees the slot. *The mover's fence first*: the pin sees the odd stamp, or a later one, and is
+//! counted in the word instead.
 //!
 //! # Freeing
 //! Ending an object makes its word zero, by a compare-and-exchange: a claim fails from then on. An
@@ -68,8 +86,8 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::word::{
-    COPYING, DOOMED, HELD, Hint, KEEP, LATE, LIVE, Offset, PIN, PINS_MAX, WANTED, Word, is_odd,
-    next_stamp,
+    COPYING, DOOMED, HELD, KEEP, LATE, LIVE, NUMBERED, Offset, PIN, PINS_MAX, STALE, Sight, WANTED,
+    Word, is_odd,
 };
 use crate::primitive::Atomic;
 
@@ -85,8 +103,14 @@ pub(super) fn enter<A: Atomic<u64>>(slot: &A, epoch: &A) -> u64 {
     // Release: whoever sees this session for one that need not be waited for is to see what the
     // sessions before it have written.
     slot.store(now, Release);
-    A::fence();
+    A::light_fence();
     now
+}
+
+/// Whether a session that has been [entered](enter) may take the address of every handle for good.
+#[inline]
+pub(super) fn is_settled<A: Atomic<u64>>(unsettled: &A) -> bool {
+    unsettled.load(Acquire) == 0
 }
 
 /// Ends a session.
@@ -95,11 +119,21 @@ pub(super) fn leave<A: Atomic<u64>>(slot: &A) {
     slot.store(IDLE, Release);
 }
 
-/// Begins a new epoch, and returns it: sessions that show an older one are to be waited for.
-pub(super) fn advance<A: Atomic<u64>>(epoch: &A) -> u64 {
+/// Begins a new epoch, and returns it: sessions that show an older one are to be waited for. `None`
+/// where the fence could not be passed: nothing may be claimed then.
+pub(super) fn advance<A: Atomic<u64>>(epoch: &A) -> Option<u64> {
     let new = epoch.fetch_add(1, AcqRel) + 1;
-    A::fence();
-    new
+    A::heavy_fence().then_some(new)
+}
+
+/// Counts handles that will not have their objects' addresses, or a mover, before it does anything else.
+pub(super) fn unsettle<A: Atomic<u64>>(unsettled: &A, count: u64) {
+    unsettled.fetch_add(count, AcqRel);
+}
+
+/// The reverse. Release: who finds nothing counted is to see what the handles hold now.
+pub(super) fn settle<A: Atomic<u64>>(unsettled: &A, count: u64) {
+    unsettled.fetch_sub(count, Release);
 }
 
 /// Whether a slot shows no session of an epoch before `epoch`. To be asked after [`advance`].
@@ -110,24 +144,65 @@ pub(super) fn has_passed<A: Atomic<u64>>(slot: &A, epoch: u64) -> bool {
 
 // Looking up.
 
-/// A hint whose block still has the stamp that it had then: the object is there, for as long as the
-/// session lives. `None`: it is to be looked up by its word.
-///
-/// Acquire, so that who reads at the address sees what was copied there. That costs nothing where loads
-/// are in order anyway, and a few cycles elsewhere. The stamp needs none: the beginning of the session
-/// has ordered it.
-#[inline(always)]
-pub(super) fn look<'a, A: Atomic<u64>, S: Atomic<u32> + 'a>(
-    hint: &A,
-    stamp_of: impl FnOnce(Hint) -> &'a S,
-) -> Option<Hint> {
-    let hint = Hint(hint.load(Acquire));
-    (stamp_of(hint).load(Relaxed) == hint.stamp()).then_some(hint)
+/// A handle's hint, by its parts.
+#[derive(Debug)]
+pub(super) struct Hint<'a, A, S> {
+    pub address: &'a A,
+    pub stamp: &'a S,
 }
 
-/// Renews a hint after [`find`]. Release: see [`look`].
-pub(super) fn renew<A: Atomic<u64>>(hint: &A, new: Hint) {
-    hint.store(new.0, Release);
+/// The address of a hint whose block still has the stamp that it had then: the object is there, for as
+/// long as the session lives. `None`: it is to be looked up by its word.
+///
+/// The stamp is loaded before the address, and stored after it: who loads a stamp loads the address that
+/// came with it, or a later one, whose block has another stamp, for no two blocks ever have the same.
+///
+/// Acquire, so that who reads at the address sees what was copied there. That costs nothing where loads
+/// are in order anyway, and a few cycles elsewhere. The block's stamp needs none: the beginning of the
+/// session has ordered it.
+#[inline(always)]
+pub(super) fn look<'a, A: Atomic<u64>, S: Atomic<u32> + 'a>(
+    hint: Hint<'_, A, S>,
+    stamp_of: impl FnOnce(u64) -> &'a S,
+) -> Option<u64> {
+    let stamp = hint.stamp.load(Acquire);
+    let address = hint.address.load(Acquire);
+    (stamp_of(address).load(Relaxed) == stamp).then_some(address)
+}
+
+/// The address of a hint in a session that has found everything [settled](is_settled).
+#[inline(always)]
+pub(super) fn trust<A: Atomic<u64>>(address: &A) -> u64 {
+    address.load(Acquire)
+}
+
+/// Renews a hint after [`find`], in the session or with the pin that keeps the object there: so that all
+/// who do it at a time store the same. Release: see [`look`].
+///
+/// Whether the handle was counted as stale, and is no longer; to be [settled](settle) then.
+pub(super) fn renew<A: Atomic<u64>, S: Atomic<u32>>(
+    hint: Hint<'_, A, S>,
+    word: &A,
+    new: Sight,
+) -> bool {
+    if !new.lasts() {
+        return false;
+    }
+    hint.address.store(new.address, Release);
+    hint.stamp.store(new.stamp, Release);
+    let mut now = Word(word.load(Relaxed));
+    while now.has(STALE) {
+        match word.compare_exchange(now.0, now.without(STALE).0, AcqRel) {
+            Ok(_) => return true,
+            Err(other) => now = Word(other),
+        }
+    }
+    false
+}
+
+/// Says that a new handle's hint does not [last](Sight::lasts); it is counted before.
+pub(super) fn begin_stale<A: Atomic<u64>>(word: &A) {
+    word.fetch_or(STALE, AcqRel);
 }
 
 /// Where an object is, for the session that has asked.
@@ -251,6 +326,31 @@ fn why_not_pinned(now: Word) -> Wait {
     }
 }
 
+/// Pins an object by a slot of this thread's that is free, where its handle's hint is good. Says where it
+/// stands; it stays there until the slot is [left](leave).
+#[inline(always)]
+pub(super) fn pin_in_slot<'a, A: Atomic<u64>, S: Atomic<u32> + 'a>(
+    slot: &A,
+    hint: Hint<'_, A, S>,
+    stamp_of: impl FnOnce(u64) -> &'a S,
+) -> Option<u64> {
+    let stamp = hint.stamp.load(Acquire);
+    let address = hint.address.load(Acquire);
+    // Release: who finds this pin in the place of an earlier one is to see what was written under that.
+    slot.store(address, Release);
+    A::light_fence();
+    if stamp_of(address).load(Acquire) == stamp {
+        return Some(address);
+    }
+    leave(slot);
+    None
+}
+
+/// The address that a slot pins, or [`IDLE`]. To be asked after [`advance`].
+pub(super) fn pinned_in<A: Atomic<u64>>(slot: &A) -> u64 {
+    slot.load(Acquire)
+}
+
 /// Takes a pin off.
 #[inline]
 pub(super) fn unpin<A: Atomic<u64>>(word: &A) {
@@ -260,10 +360,16 @@ pub(super) fn unpin<A: Atomic<u64>>(word: &A) {
 
 // Moving.
 
-/// Makes a block's stamp odd, or even again.
-pub(super) fn turn<S: Atomic<u32>>(stamp: &S) {
-    // The mover alone changes stamps.
-    stamp.store(next_stamp(stamp.load(Relaxed)), Release);
+/// Makes a block's stamp odd: it is being emptied.
+pub(super) fn begin_emptying<S: Atomic<u32>>(stamp: &S) {
+    // The mover alone changes the stamp of a block with objects.
+    stamp.store(stamp.load(Relaxed) | 1, Release);
+}
+
+/// Gives it a stamp that no block has had.
+pub(super) fn end_emptying<S: Atomic<u32>>(stamp: &S, new: u32) {
+    debug_assert!(!is_odd(new) && is_odd(stamp.load(Relaxed)));
+    stamp.store(new, Release);
 }
 
 /// Takes flags that sessions have set off an object, if it is there: [`KEEP`] and [`LATE`] before the
@@ -314,16 +420,27 @@ pub(super) fn is_wanted<A: Atomic<u64>>(word: &A) -> bool {
     Word(word.load(Relaxed)).has(WANTED)
 }
 
+/// What [`publish`] has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Published {
+    /// Whether the object was doomed meanwhile.
+    pub doomed: bool,
+    /// Whether its handle is stale now, and was not before: one that the mover has [counted](unsettle).
+    pub stale: bool,
+}
+
 /// Ends the copying of an object: it stands at `at` now, where it was or elsewhere, with one pin
-/// more if that is asked for. Whether it was doomed meanwhile.
-pub(super) fn publish<A: Atomic<u64>>(word: &A, at: Offset, pin: bool) -> bool {
+/// more if that is asked for.
+pub(super) fn publish<A: Atomic<u64>>(word: &A, at: Offset, pin: bool) -> Published {
     let mut now = Word(word.load(Relaxed));
     loop {
         debug_assert!(now.has(COPYING));
+        let stale = now.offset() != at && !now.has(STALE | NUMBERED);
         let rest = now.without(COPYING | WANTED).moved_to(at);
+        let rest = if stale { rest.with(STALE) } else { rest };
         let rest = if pin && !now.has(DOOMED) { rest.pinned() } else { rest };
         match word.compare_exchange(now.0, rest.0, AcqRel) {
-            Ok(_) => return now.has(DOOMED),
+            Ok(_) => return Published { doomed: now.has(DOOMED), stale },
             Err(other) => now = Word(other),
         }
     }
@@ -361,13 +478,27 @@ pub(super) fn let_go<A: Atomic<u64>>(word: &A) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ended {
     /// It is no more; its place is the caller's.
-    Freed(Offset),
+    Freed(Buried),
     /// The mover ends it when it is done.
     Doomed,
     /// It is pinned, and stays.
     Pinned,
     /// There was none.
     Dead,
+}
+
+/// What is left of an object that is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Buried {
+    pub at: Offset,
+    /// Whether its handle was counted as stale; to be [settled](settle) then.
+    pub stale: bool,
+}
+
+impl Buried {
+    const fn of(word: Word) -> Self {
+        Self { at: word.offset(), stale: word.has(STALE) }
+    }
 }
 
 /// Ends an object, which has `own` pins of the caller's.
@@ -378,7 +509,7 @@ pub(super) fn end<A: Atomic<u64>>(word: &A, own: u32) -> Ended {
             now if !now.has(LIVE) || now.has(DOOMED) => return Ended::Dead,
             now if now.pins() > own => return Ended::Pinned,
             now if now.has(COPYING | HELD) => (now.with(DOOMED), Ended::Doomed),
-            now => (Word::DEAD, Ended::Freed(now.offset())),
+            now => (Word::DEAD, Ended::Freed(Buried::of(now))),
         };
         match word.compare_exchange(now.0, new.0, AcqRel) {
             Ok(_) => return answer,
@@ -406,8 +537,8 @@ pub(super) fn pin_or_doom<A: Atomic<u64>>(word: &A) -> Result<Option<Offset>, En
 }
 
 /// Ends an object that was doomed, which nobody else can do any more; says where it stood.
-pub(super) fn bury<A: Atomic<u64>>(word: &A) -> Offset {
+pub(super) fn bury<A: Atomic<u64>>(word: &A) -> Buried {
     let before = Word(word.swap(Word::DEAD.0, AcqRel));
     debug_assert!(before.has(DOOMED) && !before.has(COPYING | HELD));
-    before.offset()
+    Buried::of(before)
 }

@@ -7,10 +7,10 @@ use core::fmt;
 use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire};
 use core::sync::atomic::{AtomicPtr, AtomicU8};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::MovableError;
-use super::tables::{ObjectId, Tables};
+use super::tables::Tables;
 
 /// What a handle needs of its heap, whatever system that stands on.
 pub(super) trait Door: Send + Sync + fmt::Debug {
@@ -18,7 +18,7 @@ pub(super) trait Door: Send + Sync + fmt::Debug {
 
     /// Ends an object. With `drop`, what is to be done to its memory before. What is returned may be
     /// the last that keeps the heap: it is for a caller to drop who does not use the heap any more.
-    fn end(&self, id: ObjectId, drop: Option<DropFn>) -> Result<Option<Keep>, MovableError>;
+    fn end(&self, index: u32, drop: Option<DropFn>) -> Result<Option<Keep>, MovableError>;
 }
 
 /// What keeps a heap for as long as it has objects.
@@ -40,15 +40,25 @@ static HEAPS: [AtomicPtr<Entry>; HEAPS_MAX + 1] =
 /// Marks a number that is taken and has no door yet.
 static CLAIMED: AtomicU8 = AtomicU8::new(0);
 
+/// Where the heap of each number begins; 0 where there is none. An address is one heap's at most, for a
+/// handle finds its heap by it.
+static BASES: Mutex<[usize; HEAPS_MAX + 1]> = Mutex::new([0; HEAPS_MAX + 1]);
+
 /// A number for a heap, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Number(u8);
 
 impl Number {
-    pub fn take() -> Result<Self, MovableError> {
+    /// For a heap that begins at an address.
+    pub fn take(base: usize) -> Result<Self, MovableError> {
+        let mut bases = BASES.lock().unwrap_or_else(PoisonError::into_inner);
+        if bases.contains(&base) {
+            return Err(MovableError::ArenaTaken { base });
+        }
         for (number, heap) in HEAPS.iter().enumerate().skip(1) {
             let free = heap.compare_exchange(ptr::null_mut(), claimed(), AcqRel, Acquire);
             if free.is_ok() {
+                bases[number] = base;
                 return Ok(Self(number as u8));
             }
         }
@@ -74,6 +84,7 @@ impl Drop for Number {
             // SAFETY: from Box::into_raw in `announce`; nobody else takes it out.
             drop(unsafe { Box::from_raw(entry) });
         }
+        BASES.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(self.0)] = 0;
     }
 }
 

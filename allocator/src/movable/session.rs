@@ -2,15 +2,15 @@
 #![allow(unsafe_code)] // turns addresses into references
 
 use core::fmt;
+use core::ptr;
 use core::slice;
 use core::sync::atomic::AtomicU32;
 
 use super::handle::{Handle, Movable, MovableBytes};
 use super::protocol;
-use super::registry;
+use super::stamps::block_of;
 use super::tables::{ObjectId, Tables};
-use super::threads::Presence;
-use super::word::{Hint, first_block};
+use super::threads::{Presence, is_settled};
 
 /// A run of accesses to movable objects; see [`MovableHeap::session`](super::MovableHeap::session).
 ///
@@ -20,26 +20,23 @@ use super::word::{Hint, first_block};
 ///
 /// Sessions never wait for a mover, but while the one object that they ask for is copied.
 pub struct Session<'heap> {
-    tables: &'heap Tables,
-    /// Of the tables, so that an access need not go through them.
+    /// Of all blocks, so that an access need not ask whose object it is.
     stamps: &'heap [AtomicU32],
-    base: *mut u8,
-    /// The number of the block that the heap begins with, counted from address 0.
-    first: usize,
-    heap: u8,
+    /// Whether no handle is stale and nothing is moved for as long as this lives.
+    settled: bool,
     presence: Presence,
 }
 
 impl<'heap> Session<'heap> {
     #[inline]
     pub(super) fn begin(tables: &'heap Tables) -> Self {
-        let (base, heap) = (tables.base.as_ptr(), tables.heap);
-        let first = first_block(tables.start());
-        Self { presence: Presence::begin(), stamps: &tables.stamps, base, first, heap, tables }
+        let presence = Presence::begin();
+        Self { stamps: tables.all.all(), settled: is_settled(), presence }
     }
 
     /// The object. One comparison with the stamp of its block, as long as it has not been moved since
-    /// it was last looked at.
+    /// it was last looked at; none in a session that began when nothing was being moved, and all that
+    /// had been moved was looked at since.
     ///
     /// # Panics
     /// In a callback of its owner that is called to [migrate](super::Owner::migrate) this very
@@ -85,32 +82,32 @@ impl<'heap> Session<'heap> {
     /// Where the object stands for as long as the session lives.
     #[inline(always)]
     pub(super) fn address(&self, handle: &Handle) -> *mut u8 {
-        if handle.id.heap() == self.heap {
-            // SAFETY: a hint of this heap's is none, of block 0, or was made from the address of an
-            // object of it, whose block has a stamp.
-            let stamp_of =
-                |hint: Hint| unsafe { self.stamps.get_unchecked(hint.block(self.first)) };
-            if let Some(hint) = protocol::look(&handle.hint, stamp_of) {
-                return self.base.with_addr(hint.address() as usize);
-            }
+        if self.settled {
+            return pointer(protocol::trust(&handle.address));
         }
-        find(self.tables, self.presence.epoch(), handle)
+        // SAFETY: a handle's address is one of a heap, and heaps stand where the table reaches.
+        let stamp_of = |address| unsafe { self.stamps.get_unchecked(block_of(address)) };
+        match protocol::look(handle.hint(), stamp_of) {
+            Some(address) => pointer(address),
+            None => find(self.presence.epoch(), handle),
+        }
     }
 }
 
-/// Looks an object up by its word, and renews the hint.
+/// The address of an object, which is one of a pool's, whose memory is exposed when its heap is made.
+#[inline(always)]
+pub(super) fn pointer(address: u64) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(address as usize)
+}
+
+/// Looks an object up by its word, and renews the hint. A session holds the movers of every heap.
 #[cold]
 #[inline(never)]
-fn find(tables: &Tables, epoch: u64, handle: &Handle) -> *mut u8 {
-    let tables = if handle.id.heap() == tables.heap {
-        tables
-    } else {
-        // A session holds the movers of every heap.
-        // SAFETY: the caller has a handle of a live object of that heap.
-        unsafe { registry::heap(handle.id.heap()) }.tables()
-    };
-    let Some((at, hint)) = tables.find(handle.id.index(), epoch) else { being_moved(handle.id) };
-    protocol::renew(&handle.hint, hint);
+fn find(epoch: u64, handle: &Handle) -> *mut u8 {
+    let tables = handle.heap().tables();
+    let found = tables.find(handle.index(), epoch);
+    let Some((at, sight)) = found else { being_moved(handle.id()) };
+    tables.renew(handle, sight);
     tables.address(at)
 }
 

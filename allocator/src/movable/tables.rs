@@ -1,4 +1,5 @@
-//! The tables that sessions read: a word and a generation an object, a stamp a block.
+//! The tables that sessions read: a word and a generation an object, a stamp a block. The stamps are a part
+//! of the table of [all blocks](super::stamps).
 //!
 //! Not generic over the system, so that a session is not either; they stand in mappings of their
 //! own, of which only what is used takes memory.
@@ -13,11 +14,13 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
+use super::handle::Handle;
 use super::protocol::{self, Role, Wait};
-use super::threads::Backoff;
-use super::word::{Hint, Offset};
+use super::stamps::{self, block_of};
+use super::threads::{Backoff, settle, unsettle};
+use super::word::{Offset, Sight};
 use crate::os::{Array, Errno, Os, Zeroed};
-use crate::units::Blocks;
+use crate::units::{BLOCK_SHIFT, Blocks, Bytes};
 
 /// How long a session waits for a mover that insists, at most.
 const INSISTED_MAX: Duration = Duration::from_millis(1);
@@ -110,7 +113,10 @@ pub(super) struct Tables {
     pub heap: u8,
     pub words: Fixed<AtomicU64>,
     pub generations: Fixed<AtomicU32>,
-    pub stamps: Fixed<AtomicU32>,
+    /// Of the heap's own blocks.
+    pub stamps: &'static [AtomicU32],
+    /// Of all blocks of the address space.
+    pub all: &'static stamps::Stamps,
     /// The epoch that the mover insists in; [`NEVER`] while it does not.
     pub insists: AtomicU64,
     /// The thread that moves, as [`this_thread`] has it; 0 while none does.
@@ -133,12 +139,15 @@ impl Tables {
         blocks: Blocks,
         objects: u32,
     ) -> Result<Self, Errno> {
+        let all = stamps::of_all()?;
+        let first = block_of(base.as_ptr().expose_provenance() as u64);
         Ok(Self {
             base,
             heap,
             words: Fixed::new(os.clone(), objects as usize)?,
             generations: Fixed::new(os.clone(), objects as usize)?,
-            stamps: Fixed::new(os.clone(), blocks.as_usize())?,
+            stamps: &all.all()[first..][..blocks.as_usize()],
+            all,
             insists: AtomicU64::new(NEVER),
             mover: AtomicU64::new(0),
         })
@@ -162,10 +171,44 @@ impl Tables {
         &self.stamps[at.block().as_usize()]
     }
 
-    /// A hint for an object that nobody else knows yet, and that is pinned. Its block may be being
-    /// emptied all the same, since it was made.
-    pub fn hint(&self, at: Offset) -> Hint {
-        Hint::new(self.start(), at, Some(self.stamp(at).load(Acquire)))
+    /// Says that objects come into a block.
+    pub fn open(&self, at: Offset) {
+        self.all.open(block_of(self.start() + at.bytes() as u64), self.heap);
+    }
+
+    /// Whether an address is the heap's.
+    #[inline(always)]
+    pub fn holds(&self, address: u64) -> bool {
+        address.wrapping_sub(self.start()) < self.len().get()
+    }
+
+    fn len(&self) -> Bytes {
+        Bytes::new((self.stamps.len() as u64) << BLOCK_SHIFT)
+    }
+
+    /// The handle of an object that nobody else knows yet, and that is pinned once for whoever made it:
+    /// takes that pin off. Its block may be being emptied all the same, since it was made.
+    pub fn finish(&self, index: u32, at: Offset) -> Handle {
+        let sight = Sight::new(self.start(), at, Some(self.stamp(at).load(Acquire)));
+        if !sight.lasts() {
+            unsettle(1);
+            protocol::begin_stale(self.word(index));
+        }
+        protocol::unpin(self.word(index));
+        Handle::new(index, sight)
+    }
+
+    /// Renews what a handle holds of an object that the caller keeps where it is.
+    pub fn renew(&self, handle: &Handle, new: Sight) {
+        if protocol::renew(handle.hint(), self.word(handle.index()), new) {
+            settle(1);
+        }
+    }
+
+    /// Which object it is, of those that have had the number.
+    pub fn id(&self, index: u32) -> ObjectId {
+        let generation = self.generations[index as usize].load(Relaxed);
+        ObjectId::new(self.heap, generation, index)
     }
 
     /// Whether this thread is the one that moves, and so would wait for itself.
@@ -176,7 +219,7 @@ impl Tables {
     /// Looks an object up by its word, in a session that shows `epoch`. `None` where this thread is
     /// copying it, or it is no more.
     #[cold]
-    pub fn find(&self, index: u32, epoch: u64) -> Option<(Offset, Hint)> {
+    pub fn find(&self, index: u32, epoch: u64) -> Option<(Offset, Sight)> {
         let word = self.word(index);
         let (mut backoff, mut since) = (Backoff::new(), None);
         loop {
@@ -189,8 +232,7 @@ impl Tables {
             };
             match protocol::find(word, |at| self.stamp(at), role) {
                 Ok(seen) => {
-                    let hint = Hint::new(self.start(), seen.at, seen.stamp);
-                    return Some((seen.at, hint));
+                    return Some((seen.at, Sight::new(self.start(), seen.at, seen.stamp)));
                 }
                 Err(Wait::Insisted) => {
                     since.get_or_insert_with(Instant::now);

@@ -1,4 +1,4 @@
-//! The threads that have sessions: a slot each, which only its thread writes to.
+//! The threads that have sessions and pins: a slot each, which shows both.
 //!
 //! Slots are the process's, not a heap's: a session holds the movers of every heap. There are as many
 //! as threads have had sessions at one time; a thread that ends leaves its slot to another.
@@ -7,14 +7,17 @@
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, fence};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 use std::time::Instant;
 
-use super::protocol::{self, IDLE};
+use super::protocol::{self, Hint, IDLE};
+use crate::os::barrier;
 
 /// The process's epoch.
 static EPOCH: AtomicU64 = AtomicU64::new(1);
+/// Stale handles and movers at work, of the process; see [`protocol`].
+static UNSETTLED: AtomicU64 = AtomicU64::new(0);
 /// The first of a list of slots, which only grows.
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
@@ -24,9 +27,17 @@ static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 pub(super) struct Slot {
     /// The epoch in which the thread's outermost session began, or [`IDLE`].
     shown: AtomicU64,
+    /// Addresses of objects that the thread has pinned, or [`IDLE`]. Only the thread puts one there; whoever
+    /// it has given the pin to may take it away.
+    pins: [AtomicU64; PINS],
     taken: AtomicBool,
     next: Option<&'static Slot>,
 }
+
+/// Pins that a thread shows. What it has more is counted in the objects' words.
+pub(super) const PINS: usize = 8;
+
+const _: () = assert!(size_of::<Slot>() == 128);
 
 impl Slot {
     /// A slot that nobody has, or a new one.
@@ -42,8 +53,10 @@ impl Slot {
     }
 
     fn add() -> &'static Self {
+        barrier::set_up();
         let new = Box::leak(Box::new(Self {
             shown: AtomicU64::new(IDLE),
+            pins: [const { AtomicU64::new(IDLE) }; PINS],
             taken: AtomicBool::new(true),
             next: None,
         }));
@@ -158,9 +171,53 @@ pub(super) fn in_session() -> bool {
     MINE.try_with(|mine| mine.depth.get() > 0).unwrap_or(false)
 }
 
+/// Pins an object by a slot of this thread's, where one is free and the hint is good. Its address, and what
+/// is to be [left](protocol::leave).
+#[inline(always)]
+pub(super) fn pin<'a>(
+    hint: Hint<'_, AtomicU64, AtomicU32>,
+    stamp_of: impl FnOnce(u64) -> &'a AtomicU32,
+) -> Option<(u64, &'static AtomicU64)> {
+    let slot = MINE.try_with(|mine| mine.slot).ok()?;
+    // Acquire: what was done under an earlier pin, which another thread may have taken off.
+    let free = slot.pins.iter().find(|pin| pin.load(Acquire) == IDLE)?;
+    protocol::pin_in_slot(free, hint, stamp_of).map(|address| (address, free))
+}
+
+/// The addresses that are pinned by slots, sorted. To be asked after [`advance`].
+pub(super) fn pinned() -> Vec<u64> {
+    let slots = core::iter::successors(first(), |slot| slot.next);
+    let pins = slots.flat_map(|slot| &slot.pins).map(protocol::pinned_in);
+    let mut pinned: Vec<u64> = pins.filter(|&address| address != IDLE).collect();
+    pinned.sort_unstable();
+    pinned
+}
+
+/// Whether no handle is stale and nobody moves; to be asked in a session.
+#[inline(always)]
+pub(super) fn is_settled() -> bool {
+    protocol::is_settled(&UNSETTLED)
+}
+
+/// Counts stale handles, or a mover.
+pub(super) fn unsettle(count: u64) {
+    protocol::unsettle(&UNSETTLED, count);
+}
+
+/// Counts them no longer.
+pub(super) fn settle(count: u64) {
+    protocol::settle(&UNSETTLED, count);
+}
+
 /// Begins a new epoch; see [`protocol::advance`].
-pub(super) fn advance() -> u64 {
+pub(super) fn advance() -> Option<u64> {
     protocol::advance(&EPOCH)
+}
+
+/// Lets what sessions have done since be seen by who [waits](wait_for_older) again. `false` where that
+/// could not be had.
+pub(super) fn look_again() -> bool {
+    barrier::heavy()
 }
 
 /// An epoch that is not later than the one that [`advance`] makes next, and than which no session
@@ -170,9 +227,8 @@ pub(super) fn upcoming() -> u64 {
 }
 
 /// Waits until no session of an epoch before `epoch` is left, at most to the deadline. Whether that
-/// came about.
+/// came about. To be called after [`advance`] or [`look_again`].
 pub(super) fn wait_for_older(epoch: u64, deadline: Instant) -> bool {
-    fence(SeqCst);
     let mut at = first();
     while let Some(slot) = at {
         let mut backoff = Backoff::new();
@@ -225,7 +281,7 @@ mod tests {
             let outer = Presence::begin();
             let inner = Presence::begin();
             assert_eq!(inner.epoch(), outer.epoch());
-            let epoch = advance();
+            let epoch = advance().unwrap();
             assert!(!wait_for_older(epoch, soon()));
             drop(inner);
             assert!(in_session() && !wait_for_older(epoch, soon()));

@@ -6,14 +6,13 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::slice;
 
+use super::MovableHeap;
 use super::error::MovableError;
 use super::handle::Handle;
-use super::heap::Inner;
 use super::owner::NOBODY;
 use super::pin::Pinned;
 use super::session::Session;
 use super::slab::Size;
-use super::{MovableHeap, protocol};
 use crate::os::{Linux, Os};
 use crate::units::{BLOCK_BYTES, Blocks, Bytes};
 
@@ -91,7 +90,7 @@ impl<T: Send + 'static, O: Os> MovableVec<T, O> {
     /// [`MovableError::TooManyPins`]; [`MovableError::NoSuchObject`] where it has no memory yet.
     pub fn pin(&self) -> Result<Pinned<'_, [T]>, MovableError> {
         let place = self.place.as_ref().ok_or(MovableError::NoSuchObject { raw: 0 })?;
-        let (at, held) = self.heap.hold(&place.0, Inner::pin)?;
+        let (at, held) = self.heap.hold_own(&place.0)?;
         let elements = NonNull::slice_from_raw_parts(at.cast(), self.len);
         // SAFETY: as in `as_slice`, for as long as it is held.
         Ok(unsafe { Pinned::new(elements, held) })
@@ -203,10 +202,8 @@ impl<T: Send + 'static, O: Os> MovableVec<T, O> {
 
     /// Makes the place longer where it is, if it can be.
     fn grow(&mut self, bytes: usize) -> bool {
-        let grown = self
-            .place
-            .as_ref()
-            .is_some_and(|place| self.heap.inner().grow(place.0.id.index(), bytes));
+        let grown =
+            self.place.as_ref().is_some_and(|place| self.heap.inner().grow(place.0.index(), bytes));
         if grown {
             self.capacity = bytes / size_of::<T>();
         }
@@ -222,8 +219,7 @@ impl<T: Send + 'static, O: Os> MovableVec<T, O> {
         // SAFETY: (1) the new place has room for more, and is pinned and nobody else's; (2) the session
         // keeps the old one where it is, whose elements are used there no more.
         unsafe { to.copy_from_nonoverlapping(self.first(&session), self.len) };
-        let place = Place(Handle::new(made.id, inner.tables.hint(made.at)));
-        protocol::unpin(inner.tables.word(made.id.index()));
+        let place = Place(inner.tables.finish(made.index, made.at));
         drop(session);
         self.place = Some(place);
         self.capacity = bytes / size_of::<T>();

@@ -1,27 +1,21 @@
-//! How an object's word and a handle's hint are packed.
+//! How an object's word is packed, and what a handle's hint holds.
 //!
 //! ```text
-//! word  | 1 unused | offset: 40 bits | pins: 16 bits | flags: 7 bits |
-//! hint  | stamp, low 17 bits | address: 43 bits | stamp, high 4 bits, where an address has zeros |
+//! word  | offset: 40 bits | pins: 15 bits | flags: 9 bits |
 //! ```
 //!
-//! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB. The address
-//! stands in a hint as it is; turned left by 17 bits, a hint has the stamp at its low end and the number
-//! of the block at its high end.
+//! An offset counts units of 16 bytes from the pool's base, so a heap reaches over 16 TiB. A hint is an
+//! address and a stamp, each on its own, so that an address is used as it was loaded.
 
 use crate::units::{BLOCK_SHIFT, BlockId, Bytes};
 
 /// Binary logarithm of the unit that offsets count.
 pub(super) const UNIT_SHIFT: u32 = 4;
 const OFFSET_BITS: u32 = 40;
-/// Addresses of user space, which are multiples of the unit.
-const ADDRESS_BITS: u32 = 47;
-const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - (1 << UNIT_SHIFT);
-const STAMP_BITS: u32 = u64::BITS - ADDRESS_BITS + UNIT_SHIFT;
-/// Bits above the address.
-const TURN: u32 = u64::BITS - ADDRESS_BITS;
-const PIN_SHIFT: u32 = 7;
-const PIN_BITS: u32 = 16;
+/// Addresses of user space.
+pub(super) const ADDRESS_BITS: u32 = 47;
+const PIN_SHIFT: u32 = 9;
+const PIN_BITS: u32 = 15;
 const OFFSET_SHIFT: u32 = PIN_SHIFT + PIN_BITS;
 const _: () = assert!(OFFSET_SHIFT + OFFSET_BITS <= u64::BITS);
 
@@ -42,6 +36,10 @@ pub(super) const DOOMED: u64 = 1 << 4;
 pub(super) const WANTED: u64 = 1 << 5;
 /// As [`KEEP`], by a session that could have waited, and has for long enough.
 pub(super) const LATE: u64 = 1 << 6;
+/// Its handle has another address than this word, and is counted for that.
+pub(super) const STALE: u64 = 1 << 7;
+/// It has no handle, but a number alone.
+pub(super) const NUMBERED: u64 = 1 << 8;
 /// One pin.
 pub(super) const PIN: u64 = 1 << PIN_SHIFT;
 const PINS: u64 = ((1 << PIN_BITS) - 1) << PIN_SHIFT;
@@ -114,55 +112,27 @@ impl Word {
     }
 }
 
-/// Where an object was seen, and its block's stamp at that time. The address comes out by one operation,
-/// since everything that is read at it waits for that.
+/// Where an object was seen, and its block's stamp at that time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Hint(pub u64);
-
-impl Hint {
-    /// For an object of a heap that begins at `base`. Where the stamp is one that no hint has, or there
-    /// is none, the hint is one of the base itself that matches no stamp: [`next_stamp`] leaves out
-    /// that of all ones. No hint has an odd stamp: in a block that is being emptied a session has to
-    /// say KEEP.
-    pub fn new(base: u64, at: Offset, stamp: Option<u32>) -> Self {
-        let stamp = stamp.filter(|&stamp| !is_odd(stamp));
-        match stamp.map(u64::from).filter(|&stamp| stamp < STAMP_MASK) {
-            Some(stamp) => Self::pack(base + at.bytes() as u64, stamp),
-            None => Self::pack(base, STAMP_MASK),
-        }
-    }
-
-    const fn pack(address: u64, stamp: u64) -> Self {
-        debug_assert!(address & !ADDRESS_MASK == 0);
-        Self((address >> UNIT_SHIFT << STAMP_BITS | stamp).rotate_right(TURN))
-    }
-
-    #[inline(always)]
-    const fn turned(self) -> u64 {
-        self.0.rotate_left(TURN)
-    }
-
-    #[inline(always)]
-    pub const fn address(self) -> u64 {
-        self.0 & ADDRESS_MASK
-    }
-
-    #[inline(always)]
-    pub const fn stamp(self) -> u32 {
-        (self.turned() & STAMP_MASK) as u32
-    }
-
-    /// The block, in a heap that begins with block `first` of the address space.
-    #[inline(always)]
-    pub const fn block(self, first: usize) -> usize {
-        (self.turned() >> (BLOCK_SHIFT + TURN)) as usize - first
-    }
+pub(super) struct Sight {
+    pub address: u64,
+    /// [`STAMP_NONE`], which matches none, where it does not last.
+    pub stamp: u32,
 }
 
-/// The number of the block that begins at an address, counted from address 0.
-pub(super) const fn first_block(base: u64) -> usize {
-    debug_assert!(base.is_multiple_of(1 << BLOCK_SHIFT));
-    (base >> BLOCK_SHIFT) as usize
+impl Sight {
+    /// Of an object of a heap that begins at `base`. It does not last where the stamp is one that no
+    /// hint has, or there is none, or it is odd: in a block that is being emptied a session has to say
+    /// KEEP.
+    pub fn new(base: u64, at: Offset, stamp: Option<u32>) -> Self {
+        let stamp = stamp.filter(|&stamp| !is_odd(stamp) && stamp < STAMP_LAST);
+        Self { address: base + at.bytes() as u64, stamp: stamp.unwrap_or(STAMP_NONE) }
+    }
+
+    /// Whether the address can be told to be good by the stamp.
+    pub const fn lasts(self) -> bool {
+        self.stamp != STAMP_NONE
+    }
 }
 
 /// Whether a heap can stand there: addresses of 128 TiB, which is all of user space unless a program
@@ -171,17 +141,12 @@ pub(super) const fn is_reachable(base: u64, len: Bytes) -> bool {
     base + len.get() <= 1 << ADDRESS_BITS && len.get() <= REACH.get()
 }
 
-const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
-
-/// The stamp after this one. Odd while a block is being emptied. Those that no hint can have come
-/// last and are used again and again: nothing relies on their being new but hints.
-pub(super) const fn next_stamp(stamp: u32) -> u32 {
-    match stamp.wrapping_add(1) {
-        0 => u32::MAX - 1,
-        next if next as u64 == STAMP_MASK => STAMP_MASK as u32 + 2,
-        next => next,
-    }
-}
+/// That of a hint which does not last. No block has it.
+pub(super) const STAMP_NONE: u32 = 1;
+/// The first one that a block gets.
+pub(super) const STAMP_FIRST: u32 = 2;
+/// That of blocks when all others are used up. No hint has it.
+pub(super) const STAMP_LAST: u32 = u32::MAX - 1;
 
 /// Whether a stamp is that of a block that is being emptied.
 #[inline(always)]
@@ -207,28 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn stamps_alternate_and_no_hint_matches_one_that_is_odd_or_was_used_before() {
+    fn a_hint_lasts_only_where_its_stamp_can_be_told_from_all_others() {
         const BASE: u64 = 0x7F12_3460_0000;
-        let none = Hint::new(BASE, Offset::of_bytes(64), None);
-        assert_eq!((none.block(first_block(BASE)), none.address()), (0, BASE));
-        for from in [0, STAMP_MASK as u32 - 5, u32::MAX - 5] {
-            let mut stamp = from & !1;
-            for _ in 0..8 {
-                let next = next_stamp(stamp);
-                assert_eq!(is_odd(next), !is_odd(stamp), "{stamp:#x}");
-                assert_ne!(none.stamp(), next);
-                stamp = next;
-            }
+        let sight = |stamp| Sight::new(BASE, Offset::of_bytes(64), stamp);
+        for stamp in [None, Some(7), Some(STAMP_LAST), Some(STAMP_LAST + 1)] {
+            let none = Sight { address: BASE + 64, stamp: STAMP_NONE };
+            assert_eq!(sight(stamp), none, "{stamp:?}");
+            assert!(!none.lasts());
         }
-        let late = Hint::new(BASE, Offset::of_bytes(64), Some(u32::MAX - 1));
-        assert_eq!(late, none, "the last ones are those that no hint has");
-        for odd in [1, 7, 0x1234B, STAMP_MASK as u32 - 2] {
-            assert_eq!(Hint::new(BASE, Offset::of_bytes(64), Some(odd)), none, "{odd:#x}");
+        for stamp in [STAMP_FIRST, 0x1234A, STAMP_LAST - 2] {
+            assert_eq!(sight(Some(stamp)), Sight { address: BASE + 64, stamp });
+            assert!(sight(Some(stamp)).lasts());
         }
-        for stamp in [0, 6, 0x1234A, STAMP_MASK as u32 - 1] {
-            let hint = Hint::new(BASE, Offset::of_bytes((9 << 21) + 4080), Some(stamp));
-            assert_eq!((hint.address(), hint.stamp()), (BASE + (9 << 21) + 4080, stamp));
-            assert_eq!(hint.block(first_block(BASE)), 9);
-        }
+        assert!(STAMP_FIRST > STAMP_NONE && !is_odd(STAMP_FIRST) && is_odd(STAMP_NONE));
     }
 }

@@ -15,6 +15,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::units::{Bytes, Node, PageSize, Pfn};
 
 mod array;
+pub(crate) mod barrier;
 #[cfg(any(test, feature = "fake-os"))]
 pub mod fake;
 mod linux;

@@ -2,7 +2,7 @@
 
 use core::hint::black_box;
 
-use bookend::movable::{Holds, Occupied, Share, Snapshot};
+use bookend::movable::{BinShape, Holds, Occupied, Share, Snapshot};
 use bookend::units::{BLOCK_BYTES, BlockId, Blocks, Bytes};
 
 use super::plan::{Plan, Shortfall, Step, Target};
@@ -14,55 +14,77 @@ use super::plan::{Plan, Shortfall, Step, Target};
 /// what is not so, the execution finds out.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
-    /// Of each kind: places free in kept blocks less those taken in others.
-    spare: Vec<i64>,
+    kinds: Vec<Kind>,
     /// Slices free in kept blocks.
     slices: i64,
     /// Slices that new slabs need.
     needed: i64,
 }
 
+/// Room for the objects of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    /// Places free in kept blocks less those taken in others.
+    spare: i64,
+    /// Slices that its new slabs need.
+    needed: i64,
+    /// Places of a slab, and its slices.
+    places: u32,
+    slices: u32,
+}
+
+impl Kind {
+    fn new(shape: &BinShape) -> Self {
+        Self { spare: 0, needed: 0, places: shape.places, slices: shape.slices.into() }
+    }
+
+    /// So many places more; says how many slices more new slabs need.
+    fn add(&mut self, places: i64) -> i64 {
+        self.spare += places;
+        let before = self.needed;
+        self.needed = match -self.spare {
+            missing @ 1.. => {
+                let places = i64::from(self.places);
+                (missing + places - 1) / places * i64::from(self.slices)
+            }
+            _ => 0, // as for most, and without a division
+        };
+        self.needed - before
+    }
+}
+
 impl Room {
     pub fn new(snapshot: &Snapshot) -> Self {
-        let mut room = Self { spare: vec![0; snapshot.bins.len()], slices: 0, needed: 0 };
+        let kinds = snapshot.bins.iter().map(Kind::new).collect();
+        let mut room = Self { kinds, slices: 0, needed: 0 };
         for extent in snapshot.movable.iter().filter(|extent| extent.holds != Holds::Long) {
             room.slices += i64::from(extent.free_slices);
             for share in snapshot.shares_of(extent) {
-                room.spare[share.bin as usize] += i64::from(share.free);
+                room.kinds[share.bin as usize].spare += i64::from(share.free);
             }
         }
         room
     }
 
-    fn slices_for(&self, snapshot: &Snapshot, bin: u32) -> i64 {
-        let shape = &snapshot.bins[bin as usize];
-        let missing = -self.spare[bin as usize];
-        if missing <= 0 {
-            return 0; // as for most, and without a division
-        }
-        (missing + i64::from(shape.places) - 1) / i64::from(shape.places) * i64::from(shape.slices)
-    }
-
     /// Takes a block for one to be emptied (`sign` 1), or takes that back (−1).
-    fn change(&mut self, snapshot: &Snapshot, free_slices: u8, shares: &[Share], sign: i64) {
+    fn change(&mut self, free_slices: u8, shares: &[Share], sign: i64) {
         self.slices -= sign * i64::from(free_slices);
         for share in shares {
-            let before = self.slices_for(snapshot, share.bin);
-            self.spare[share.bin as usize] -= sign * i64::from(share.free + share.taken);
-            self.needed += self.slices_for(snapshot, share.bin) - before;
+            let places = i64::from(share.free + share.taken);
+            self.needed += self.kinds[share.bin as usize].add(-sign * places);
         }
     }
 
     /// Takes a block for one to be emptied, if its objects have room then.
     pub fn take(&mut self, snapshot: &Snapshot, extent: &Occupied) -> bool {
-        self.take_shares(snapshot, extent.free_slices, snapshot.shares_of(extent))
+        self.take_shares(extent.free_slices, snapshot.shares_of(extent))
     }
 
-    fn take_shares(&mut self, snapshot: &Snapshot, free_slices: u8, shares: &[Share]) -> bool {
-        self.change(snapshot, free_slices, shares, 1);
+    fn take_shares(&mut self, free_slices: u8, shares: &[Share]) -> bool {
+        self.change(free_slices, shares, 1);
         let fits = self.needed <= self.slices;
         if !fits {
-            self.change(snapshot, free_slices, shares, -1);
+            self.change(free_slices, shares, -1);
         }
         fits
     }
@@ -118,7 +140,7 @@ pub(super) fn cheapest(snapshot: &Snapshot, target: Target, wanted: Blocks) -> P
     let mut room = Room::new(snapshot);
     let mut plan = Plan::nothing(target, None);
     plan.steps.reserve(wanted.as_usize().min(order.len()));
-    let (mut cost, mut refused) = (0, 0);
+    let (mut cost, mut least, mut refused) = (0, 0, 0);
     'all: for candidates in order.chunks(AT_ONCE) {
         let first = |candidate: &Candidate| snapshot.shares.get(candidate.first_share as usize);
         black_box(candidates.iter().filter_map(first).fold(0, |all, share| all ^ share.bin));
@@ -129,16 +151,16 @@ pub(super) fn cheapest(snapshot: &Snapshot, target: Target, wanted: Blocks) -> P
             let its = &snapshot.shares[candidate.first_share as usize..];
             let its = &its[..candidate.shares.into()];
             refused += 1;
-            if room.take_shares(snapshot, candidate.free_slices, its) {
+            if room.take_shares(candidate.free_slices, its) {
                 refused = 0;
                 cost += u64::from(candidate.live);
+                least += u64::from(order[plan.steps.len()].live);
                 plan.steps.push(Step::Empty(BlockId::new(candidate.block)));
             }
         }
     }
     plan.cost = Bytes::new(cost);
-    let cheapest = order.iter().take(plan.steps.len());
-    plan.least = Bytes::new(cheapest.map(|candidate| u64::from(candidate.live)).sum());
+    plan.least = Bytes::new(least);
     let short = wanted.get() - plan.steps.len() as u32;
     if short > 0 && target != Target::Release {
         plan.shortfall = Some(Shortfall::NoRoom { short: Blocks::new(short) });

@@ -5,9 +5,10 @@ use super::round::{Item, Terms};
 use super::{Budget, Carried, Moving};
 use crate::heap::classes::SLICES;
 use crate::movable::error::{MovableError, Obstacle};
-use crate::movable::heap::Inner;
+use crate::movable::heap::{Inner, offset_of};
 use crate::movable::protocol;
 use crate::movable::slab::{Bin, Slab, Zone};
+use crate::movable::stamps;
 use crate::movable::store::Store;
 use crate::movable::word::{LIVE, Offset, Word};
 use crate::os::Os;
@@ -94,7 +95,7 @@ impl<O: Os> Moving<'_, O> {
     /// Moves the objects of a closed block, in gentle rounds and then in some that insist.
     fn carry_all(&self, block: BlockId, target: Target, budget: &mut Budget) -> Carried {
         let stamp = &self.heap.tables.stamps[block.as_usize()];
-        protocol::turn(stamp);
+        protocol::begin_emptying(stamp);
         let mut done = Carried::default();
         for pass in 0..=AGAIN {
             let insist = pass > 0;
@@ -108,7 +109,7 @@ impl<O: Os> Moving<'_, O> {
                 break;
             }
         }
-        protocol::turn(stamp);
+        protocol::end_emptying(stamp, stamps::next());
         done
     }
 
@@ -201,6 +202,7 @@ impl<O: Os> Moving<'_, O> {
                 return Err(MovableError::NotOurs { blocks: BlockRange::new(from, Blocks::ONE) });
             }
             state.store.add_closed(to);
+            self.heap.tables.open(offset_of(BlockRange::new(to, Blocks::ONE)));
         }
         let carried = self.carry_all(from, Target::Mirror(to), budget);
         let mut state = self.heap.state();

@@ -7,6 +7,7 @@ use crate::movable::error::{MovableError, Obstacle};
 use crate::movable::heap::{Inner, offset_of};
 use crate::movable::protocol;
 use crate::movable::slab::Zone;
+use crate::movable::stamps;
 use crate::movable::store::Big;
 use crate::os::Os;
 use crate::placement::{ArenaError, Class, Clearing, Move, Refusal};
@@ -154,8 +155,9 @@ impl<O: Os> Moving<'_, O> {
         let from = offset_of(big.range);
         let Big { index, owner, len, .. } = *big;
         let item = Item { index, owner, from, to: offset_of(to), len, held: true };
+        self.heap.tables.open(item.to);
         let stamp = self.heap.tables.stamp(from);
-        protocol::turn(stamp);
+        protocol::begin_emptying(stamp);
         let mut carried = Carried::default();
         for insist in [false, true, true] {
             carried = self.round(&[item], Terms { insist, pin }, budget).0;
@@ -163,7 +165,7 @@ impl<O: Os> Moving<'_, O> {
                 break;
             }
         }
-        protocol::turn(stamp);
+        protocol::end_emptying(stamp, stamps::next());
         carried
     }
 

@@ -6,6 +6,7 @@ use crate::movable::error::{MovableError, Obstacle};
 use crate::movable::heap::{Inner, offset_of};
 use crate::movable::protocol::{self, Wait};
 use crate::movable::slab::{Bin, Zone};
+use crate::movable::stamps;
 use crate::movable::store::Big;
 use crate::movable::word::{Offset, Word};
 use crate::os::Os;
@@ -79,10 +80,10 @@ impl<O: Os> Moving<'_, O> {
             let from = Word(self.heap.tables.word(index).load(Relaxed)).offset();
             let item = Item { index, owner: bin.owner, from, to, len, held: false };
             let stamp = self.heap.tables.stamp(from);
-            protocol::turn(stamp);
+            protocol::begin_emptying(stamp);
             let terms = Terms { insist: attempt > 0, pin: true };
             let (carried, places) = self.round(&[item], terms, budget);
-            protocol::turn(stamp);
+            protocol::end_emptying(stamp, stamps::next());
             self.give_back(&places);
             match carried.obstacle {
                 None => return Ok(to),
@@ -114,6 +115,7 @@ impl<O: Os> Moving<'_, O> {
             return Ok(at);
         }
         state.store.add(Zone::Pinned, block.start());
+        self.heap.tables.open(offset_of(block));
         Ok(state.store.take(bin, index).expect("a block that was just brought in has room"))
     }
 

@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::error::{MovableError, Obstacle};
 use super::heap::Inner;
 use super::tables::{NEVER, this_thread};
-use super::threads::in_session;
+use super::threads::{in_session, settle, unsettle};
 use crate::lock::Locked;
 use crate::os::Os;
 use crate::units::Bytes;
@@ -135,6 +135,7 @@ impl<O: Os> Inner<O> {
         self.check_may_move()?;
         let turn = self.mover.lock();
         self.tables.mover.store(this_thread(), Relaxed);
+        unsettle(1);
         Ok(Moving { heap: self, _turn: turn })
     }
 }
@@ -143,5 +144,6 @@ impl<O: Os> Drop for Moving<'_, O> {
     fn drop(&mut self) {
         self.heap.tables.insists.store(NEVER, Relaxed);
         self.heap.tables.mover.store(0, Relaxed);
+        settle(1);
     }
 }

@@ -10,9 +10,11 @@ use super::group::groups;
 use super::{Budget, Carried, Moving};
 use crate::movable::error::Obstacle;
 use crate::movable::owner::{Answer, NOBODY, Owner, Subject, asked, told};
-use crate::movable::protocol::{self, Unclaimed};
+use crate::movable::protocol::{self, Published, Unclaimed};
 use crate::movable::tables::NEVER;
-use crate::movable::threads::{advance, upcoming, wait_for_older};
+use crate::movable::threads::{
+    advance, look_again, pinned, settle, unsettle, upcoming, wait_for_older,
+};
 use crate::movable::word::{KEEP, LATE, Offset};
 use crate::os::Os;
 use crate::units::Bytes;
@@ -81,7 +83,12 @@ impl<O: Os> Moving<'_, O> {
         }
         let waited = self.wait(&batch, &terms, budget);
         if waited {
-            groups(&mut batch).for_each(|group| self.carry(group, &terms, budget));
+            self.pass_over_pinned(&mut batch);
+            // Before any of their handles is stale.
+            let (all, mut stale) = (batch.len() as u64, 0);
+            unsettle(all);
+            groups(&mut batch).for_each(|group| stale += self.carry(group, &terms, budget));
+            settle(all - stale);
         } else {
             batch.iter_mut().for_each(|ready| ready.fate = Err(Some(Obstacle::InUse)));
         }
@@ -132,7 +139,7 @@ impl<O: Os> Moving<'_, O> {
         if terms.insist {
             self.heap.tables.insists.store(upcoming(), Release);
         }
-        let epoch = advance();
+        let Some(epoch) = advance() else { return false };
         if !wait_for_older(epoch, until) {
             return false;
         }
@@ -142,18 +149,37 @@ impl<O: Os> Moving<'_, O> {
         for Ready { item, .. } in batch {
             protocol::ready(self.heap.tables.word(item.index), item.from, KEEP);
         }
-        wait_for_older(epoch, until)
+        look_again() && wait_for_older(epoch, until)
+    }
+
+    /// Takes what is pinned by slots out of a batch for which sessions have been waited.
+    fn pass_over_pinned(&self, batch: &mut [Ready]) {
+        let pinned = pinned();
+        if pinned.is_empty() {
+            return;
+        }
+        for ready in batch {
+            let address = self.heap.tables.address(ready.item.from) as u64;
+            if pinned.binary_search(&address).is_ok() {
+                ready.fate = Err(Some(Obstacle::Pinned));
+            }
+        }
     }
 
     /// Claims the objects of a group, copies them and publishes them. What is not moved is where it was.
+    /// Says how many handles are stale for it.
     ///
     /// Not one after the other, for each change of a word waits until all that was written before is in
     /// the cache: that would be the copy of one small object after the other.
-    fn carry(&self, group: &mut [Ready], terms: &Terms, budget: &mut Budget) {
+    fn carry(&self, group: &mut [Ready], terms: &Terms, budget: &mut Budget) -> u64 {
         let late = budget.until.is_some_and(|at| Instant::now() >= at);
         let mut claimed = 0u64;
         for (n, ready) in group.iter_mut().enumerate() {
-            ready.fate = if late { Err(Some(Obstacle::Budget)) } else { self.claim(ready, budget) };
+            ready.fate = match ready.fate {
+                Ok(()) if late => Err(Some(Obstacle::Budget)),
+                Ok(()) => self.claim(ready, budget),
+                passed_over => passed_over,
+            };
             claimed |= u64::from(ready.fate.is_ok()) << n;
         }
         let is_claimed = |n: usize| claimed >> n & 1 == 1;
@@ -163,9 +189,11 @@ impl<O: Os> Moving<'_, O> {
             let agreed = copied.and_then(|()| self.migrate(&ready.item, ready.owner.as_deref()));
             ready.fate = agreed.map_err(Some);
         }
-        let mut doomed = 0u64;
+        let (mut doomed, mut stale) = (0u64, 0);
         for (n, ready) in group.iter().enumerate().filter(|(n, _)| is_claimed(*n)) {
-            doomed |= u64::from(self.publish(ready, terms)) << n;
+            let published = self.publish(ready, terms);
+            doomed |= u64::from(published.doomed) << n;
+            stale += u64::from(published.stale);
         }
         // Not before: what drops them is the user's, and may want others of the group.
         for (n, Ready { item, .. }) in group.iter().enumerate() {
@@ -174,6 +202,7 @@ impl<O: Os> Moving<'_, O> {
                 drop(self.heap.bury(item.index));
             }
         }
+        stale
     }
 
     fn claim(&self, ready: &Ready, budget: &mut Budget) -> Result<(), Option<Obstacle>> {
@@ -191,8 +220,7 @@ impl<O: Os> Moving<'_, O> {
         Ok(())
     }
 
-    /// Whether it was doomed meanwhile.
-    fn publish(&self, Ready { item, fate, .. }: &Ready, terms: &Terms) -> bool {
+    fn publish(&self, Ready { item, fate, .. }: &Ready, terms: &Terms) -> Published {
         let (at, pin) = if fate.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
         protocol::publish(self.heap.tables.word(item.index), at, pin)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::movable::threads::PINS;
 use crate::movable::word::PINS_MAX;
 use crate::movable::{Movable, MovableError};
 use crate::units::BLOCK_BYTES;
@@ -123,7 +124,7 @@ fn what_cannot_be_made_is_an_error_that_says_why() {
     assert!(matches!(refused, MovableError::Size { .. }), "{refused}");
     heap.validate();
 
-    let few = MovableHeap::with_objects(heap.arena().clone(), 2).unwrap();
+    let few = MovableHeap::with_objects(arena(2), 2).unwrap();
     let _two = (few.insert(1u8).unwrap(), few.insert(2u8).unwrap());
     assert_eq!(few.insert(3u8).unwrap_err(), MovableError::TooManyObjects { most: 2 });
 }
@@ -147,24 +148,37 @@ fn a_full_heap_says_so_and_takes_more_when_something_has_gone() {
 
 #[test]
 fn there_can_be_as_many_heaps_as_numbers_and_dropped_ones_make_room() {
-    let arena = heap(1).arena().clone();
     let mut heaps = Vec::new();
     let refused = loop {
-        match MovableHeap::with_objects(arena.clone(), 1) {
+        match MovableHeap::with_objects(arena(1), 1) {
             Ok(heap) => heaps.push(heap),
             Err(error) => break error,
         }
     };
     assert!(matches!(refused, MovableError::TooManyHeaps { most: 255 }), "{refused}");
     heaps.truncate(heaps.len() - 20); // tests beside this one need some
-    MovableHeap::with_objects(arena, 1).unwrap();
+    MovableHeap::with_objects(arena(1), 1).unwrap();
+}
+
+#[test]
+fn an_arena_has_one_heap_at_a_time() {
+    let arena = arena(1);
+    let heap = MovableHeap::new(arena.clone()).unwrap();
+    let base = arena.pool().base().as_ptr().addr();
+    let refused = MovableHeap::new(arena.clone()).unwrap_err();
+    assert_eq!(refused, MovableError::ArenaTaken { base });
+    assert!(refused.to_string().contains("one heap"), "{refused}");
+    drop(heap);
+    MovableHeap::new(arena).unwrap();
 }
 
 #[test]
 fn one_pin_too_many_is_refused_and_counts_for_nothing() {
     let heap = heap(4);
     let object = heap.insert(7u64).unwrap();
-    let mut pins: Vec<_> = (0..PINS_MAX).map(|_| heap.pin(&object).unwrap()).collect();
+    // Those that the thread shows, and those that are counted.
+    let most = PINS as u32 + PINS_MAX;
+    let mut pins: Vec<_> = (0..most).map(|_| heap.pin(&object).unwrap()).collect();
     assert_eq!(heap.pin(&object).unwrap_err(), MovableError::TooManyPins);
     pins.pop();
     pins.push(heap.pin(&object).unwrap());

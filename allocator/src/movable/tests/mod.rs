@@ -18,6 +18,11 @@ use crate::units::{BlockId, Blocks};
 
 /// A heap on a pool of so many blocks.
 fn heap(blocks: u32) -> MovableHeap {
+    MovableHeap::new(arena(blocks)).unwrap()
+}
+
+/// A pool of so many blocks.
+fn arena(blocks: u32) -> Arc<Arena> {
     let pool = Pool::builder()
         .capacity(Blocks::new(blocks).bytes())
         .rung(Rung::Gigantic, Use::Forbidden)
@@ -26,7 +31,7 @@ fn heap(blocks: u32) -> MovableHeap {
         .populate(Populate::OnDemand)
         .build()
         .unwrap();
-    MovableHeap::new(Arc::new(Arena::new(pool).unwrap())).unwrap()
+    Arc::new(Arena::new(pool).unwrap())
 }
 
 /// A budget without a limit. Tests beside this one have sessions too, which are short.
