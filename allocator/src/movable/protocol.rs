@@ -28,9 +28,9 @@
 //! for: contradiction. If it shows e or later it has read that epoch, and with it everything before
 //! step 3. *The mover's fence first*: S sees everything before step 3 as well. So S has looked the
 //! object up seeing KEEP clear (or set by a session of this round), and a stamp no older than the
-//! odd one, if it was not settled. A hint of an older stamp does not match. If it saw the odd one, it has set KEEP or seen it
-//! set, before the claim, which fails then, or after, where its compare-and-exchange fails. If it saw
-//! a later stamp, it saw what was published before that when it read the word again.
+//! odd one, if it was not settled. A hint of an older stamp does not match. If it saw the odd one, it has
+//! set KEEP or seen it set, before the claim, which fails then, or after, where its compare-and-exchange
+//! fails. If it saw a later stamp, it saw what was published before that when it read the word again.
 //!
 //! So what is claimed is nobody's, and the old place can be used again at once after publishing: no
 //! second wait. What sessions have written is seen by the copy, as slots are cleared with *release*
@@ -39,9 +39,9 @@
 //! ([`look`]).
 //!
 //! # When nothing has been moved that was not looked at since
-//! An object has one handle, or none. A handle whose object was moved is *stale* until a session renews its hint: the object's word says so
-//! (STALE), and all of them are counted, process-wide, together with the movers at work. A session that
-//! finds nothing counted, after its fence, is *settled*: it takes every handle's address for good, and
+//! An object has one handle, or none. A handle whose object was moved is *stale* until a session renews
+//! its hint: the object's word says so (STALE), and all of them are counted, process-wide, together with
+//! the movers at work. A session that finds nothing counted, after its fence, is *settled*: it takes every handle's address for good, and
 //! compares nothing. Let S be such a session, and the mover one that claims an object before S is over. It
 //! was counted before its fence. *S's fence first*: the mover waits for S, so it claims nothing. *The
 //! mover's fence first*: S sees it counted, or it is done by then; what it has moved was counted before

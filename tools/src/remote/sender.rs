@@ -3,7 +3,7 @@
 //!
 //! Threads: one walks (the caller's), one listens to the receiver, one for each data lane takes
 //! pieces from the files whose turn it is, reads them, hashes them and sends them. The walk goes on
-//! while files are under way, up to [`OPEN_MAX`] of them.
+//! while files are under way, up to `OPEN_MAX` of them.
 
 mod pieces;
 mod walk;

@@ -2,9 +2,9 @@
 //!
 //! From one block device to another, where both lie on one namespace, or on two of one drive that copies
 //! between them. The drive knows nothing of partitions: blocks are counted from the start of the namespace
-//! here ([`place`]), and cut into commands within the drive's limits ([`command`], [`identify`]). Linux has no
-//! system call for this, so the commands are passed through ([`pass`]), behind the back of the page cache
-//! ([`cache`]).
+//! here (`place`), and cut into commands within the drive's limits (`command`, `identify`). Linux has no
+//! system call for this, so the commands are passed through (`pass`), behind the back of the page cache
+//! (`cache`).
 //!
 //! Any refusal leaves the work to the next engine, which writes every byte again. Durability is, as with all
 //! engines, the caller's: `fsync(2)` of a block device makes the drive flush its cache.
