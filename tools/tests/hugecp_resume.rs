@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bookend_tools::copy::engine::PieceSum;
 use bookend_tools::copy::journal::{self, HEADER_BYTES, RECORD_BYTES};
-use common::{Dir, Ran, bytes};
+use common::{Dir, Ran, bytes, wait_until};
 
 const LEN: usize = 48 << 20;
 
@@ -116,14 +116,17 @@ fn check_end(dir: &Dir, ran: Ran, before: Option<&Left>, data: &[u8]) {
     assert_eq!(report["resumed"], verified, "{report}");
 }
 
+/// Waits until more than `pieces` of the copy to `target` are there.
+fn wait_for_pieces(dir: &Dir, target: &str, pieces: usize) {
+    wait_until("some pieces", || {
+        look(dir, target).is_some_and(|left| left.verified.len() > pieces)
+    });
+}
+
 /// A copy that was killed when at least some of it was there.
 fn half_done(dir: &Dir) {
-    let child = start(dir, &["--bwlimit", "20M"]);
-    let since = Instant::now();
-    while look(dir, "b").is_none_or(|left| left.verified.len() <= 8) {
-        assert!(since.elapsed() < Duration::from_secs(60), "nothing is copied");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let child = start(dir, &["--bwlimit", "12M"]);
+    wait_for_pieces(dir, "b", 8);
     assert!(kill_after(child, Duration::ZERO).is_none(), "it was too fast");
 }
 
@@ -178,8 +181,8 @@ fn a_source_that_changes_under_the_copy_is_told() {
     let dir = Dir::new();
     let source = dir.file("a", bytes(LEN));
     dir.file("b", "old");
-    let child = start(&dir, &["--bwlimit", "40M"]);
-    std::thread::sleep(Duration::from_millis(300));
+    let child = start(&dir, &["--bwlimit", "12M"]);
+    wait_for_pieces(&dir, "b", 1);
     File::options().write(true).open(&source).unwrap().write_all_at(b"new", 0).unwrap();
     Ran(child.wait_with_output().unwrap()).fails(1, &["'a' changed while it was copied"]);
     assert_eq!((dir.names(), dir.read("b")), (vec!["a".into(), "b".into()], b"old".to_vec()));
@@ -189,8 +192,8 @@ fn a_source_that_changes_under_the_copy_is_told() {
 fn two_at_once_do_not_mix() {
     let dir = Dir::new();
     dir.file("a", bytes(LEN));
-    let first = start(&dir, &["--bwlimit", "40M"]);
-    std::thread::sleep(Duration::from_millis(300));
+    let first = start(&dir, &["--bwlimit", "12M"]);
+    wait_for_pieces(&dir, "b", 1);
     let second = Ran(start(&dir, &[]).wait_with_output().unwrap());
     second.fails(1, &["another hugecp --resume is copying to 'b'"]);
     Ran(first.wait_with_output().unwrap()).ok();
@@ -239,13 +242,14 @@ fn big_files_of_trees_go_on_too() {
     fs::create_dir(dir.join("t")).unwrap();
     dir.file("t/big", bytes(LEN));
     dir.file("t/small", "x");
-    let line = ["-a", "--resume", "--bwlimit", "30M", "t", "u"];
+    let line = ["-a", "--resume", "--bwlimit", "12M", "t", "u"];
     let mut child = dir.hugecp(line).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let journal = dir.join("u/.big.hugecp-journal");
+    wait_until("some pieces", || {
+        journal.metadata().is_ok_and(|it| it.len() > (HEADER_BYTES + 2 * RECORD_BYTES) as u64)
+    });
     child.kill().unwrap();
     child.wait().unwrap();
-    let journal = dir.join("u/.big.hugecp-journal");
-    assert!(journal.metadata().unwrap().len() > (HEADER_BYTES + 2 * RECORD_BYTES) as u64);
     let ran = dir.run("-aT --resume --explain t u").ok();
     assert!(ran.out().contains("of it were there, compared and kept"), "{}", ran.out());
     assert!(dir.read("u/big") == dir.read("t/big") && !journal.exists());
