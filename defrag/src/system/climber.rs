@@ -17,8 +17,17 @@ use super::status::why;
 const FRUITLESS_TRIES: u32 = 2;
 /// Writes in a row at most: somebody else may take the memory as fast as it comes.
 const TRIES: u32 = 40;
+/// What is reclaimed in the first step; twice as much in each that follows a good one, so that
+/// little is given up where it does not help.
+const FIRST_STEP: Bytes = Bytes::mib(512);
 /// No more than this is reclaimed in one step, so that what is won is seen to.
 const STEP: Bytes = Bytes::gib(4);
+/// Rounds of compaction at most, where each gains.
+const COMPACT_ROUNDS: u32 = 8;
+/// Pages that the kernel is asked for at a time where it has to move others for them.
+const COAXED: u64 = 128;
+/// Cache that may go meanwhile for other reasons; beyond it, an eighth of what is won.
+const COAX_LOSS: Bytes = Bytes::mib(128);
 /// Where free memory is less than this part of what is missing, it is not compacted.
 const WORTH_ONE_IN: u64 = 20;
 /// Rounds of shrinking slab at most, where it falls ever further.
@@ -147,9 +156,36 @@ impl<'a, M: Machine> Climber<'a, M> {
             self.note = Some("too little memory is free to move pages to".to_owned());
             return Ok(());
         }
-        let did = self.machine.compact()?;
-        if self.goes_on(&did) {
-            self.ask()?;
+        // A round ends early where a large folio finds no room of its size; the next gets further.
+        for _ in 0..COMPACT_ROUNDS {
+            let worth = self.missing()?.div_ceil(WORTH_ONE_IN);
+            let did = self.machine.compact()?;
+            if !self.goes_on(&did) {
+                return Ok(());
+            }
+            if self.ask()? < worth {
+                break;
+            }
+        }
+        self.coax()
+    }
+
+    /// Has the kernel empty blocks one by one, as it does for a page that it is asked for, while
+    /// memory is free to move their pages to. Reclaims nothing, and ends as soon as the kernel does.
+    fn coax(&mut self) -> Result<(), FileError> {
+        let cache = self.machine.state()?.cache.get();
+        let (mut won, mut fruitless) = (0, 0);
+        while fruitless < FRUITLESS_TRIES && self.machine.stopped().is_none() {
+            let pages = self.missing()?.min(COAXED);
+            let State { spare, cache: now, .. } = self.machine.state()?;
+            let lost = cache.saturating_sub(now.get());
+            let may_cost = self.bytes(won).get() / 8 + COAX_LOSS.get();
+            if pages == 0 || spare.get() < 2 * self.bytes(pages).get() || lost > may_cost {
+                return Ok(());
+            }
+            let gained = self.ask_for(pages)?;
+            won += gained;
+            fruitless = if gained == 0 { fruitless + 1 } else { 0 };
         }
         Ok(())
     }
@@ -159,10 +195,10 @@ impl<'a, M: Machine> Climber<'a, M> {
             self.note = Some("the page cache is to be kept".to_owned());
             return Ok(());
         }
-        let mut fruitless = 0;
+        let (mut fruitless, mut step) = (0, FIRST_STEP);
         while fruitless < FRUITLESS_TRIES && self.missing()? > 0 {
             let wanted = match self.to_reclaim()? {
-                Ok(wanted) => wanted.min(STEP),
+                Ok(wanted) => wanted.min(step),
                 Err(why) => {
                     self.note = Some(why);
                     return Ok(());
@@ -171,7 +207,11 @@ impl<'a, M: Machine> Climber<'a, M> {
             match self.reclaim_step(wanted)? {
                 None => break,
                 Some(0) => fruitless += 1,
-                Some(_) => fruitless = 0,
+                Some(gained) => {
+                    fruitless = 0;
+                    let is_good = self.bytes(gained).get() >= wanted.get() / 2;
+                    step = if is_good { (step + step).min(STEP) } else { FIRST_STEP };
+                }
             }
         }
         // What is left the kernel is to try itself, page by page.

@@ -15,10 +15,18 @@ struct Simulated {
     ready: BTreeMap<PageSize, u64>,
     /// Pages of 2 MiB that compaction makes ready, at most as many as there is spare memory for.
     compactable: u64,
+    /// The most of them in a round, where there is such a bound.
+    round: Option<u64>,
+    /// Pages that the kernel makes when it is asked for them, of spare memory; and whether each
+    /// costs as much of the cache.
+    coaxable: u64,
+    coaxing_reclaims: bool,
     spare: u64,
     /// Cold and hot cache, in pages of 2 MiB.
     cold: u64,
     hot: u64,
+    /// Whether giving these up opens no blocks.
+    useless: bool,
     slab: u64,
     recyclable: u64,
     /// Stops after so many calls.
@@ -61,6 +69,13 @@ impl Machine for Simulated {
             let taken = (*ready).min(pages - *now);
             *now += taken;
             *ready -= taken;
+            let made = self.coaxable.min(self.spare).min(pages - *now);
+            *now += made;
+            self.coaxable -= made;
+            self.spare -= made;
+            if self.coaxing_reclaims {
+                self.cold = self.cold.saturating_sub(made);
+            }
         }
         self.pool(page)
     }
@@ -81,7 +96,7 @@ impl Machine for Simulated {
 
     fn compact(&mut self) -> Result<Did, FileError> {
         self.call("compact")?;
-        let made = self.compactable.min(self.spare);
+        let made = self.compactable.min(self.spare).min(self.round.unwrap_or(u64::MAX));
         self.compactable -= made;
         self.spare -= made;
         *self.ready.entry(SMALL).or_default() += made;
@@ -95,7 +110,9 @@ impl Machine for Simulated {
         let hot = (wanted - cold).min(self.hot);
         self.cold -= cold;
         self.hot -= hot;
-        *self.ready.entry(SMALL).or_default() += cold + hot;
+        if !self.useless {
+            *self.ready.entry(SMALL).or_default() += cold + hot;
+        }
         Ok(if cold + hot < wanted { Did::Short } else { Did::Done })
     }
 
@@ -198,6 +215,45 @@ fn where_compaction_suffices_nothing_is_reclaimed() {
     let outcome = climbed(&mut machine, &goal(20));
     assert_eq!((outcome.obtained, names(&outcome)), (20, vec![Rung::Ask, Rung::Compact]));
     assert_eq!((machine.cold, machine.hot, machine.slab), (9, 9, 9));
+}
+
+#[test]
+fn compaction_that_ends_early_goes_on_while_it_gains() {
+    let mut machine = Simulated {
+        compactable: 400,
+        round: Some(100),
+        spare: 4000,
+        coaxable: 700,
+        cold: 900,
+        ..Default::default()
+    };
+    let outcome = climbed(&mut machine, &goal(1000));
+    assert_eq!((outcome.obtained, names(&outcome)), (1000, vec![Rung::Ask, Rung::Compact]));
+    assert!((3..=8).contains(&machine.count("compact")), "{:?}", machine.calls);
+    assert_eq!(machine.cold, 900, "nothing was reclaimed");
+}
+
+#[test]
+fn the_kernel_is_not_asked_to_move_pages_where_it_gives_up_cache_instead() {
+    let mut machine = Simulated {
+        spare: 40_000,
+        coaxable: 5000,
+        coaxing_reclaims: true,
+        cold: 9000,
+        ..Default::default()
+    };
+    climbed(&mut machine, &Goal { max_rung: Rung::Compact, ..goal(5000) });
+    let gone = 9000 - machine.cold;
+    assert!((1..400).contains(&gone), "{gone} pages of cache went");
+}
+
+#[test]
+fn little_is_reclaimed_before_it_has_helped() {
+    // What is reclaimed lies among what cannot go.
+    let mut machine = Simulated { cold: 9000, useless: true, ..Default::default() };
+    let outcome = climbed(&mut machine, &goal(8000));
+    assert_eq!(outcome.obtained, 0);
+    assert!(machine.cold > 9000 - 1024, "{} of 9000 are left", machine.cold);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //!   and no further than there are free pages;
 //! - **reclaim** makes room of the pages of files, so that what bounds it are the blocks that can be
 //!   emptied at all, and the room elsewhere for anonymous pages that have to leave them;
-//! - **slab** adds blocks that slab alone stands in, by the share of slab that shrinks.
+//! - **slab** adds blocks that slab alone stands in, by the share of slab that shrinks: where it fills
+//!   half of a block or more, the kernel keeps one kind there; where it does not, each page has to
+//!   be one of those that shrink.
 //!
 //! Blocks in which pinned pages stand are taken off by how likely they are to be pinned. Gigantic
 //! pages are counted by runs of such blocks. Blocks that one page of a file fills which is in frequent use are
@@ -132,13 +134,27 @@ impl Sums {
             spare: 0.0,
             kept: 0.0,
             can_go: can_go as f64 - hot - held(known, node),
-            slab: blocks[Class::Slab.index()] as f64 * known.slab_share,
+            slab: shrinking(known, node),
             files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File])
                 - hot * survey.pages_a_block() as f64,
             to_move: pages(&good, &[Kind::Anon, Kind::Locked]),
             room: pages(&bad, &[Kind::Free, Kind::File]),
         }
     }
+}
+
+/// Blocks of slab that shrinking should free.
+fn shrinking(known: &Known<'_>, node: Option<Node>) -> f64 {
+    let survey = known.survey;
+    let half = survey.pages_a_block() / 2;
+    let blocks = survey.blocks.iter().enumerate().filter(|(number, block)| {
+        block.class() == Class::Slab && (node.is_none() || survey.node_of(*number) == node)
+    });
+    let chance = |block: &Block| match block.blockers() {
+        few if u64::from(few) < half => known.slab_share.powi(few as i32),
+        _ => known.slab_share,
+    };
+    blocks.map(|(_, block)| chance(block)).sum::<f64>() * survey.one_in as f64
 }
 
 /// Blocks that would be recoverable if nothing were pinned in them.

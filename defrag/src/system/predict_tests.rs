@@ -69,6 +69,29 @@ fn each_rung_promises_what_it_can_reach() {
 }
 
 #[test]
+fn every_page_of_slab_among_others_has_to_be_one_that_shrinks() {
+    let few = memory(&[(FILE, SLAB), (FILE, SLAB), (FILE, SLAB), (FILE, SLAB)], &[512]);
+    assert_eq!(promises(&few, &[], 0.5, PageSize::MIB2), [0, 0, 0, 2], "one page each");
+    let full = memory(&[(SLAB, SLAB); 4], &[512]);
+    assert_eq!(promises(&full, &[], 0.5, PageSize::MIB2), [0, 0, 0, 2], "of one kind each");
+    let some = {
+        let machine = MadeUp::empty();
+        let words = (0..4 * 512).map(|page| if page % 128 == 0 { SLAB } else { FILE });
+        machine.put("proc/kpageflags", words.flat_map(u64::to_ne_bytes).collect::<Vec<u8>>());
+        let zone = "Node 0, zone Normal\n pages free 512\n high 0\n spanned 2048\n present 2048\n \
+                    managed 2048\n start_pfn: 0\n";
+        machine.put("proc/zoneinfo", zone);
+        machine.put("proc/buddyinfo", "Node 0, zone Normal 512\n");
+        Memory {
+            survey: survey(machine.files(), BASE).unwrap(),
+            zones: zones(machine.files()).unwrap(),
+        }
+    };
+    assert_eq!(promises(&some, &[], 0.5, PageSize::MIB2), [0, 0, 0, 0], "a sixteenth of four");
+    assert_eq!(promises(&some, &[], 0.9, PageSize::MIB2), [0, 0, 0, 3]);
+}
+
+#[test]
 fn anonymous_memory_needs_room_elsewhere() {
     // Two blocks of it, and no others to put it in.
     let memory =

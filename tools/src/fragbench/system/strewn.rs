@@ -1,8 +1,8 @@
 //! Memory of which one base page is kept in every block of 2 MiB: the least that spoils all.
 //!
 //! Most of memory is populated, the frames behind it are read, and all pages but the first found in
-//! each physical block are given back. What is kept can be moved, or, once it is registered with
-//! io_uring, cannot.
+//! each physical block are given back. What is kept can be moved, or, registered with io_uring
+//! before anything is given back, cannot: the kernel begins to move pages together at once.
 #![allow(unsafe_code)] // mappings, and the registration of their pages
 
 use std::collections::HashSet;
@@ -119,11 +119,12 @@ impl Strewn {
         let all = available().unwrap_or(Bytes::ZERO);
         let mapping = Mapping::new(Bytes::new(all.get().saturating_sub(MARGIN.get())))?;
         mapping.populate(interrupts)?;
-        let kept = keep_one_a_block(&mapping)?;
+        let kept = one_a_block(&mapping)?;
         let mut this = Self { ring: None, mapping, kept };
         if pinned {
             this.ring = Some(this.register()?);
         }
+        this.give_back_the_rest()?;
         Ok(this)
     }
 
@@ -150,10 +151,25 @@ impl Strewn {
             .map_err(failed("register pages with io_uring"))?;
         Ok(ring)
     }
+
+    /// All pages but those that are kept.
+    fn give_back_the_rest(&self) -> Result<(), SystemFailure> {
+        let page = Linux.base_page_size().bytes().get();
+        let ends = self.kept.iter().copied().chain([self.mapping.len.get()]);
+        let mut free_from = 0;
+        for end in ends {
+            if end > free_from {
+                let len = Bytes::new(end - free_from);
+                self.mapping.advise(free_from, len, Advice::DontNeed)?;
+            }
+            free_from = end + page;
+        }
+        Ok(())
+    }
 }
 
-/// Gives back all pages but one in each physical block; says which are kept.
-fn keep_one_a_block(mapping: &Mapping) -> Result<Vec<u64>, SystemFailure> {
+/// Offsets of the first page found in each physical block.
+fn one_a_block(mapping: &Mapping) -> Result<Vec<u64>, SystemFailure> {
     let base = Linux.base_page_size();
     let to_block = PageSize::MIB2.shift() - base.shift();
     let mut seen = HashSet::new();
@@ -161,22 +177,11 @@ fn keep_one_a_block(mapping: &Mapping) -> Result<Vec<u64>, SystemFailure> {
     let mut frames = vec![None; base_pages(PageSize::MIB2.bytes()) as usize];
     for start in (0..mapping.len.get()).step_by(PageSize::MIB2.bytes().as_usize()) {
         Linux.frames(mapping.at(start), base, &mut frames).map_err(failed("read frame numbers"))?;
-        let mut free_from = start;
         for (offset, frame) in (start..).step_by(base.bytes().as_usize()).zip(&frames) {
             if frame.is_some_and(|frame| seen.insert(frame.get() >> to_block)) {
                 kept.push(offset);
-                give_back(mapping, free_from..offset)?;
-                free_from = offset + base.bytes().get();
             }
         }
-        give_back(mapping, free_from..start + PageSize::MIB2.bytes().get())?;
     }
     Ok(kept)
-}
-
-fn give_back(mapping: &Mapping, range: std::ops::Range<u64>) -> Result<(), SystemFailure> {
-    match range.end - range.start {
-        0 => Ok(()),
-        len => mapping.advise(range.start, Bytes::new(len), Advice::DontNeed),
-    }
 }
