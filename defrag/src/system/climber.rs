@@ -246,7 +246,11 @@ impl<'a, M: Machine> Climber<'a, M> {
     fn reach(&self) -> Result<u64, FileError> {
         let missing = self.missing()?;
         let pool = self.machine.pool(self.goal.page)?;
-        Ok(self.goal.ceiling.map_or(missing, |most| most.saturating_sub(pool)).min(missing))
+        let ceiling = self.goal.ceiling.map(|most| match self.rung {
+            Rung::Ask | Rung::Compact | Rung::Reclaim => most.reclaim,
+            _ => most.slab,
+        });
+        Ok(ceiling.map_or(missing, |most| most.saturating_sub(pool)).min(missing))
     }
 
     /// How much has to be reclaimed, or why that would not help: what is missing, but no more than
@@ -266,7 +270,18 @@ impl<'a, M: Machine> Climber<'a, M> {
         Ok(if spare < wanted { Ok(wanted - spare) } else { Err(enough()) })
     }
 
+    /// Shrinks slab; what then stands between the goal and what was freed can be reclaimed.
     fn slab(&mut self) -> Result<(), FileError> {
+        let before = self.machine.pool(self.goal.page)?;
+        self.shrink_slab()?;
+        let gained = self.machine.pool(self.goal.page)?.saturating_sub(before);
+        if gained > 0 && self.goal.cache != Cache::Keep && self.reach()? > 0 {
+            self.reclaim()?;
+        }
+        Ok(())
+    }
+
+    fn shrink_slab(&mut self) -> Result<(), FileError> {
         for _ in 0..SLAB_ROUNDS {
             let before = self.machine.state()?.slab;
             let did = self.machine.drop_caches(false)?;

@@ -49,9 +49,17 @@ pub struct Goal {
     pub cache: Cache,
     /// The last rung that may be tried.
     pub max_rung: Rung,
-    /// How many pages the pool could have if all page cache went that can, where that is known:
-    /// beyond it reclaim would only do harm.
-    pub ceiling: Option<u64>,
+    /// Beyond what reclaim would only do harm, where that is known.
+    pub ceiling: Option<Ceiling>,
+}
+
+/// How many pages the pool could have if all page cache went that can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ceiling {
+    /// While slab is as it is.
+    pub reclaim: u64,
+    /// Once slab has been shrunk.
+    pub slab: u64,
 }
 
 /// How far a climb has come, for a display.

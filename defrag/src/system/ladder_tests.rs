@@ -159,6 +159,10 @@ fn goal(pages: u64) -> Goal {
     Goal { page: SMALL, pages, contiguous: false, cache: Cache::Coldest, max_rung, ceiling: None }
 }
 
+fn ceiling(reclaim: u64, slab: u64) -> Option<Ceiling> {
+    Some(Ceiling { reclaim, slab })
+}
+
 fn ready(pages: u64) -> BTreeMap<PageSize, u64> {
     BTreeMap::from([(SMALL, pages)])
 }
@@ -200,12 +204,23 @@ fn only_what_is_missing_is_reclaimed_and_the_hot_stays() {
 fn nothing_is_reclaimed_that_cannot_become_a_huge_page() {
     let lot = || Simulated { ready: ready(4), cold: 100, hot: 50, ..Default::default() };
     let mut machine = lot();
-    let outcome = climbed(&mut machine, &Goal { ceiling: Some(4), ..goal(30) });
+    let outcome = climbed(&mut machine, &Goal { ceiling: ceiling(4, 4), ..goal(30) });
     assert_eq!((outcome.obtained, machine.cold, machine.count("reclaim")), (4, 100, 0));
     assert!(outcome.rungs[2].note.as_deref().unwrap().contains("cannot be reclaimed"));
     let mut machine = lot();
-    let outcome = climbed(&mut machine, &Goal { ceiling: Some(10), ..goal(30) });
+    let outcome = climbed(&mut machine, &Goal { ceiling: ceiling(10, 10), ..goal(30) });
     assert_eq!((outcome.obtained, machine.cold), (10, 94));
+}
+
+#[test]
+fn what_shrunk_slab_lets_reclaim_reach_is_reclaimed() {
+    let lot = || Simulated { cold: 100, slab: 8, ..Default::default() };
+    let mut machine = lot();
+    let outcome = climbed(&mut machine, &Goal { ceiling: ceiling(10, 25), ..goal(30) });
+    assert_eq!((outcome.obtained, machine.cold, machine.slab), (25, 83, 0));
+    let mut machine = lot();
+    let keep = Goal { ceiling: ceiling(10, 25), cache: Cache::Keep, ..goal(30) };
+    assert_eq!((climbed(&mut machine, &keep).obtained, machine.cold), (8, 100));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bookend_defrag::system::HugePools;
 use bookend_defrag::system::blame::blame;
 use bookend_defrag::system::bounded::Limit;
 use bookend_defrag::system::kernel::Kernel;
-use bookend_defrag::system::ladder::{Cache, Goal, Progress, climb, roll_back};
+use bookend_defrag::system::ladder::{Cache, Ceiling, Goal, Progress, climb, roll_back};
 use bookend_defrag::system::pools::Place;
 use bookend_defrag::system::rung::Rung;
 use clap::Args;
@@ -104,7 +104,7 @@ pub fn run(options: &Options, context: &Context) -> Result<u8, Failure> {
     Ok(status)
 }
 
-fn goal(options: &Options, wanted: Wanted, ceiling: Option<u64>) -> Goal {
+fn goal(options: &Options, wanted: Wanted, ceiling: Option<Ceiling>) -> Goal {
     let cache = match (options.keep_cache, options.allow_drop) {
         (true, _) => Cache::Keep,
         (_, true) => Cache::Drop,
@@ -131,7 +131,9 @@ fn reserve(
     let now = HugePools::of(&context.files).persistent(wanted.page, place)?;
     let prediction = foresee(options, context, place, wanted);
     let most = |rung| prediction.as_ref().map(|prediction| prediction.most(rung));
-    let goal = goal(options, wanted, most(Rung::Reclaim));
+    let ceiling = most(Rung::Reclaim).zip(most(Rung::Slab));
+    let ceiling = ceiling.map(|(reclaim, slab)| Ceiling { reclaim, slab });
+    let goal = goal(options, wanted, ceiling);
     let predicted = most(goal.max_rung).map(|most| most.min(goal.pages));
     if options.dry_run {
         return Ok(dry(context, &goal, now, predicted, started));

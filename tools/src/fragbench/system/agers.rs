@@ -35,13 +35,12 @@ pub enum AgerName {
 }
 
 impl AgerName {
-    /// Pages of 2 MiB that a way is asked for, where nobody says: most of memory; of strewn memory as
-    /// much as is free; and after `slab` more than can be had without shrinking it.
+    /// Pages of 2 MiB that a way is asked for, where nobody says: most of memory, which after `slab`
+    /// cannot be had without shrinking it; and of strewn memory as much as is free.
     pub fn wanted(self, total: Bytes) -> u64 {
         let percent = match self {
-            Self::Files => 80,
+            Self::Files | Self::Slab => 80,
             Self::Movable | Self::Pinned => 50,
-            Self::Slab => 85,
         };
         total.get() / 100 * percent / PageSize::MIB2.bytes().get()
     }
