@@ -146,15 +146,20 @@ impl Sums {
 /// Blocks of slab that shrinking should free.
 fn shrinking(known: &Known<'_>, node: Option<Node>) -> f64 {
     let survey = known.survey;
-    let half = survey.pages_a_block() / 2;
     let blocks = survey.blocks.iter().enumerate().filter(|(number, block)| {
         block.class() == Class::Slab && (node.is_none() || survey.node_of(*number) == node)
     });
-    let chance = |block: &Block| match block.blockers() {
-        few if u64::from(few) < half => known.slab_share.powi(few as i32),
+    blocks.map(|(_, block)| shrinks(known, block)).sum::<f64>() * survey.one_in as f64
+}
+
+/// How likely it is that shrinking frees a block of slab.
+fn shrinks(known: &Known<'_>, block: &Block) -> f64 {
+    match block.blockers() {
+        few if u64::from(few) < known.survey.pages_a_block() / 2 => {
+            known.slab_share.powi(few as i32)
+        }
         _ => known.slab_share,
-    };
-    blocks.map(|(_, block)| chance(block)).sum::<f64>() * survey.one_in as f64
+    }
 }
 
 /// Blocks that would be recoverable if nothing were pinned in them.
@@ -213,10 +218,10 @@ fn gigantic(
 /// Aligned runs of a page's size in which nothing stands that cannot go.
 fn runs(known: &Known<'_>, page: PageSize, node: Option<Node>, slab: bool) -> u64 {
     let len = (page.bytes().get() >> PageSize::MIB2.shift()) as usize;
-    let can_go = |block: &Block| match block.class() {
-        Class::Free | Class::Recoverable => true,
-        Class::Slab => slab && known.slab_share > 0.5,
-        _ => false,
+    let goes = |block: &Block| match block.class() {
+        Class::Free | Class::Recoverable => 1.0,
+        Class::Slab if slab => shrinks(known, block),
+        _ => 0.0,
     };
     let pinned = |block: usize| known.pinned.iter().any(|p| p.chance(block as u64) > 0.5);
     let good = |(number, blocks): (usize, &[Block])| {
@@ -224,7 +229,7 @@ fn runs(known: &Known<'_>, page: PageSize, node: Option<Node>, slab: bool) -> u6
         blocks.len() == len
             && (node.is_none() || known.survey.node_of(first) == node)
             && known.survey.node_of(first) == known.survey.node_of(first + len - 1)
-            && blocks.iter().all(can_go)
+            && blocks.iter().map(goes).product::<f64>() > 0.5
             && !(first..first + len).any(pinned)
     };
     let all = known.survey.blocks.chunks(len).enumerate();

@@ -164,5 +164,9 @@ fn gigantic_pages_need_whole_runs() {
     blocks[600] = (FREE, SLAB);
     let memory = memory(&blocks, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1534]);
     assert_eq!(promises(&memory, &[], 1.0, PageSize::GIB1), [1, 1, 2]);
+    assert_eq!(promises(&memory, &[], 0.7, PageSize::GIB1), [1, 1, 2], "one page of slab");
+    blocks[700..704].fill((FREE, SLAB));
+    let memory = self::memory(&blocks, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1530]);
+    assert_eq!(promises(&memory, &[], 0.7, PageSize::GIB1), [1, 1, 1], "five, all to shrink");
     assert_eq!(promises(&memory, &[], 0.0, PageSize::GIB1), [1, 1, 1]);
 }
