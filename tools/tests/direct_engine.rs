@@ -12,15 +12,6 @@ use bookend_tools::copy::engine::{
 };
 use bookend_tools::copy::engines::direct::DirectEngine;
 
-const TUNING: Tuning = Tuning {
-    block_size: None,
-    queue_depth: None,
-    threads: None,
-    buffer_memory: None,
-    bwlimit: None,
-    sparse: Sparse::Auto,
-};
-
 /// A directory on a file system with O_DIRECT, as far as this machine has one where it builds.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -109,7 +100,7 @@ fn files_of_every_awkward_length_arrive_whole() {
     for len in [0, 1, 511, 512, 513, 4095, 4096, 4097, MIB2 - 1, MIB2, MIB2 + 1, 3 * MIB2 + 12345] {
         let content = pattern(len);
         let case = Case::new(&content);
-        let result = case.copy(&[0..len as u64], TUNING);
+        let result = case.copy(&[0..len as u64], Tuning::FREE);
         let Some(done) = case.check(&content, result) else { return };
         let sums: u64 = case.sums.sorted().iter().map(|s| s.range.end - s.range.start).sum();
         assert_eq!(sums, len as u64, "all of {len} bytes are summed");
@@ -121,10 +112,10 @@ fn files_of_every_awkward_length_arrive_whole() {
 fn small_requests_and_little_memory_give_the_same_copy() {
     let content = pattern((1 << 20) + 777);
     let tight = [
-        Tuning { block_size: Some(1), queue_depth: Some(1), ..TUNING },
-        Tuning { block_size: Some(70_000), queue_depth: Some(3), ..TUNING },
-        Tuning { buffer_memory: Some(1), ..TUNING },
-        Tuning { queue_depth: Some(1000), block_size: Some(65536), ..TUNING },
+        Tuning { block_size: Some(1), queue_depth: Some(1), ..Tuning::FREE },
+        Tuning { block_size: Some(70_000), queue_depth: Some(3), ..Tuning::FREE },
+        Tuning { buffer_memory: Some(1), ..Tuning::FREE },
+        Tuning { queue_depth: Some(1000), block_size: Some(65536), ..Tuning::FREE },
     ];
     for tuning in tight {
         let case = Case::new(&content);
@@ -149,7 +140,7 @@ fn holes_stay_holes_also_where_data_begins_off_the_alignment() {
     for range in &data {
         file.write_all_at(&vec![7; (range.end - range.start) as usize], range.start).unwrap();
     }
-    let result = case.copy(&data, TUNING);
+    let result = case.copy(&data, Tuning::FREE);
     if case.check(&content, result).is_some() {
         let blocks = std::fs::metadata(&case.target).unwrap().blocks();
         assert!(blocks * 512 < 1 << 20, "{blocks} sectors for two bytes' worth of data");
@@ -162,7 +153,7 @@ fn zeros_become_holes_when_asked() {
     content[1 << 20..3 << 20].fill(0);
     let case = Case::new(&content);
     let len = content.len() as u64;
-    let result = case.copy(&[0..len], Tuning { sparse: Sparse::Always, ..TUNING });
+    let result = case.copy(&[0..len], Tuning { sparse: Sparse::Always, ..Tuning::FREE });
     if case.check(&content, result).is_some() {
         let blocks = std::fs::metadata(&case.target).unwrap().blocks();
         assert!(blocks * 512 <= 2 << 20, "{blocks} sectors for 2 MiB of data");
@@ -174,7 +165,7 @@ fn a_source_that_has_shrunk_or_grown_is_an_error() {
     let content = pattern(3 << 20);
     let case = Case::new(&content);
     let longer = content.len() as u64 + 4096;
-    let result = case.copy_to(&case.target, longer, &[0..longer], TUNING);
+    let result = case.copy_to(&case.target, longer, &[0..longer], Tuning::FREE);
     if !Case::is_supported(&result) {
         return;
     }
@@ -183,7 +174,7 @@ fn a_source_that_has_shrunk_or_grown_is_an_error() {
     };
     assert_eq!((expected, found), (longer, content.len() as u64));
     let shorter = content.len() as u64 - 4096;
-    let result = case.copy_to(&case.target, shorter, &[0..shorter], TUNING);
+    let result = case.copy_to(&case.target, shorter, &[0..shorter], Tuning::FREE);
     assert!(matches!(result, Err(Stop::Failed(CopyError::Grew { .. }))), "{result:?}");
 }
 
@@ -192,7 +183,7 @@ fn an_interrupted_copy_waits_for_its_requests_and_says_so() {
     let content = pattern(16 << 20);
     let case = Case::new(&content);
     case.progress.cancel();
-    let result = case.copy(&[0..content.len() as u64], TUNING);
+    let result = case.copy(&[0..content.len() as u64], Tuning::FREE);
     if Case::is_supported(&result) {
         assert!(matches!(result, Err(Stop::Failed(CopyError::Cancelled))), "{result:?}");
     }
@@ -208,7 +199,7 @@ fn one_side_alone_can_be_direct() {
     let case = Case::new(&content);
     let target = memory.path().join("target");
     let len = content.len() as u64;
-    let result = case.copy_to(&target, len, &[0..len], TUNING);
+    let result = case.copy_to(&target, len, &[0..len], Tuning::FREE);
     if Case::is_supported(&result) {
         let done = result.unwrap();
         assert!(std::fs::read(&target).unwrap() == content);
@@ -226,6 +217,6 @@ fn without_o_direct_on_either_side_another_engine_is_asked() {
     let mut case = Case::new(b"");
     case.source = memory.path().join("source");
     std::fs::write(&case.source, b"words").unwrap();
-    let result = case.copy_to(&memory.path().join("target"), 5, &[0..5], TUNING);
+    let result = case.copy_to(&memory.path().join("target"), 5, &[0..5], Tuning::FREE);
     assert!(matches!(result, Err(Stop::Unsupported(_))), "{result:?}");
 }

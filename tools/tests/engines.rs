@@ -11,15 +11,6 @@ use bookend_tools::copy::engine::{
 };
 use bookend_tools::copy::{engines, holes};
 
-const TUNING: Tuning = Tuning {
-    block_size: None,
-    queue_depth: None,
-    threads: None,
-    buffer_memory: None,
-    bwlimit: None,
-    sparse: Sparse::Auto,
-};
-
 /// What an engine made of a copy.
 struct Copied {
     content: Vec<u8>,
@@ -102,7 +93,7 @@ fn copies_files_of_every_awkward_length(directory: &tempfile::TempDir) {
         let (source, content) = (directory.path().join("source"), pattern(len));
         std::fs::write(&source, &content).unwrap();
         for engine in engines::all() {
-            let Some(copied) = copy(*engine, &source, len as u64, TUNING).unwrap() else {
+            let Some(copied) = copy(*engine, &source, len as u64, Tuning::FREE).unwrap() else {
                 continue;
             };
             assert!(copied.content == content, "{}: {len} bytes differ", engine.name());
@@ -134,7 +125,9 @@ fn keeps_holes_at_the_start_the_middle_and_the_end(directory: &tempfile::TempDir
         let sectors = file.metadata().unwrap().blocks();
         for engine in engines::all() {
             let name = engine.name();
-            let Some(copied) = copy(*engine, &source, 8 * MIB, TUNING).unwrap() else { continue };
+            let Some(copied) = copy(*engine, &source, 8 * MIB, Tuning::FREE).unwrap() else {
+                continue;
+            };
             assert!(copied.content == content, "{name}: layout {index} differs");
             assert_eq!(copied.progress, 8 * MIB, "{name}: holes count as they are passed");
             // A few sectors are the file system's own.
@@ -152,7 +145,7 @@ fn fills_holes_when_told_to(directory: &tempfile::TempDir) {
     let source = directory.path().join("source");
     File::create(&source).unwrap().set_len(4 << 20).unwrap();
     for engine in engines::all() {
-        let tuning = Tuning { sparse: Sparse::Never, ..TUNING };
+        let tuning = Tuning { sparse: Sparse::Never, ..Tuning::FREE };
         let Some(copied) = copy(*engine, &source, 4 << 20, tuning).unwrap() else { continue };
         assert!(copied.content.iter().all(|&b| b == 0));
         assert!(copied.sectors * 512 >= 4 << 20, "{}: {}", engine.name(), copied.sectors);
@@ -170,12 +163,12 @@ fn notices_that_the_source_has_changed_its_length(directory: &tempfile::TempDir)
     file.write_all(&pattern(3 << 20)).unwrap();
     for engine in engines::all() {
         let name = engine.name();
-        match copy(*engine, &source, (3 << 20) + 8192, TUNING) {
+        match copy(*engine, &source, (3 << 20) + 8192, Tuning::FREE) {
             Ok(None) => continue,
             Err(CopyError::Shrank { found, .. }) => assert_eq!(found, 3 << 20, "{name}"),
             other => panic!("{name}: {:?}", other.map(|_| "copied")),
         }
-        match copy(*engine, &source, (3 << 20) - 8192, TUNING) {
+        match copy(*engine, &source, (3 << 20) - 8192, Tuning::FREE) {
             Err(CopyError::Grew { found, .. }) => assert_eq!(found, 3 << 20, "{name}"),
             other => panic!("{name}: {:?}", other.map(|_| "copied")),
         }
@@ -196,7 +189,7 @@ fn makes_holes_of_zeros(directory: &tempfile::TempDir) {
     std::fs::write(&source, &content).unwrap();
     for engine in engines::all() {
         let name = engine.name();
-        let tuning = Tuning { sparse: Sparse::Always, ..TUNING };
+        let tuning = Tuning { sparse: Sparse::Always, ..Tuning::FREE };
         let Some(copied) = copy(*engine, &source, content.len() as u64, tuning).unwrap() else {
             continue;
         };
@@ -217,7 +210,7 @@ fn stops_when_cancelled(directory: &tempfile::TempDir) {
     for engine in engines::all() {
         let progress = Progress::default();
         progress.cancel();
-        match copy_counted(*engine, &source, 16 << 20, TUNING, &progress) {
+        match copy_counted(*engine, &source, 16 << 20, Tuning::FREE, &progress) {
             Err(CopyError::Cancelled) => assert!(progress.copied() < 16 << 20),
             Ok(None) => {} // it has said why
             // One call shares all blocks at once: there is no moment to stop at.
@@ -239,7 +232,7 @@ fn a_source_cut_while_it_is_copied_is_an_error_and_no_signal() {
                 bwlimit: Some(64 << 20),
                 block_size: Some(1 << 20),
                 queue_depth: Some(2),
-                ..TUNING
+                ..Tuning::FREE
             };
             let result = std::thread::scope(|scope| {
                 scope.spawn(|| {

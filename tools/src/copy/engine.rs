@@ -94,6 +94,18 @@ pub struct Tuning {
     pub sparse: Sparse,
 }
 
+impl Tuning {
+    /// All is the engine's choice.
+    pub const FREE: Self = Self {
+        block_size: None,
+        queue_depth: None,
+        threads: None,
+        buffer_memory: None,
+        bwlimit: None,
+        sparse: Sparse::Auto,
+    };
+}
+
 /// What an engine is asked to do.
 #[derive(Debug)]
 pub struct Job<'a> {

@@ -17,6 +17,8 @@ use std::fs::Metadata;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::engine::PieceSum;
 
 const MAGIC: &[u8; 16] = b"hugecp journal 1";
@@ -29,7 +31,7 @@ pub const HEADER_BYTES: usize = MAGIC.len() + 8 * FIELDS + CHECK_BYTES;
 pub const RECORD_BYTES: usize = 8 + 8 + blake3::OUT_LEN + CHECK_BYTES;
 
 /// What tells one state of a source from any other: nothing that writes to a file leaves its ctime.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity([u64; FIELDS]);
 
 impl Identity {
@@ -44,6 +46,13 @@ impl Identity {
             metadata.ctime().cast_unsigned(),
             metadata.ctime_nsec().cast_unsigned(),
         ])
+    }
+
+    /// The same on whatever machine it is looked at: the number of a device is that machine's own.
+    pub fn anywhere(metadata: &Metadata) -> Self {
+        let mut identity = Self::of(metadata);
+        identity.0[0] = 0;
+        identity
     }
 
     /// As it is told to another machine.

@@ -36,6 +36,7 @@ use crate::copy::attributes;
 use crate::copy::engine::{EngineName, Progress, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::fill::Fill;
+use crate::copy::journal::Identity;
 use crate::copy::request::{Conflict, Request, Settings};
 use crate::copy::source::Source;
 use crate::copy::sys::clone_file;
@@ -57,7 +58,7 @@ pub struct Divided {
     /// What it is called meanwhile, in the directory of the target; `None` where there is nothing left to do.
     pub temporary: Option<Vec<u8>>,
     /// In which state the leader saw it.
-    pub state: [u64; 6],
+    pub state: Identity,
 }
 
 /// A member's range of a divided file, which is written.
@@ -110,18 +111,6 @@ pub enum Role<'a> {
     Copy,
     /// A range of it is.
     Part(&'a Share, &'a Divided),
-}
-
-/// Size, inode and times: what all members see alike, whatever number the device has with each.
-fn state_of(metadata: &Metadata) -> [u64; 6] {
-    [
-        metadata.ino(),
-        metadata.len(),
-        metadata.mtime().cast_unsigned(),
-        metadata.mtime_nsec().cast_unsigned(),
-        metadata.ctime().cast_unsigned(),
-        metadata.ctime_nsec().cast_unsigned(),
-    ]
 }
 
 /// The range of the member `index` of `count` in a file of `len` bytes; all of them together are the file.
@@ -324,7 +313,7 @@ impl Context<'_> {
         set_blocking(file).map_err(|errno| spot.source_error("read", errno))?;
         let note = |target: Option<Target>, temporary| {
             let source = spot.source_path().as_os_str().as_bytes().to_vec();
-            let divided = Divided { source, temporary, state: state_of(metadata) };
+            let divided = Divided { source, temporary, state: Identity::anywhere(metadata) };
             let (directory, entry) = (Arc::clone(spot.directory), spot.entry.clone());
             lock(&lead.staged).push(Staged { divided, directory, entry, target });
         };
@@ -386,7 +375,7 @@ impl Context<'_> {
         metadata: Metadata,
     ) -> Result<(), FileError> {
         let range = range_of(share.index, share.count, metadata.len());
-        if divided.state != state_of(&metadata) {
+        if divided.state != Identity::anywhere(&metadata) {
             return Err(FileError::Changed(spot.source_path()));
         }
         let Some(Ok(name)) = divided.temporary.clone().map(CString::new) else { return Ok(()) };
@@ -452,7 +441,7 @@ impl Context<'_> {
         let source = openat(spot.source, &*entry.name, flags | nofollow, Mode::empty());
         let source = File::from(source.map_err(|errno| spot.source_error("open", errno))?);
         let metadata = source.metadata().map_err(|cause| spot.source_error("stat", cause))?;
-        if state_of(&metadata) != divided.state {
+        if Identity::anywhere(&metadata) != divided.state {
             return Err(FileError::Changed(spot.source_path()));
         }
         let lost = if self.settings.preserve {

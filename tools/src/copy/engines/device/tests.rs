@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::*;
-use crate::copy::engine::{Progress, Sparse, Tuning};
+use crate::copy::engine::{Progress, Tuning};
 
 const BLOCK: usize = 512;
 const LIMITS: Limits =
@@ -56,14 +56,7 @@ impl Sender for Fake {
 fn copy(fake: &mut Fake, progress: &Progress) -> Result<usize, Stop> {
     let file = File::open("/dev/null").unwrap();
     let side = || Side { file: &file, path: Path::new("x"), kind: Kind::BlockDevice, len: None };
-    let tuning = Tuning {
-        block_size: None,
-        queue_depth: None,
-        threads: None,
-        buffer_memory: None,
-        bwlimit: None,
-        sparse: Sparse::Auto,
-    };
+    let tuning = Tuning::FREE;
     let (source, target) = (side(), side());
     let job = Job { source, target, data: &[], tuning, progress, sums: None };
     let extent = Extent { from: 10, to: 2000, blocks: 500 };
