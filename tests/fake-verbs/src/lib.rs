@@ -6,9 +6,9 @@
 //!
 //! # The devices
 //! `fake0` has all of it; `fake1` has neither on-demand paging, nor DMA buffers, windows or import. No data moves.
-//! Their file (`cmd_fd`) is a memfd with a [`Table`](table::Table) of objects, which stands for the kernel's side: who
+//! Their file (`cmd_fd`) is a memfd with a table of objects (`table.rs`), which stands for the kernel's side: who
 //! is passed the descriptor and imports it sees the same objects. What is wrong is written down there and
-//! stays for [`fake_verbs_report`]: see [`table`].
+//! stays for [`fake_verbs_report`].
 //!
 //! # What a test can call besides
 //! [`fake_verbs_fail`], [`fake_verbs_report`], [`fake_verbs_forget`].
