@@ -2,8 +2,11 @@
 # Sourced by tests/lab/run.
 #
 # apt keeps a state of its own under $cache, so that nothing of the host's changes and no root is
-# needed: its sources are the host's, and for the newer kernel the backports suite of the same mirror.
+# needed: its sources are the host's, and for the newer kernels backports suites of the same mirror.
 # Packages are verified by apt, against the signed lists.
+
+# Where Debian's newest kernel for a released Debian is.
+latest_suite=trixie-backports
 
 # The guest's programs; what they depend on comes with them.
 guest_packages=(
@@ -51,9 +54,10 @@ update() {
     mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
     # No package counts as installed: a closure is then whole.
     : >"$state/status"
-    if [ "$1" = backports ]; then
-        backports_source >"$state/sources.list"
-    fi
+    case $1 in
+    backports) source_of "$(codename)-backports" >"$state/sources.list" ;;
+    latest) source_of "$latest_suite" >"$state/sources.list" ;;
+    esac
     lab_apt "$1" apt-get update >"$work/apt.log" 2>&1 || show_and_fail "$work/apt.log"
 }
 
@@ -62,14 +66,18 @@ show_and_fail() {
     return 1
 }
 
-# The mirror that this machine uses for its release, with the release's backports.
-backports_source() {
-    local codename mirror
-    codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+codename() {
+    (. /etc/os-release && echo "${VERSION_CODENAME-}")
+}
+
+# source_of SUITE: on the mirror that this machine uses for its release; signed by Debian.
+source_of() {
+    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=
     # shellcheck disable=SC2016 # apt's own placeholders
     mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(LABEL)' \
-        'Created-By: Packages' | awk -v name="$codename" '$2 == name && $3 == "Debian" {print $1; exit}')
-    echo "deb ${mirror:-http://deb.debian.org/debian} $codename-backports main"
+        'Created-By: Packages' | awk -v name="$(codename)" '$2 == name && $3 == "Debian" {print $1; exit}')
+    [ ! -e "$keyring" ] || signed="[signed-by=$keyring] "
+    echo "deb $signed${mirror:-http://deb.debian.org/debian} $1 main"
 }
 
 # unpack SUITE NAME PACKAGE...: the packages, unpacked in $cache/NAME, whole or not at all.
@@ -103,15 +111,26 @@ fetch_userland() {
     echo "${guest_packages[*]}" >"$cache/packages"
 }
 
+# depends_on SUITE PACKAGE NAME: those of its dependencies that begin so, each a line.
+depends_on() {
+    lab_apt "$1" apt-cache depends "$2" | sed -n "s/^ *Depends: \($3[^ ]*\)\$/\1/p"
+}
+
 fetch_kernel() {
-    local package tree=$cache/kernel-$kernel.part
+    local package parts version tree=$cache/kernel-$kernel.part
     echo "lab: fetching the $kernel kernel"
     rm -rf "$tree"
     update "$kernel" || return
-    package=$(lab_apt "$kernel" apt-cache depends linux-image-amd64 |
-        sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1) || return
+    package=$(depends_on "$kernel" linux-image-amd64 'linux-image-[0-9]' | head -n 1) || return
     [ -n "$package" ] || return
-    unpack "$kernel" "kernel-$kernel.part" "$package" || return
-    depmod -b "$tree" "$(ls "$tree/lib/modules")" || return
+    # The newest come in parts: kernel, modules, their lists.
+    parts=$(depends_on "$kernel" "$package" 'linux-[a-z]*-[0-9]') || return
+    # shellcheck disable=SC2086 # one word each
+    unpack "$kernel" "kernel-$kernel.part" "$package" $parts || return
+    version=$(ls "$tree/lib/modules") || return
+    depmod -b "$tree" "$version" || return
+    # There, the kernel lies beside its modules.
+    mkdir -p "$tree/boot"
+    [ -e "$tree/boot/vmlinuz-$version" ] || cp "$tree/lib/modules/$version/vmlinuz" "$tree/boot/vmlinuz-$version" || return
     mv "$tree" "$cache/kernel-$kernel"
 }

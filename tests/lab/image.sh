@@ -135,6 +135,9 @@ make_common() {
     local root=$work/common
     mkdir -p "$root"
     cp -a "$cache/userland/." "$root/"
+    # Of the providers only the software devices': each program that uses verbs loads all there are.
+    find "$root/etc/libibverbs.d" "$root"/usr/lib/*/libibverbs ! -type d ! -name 'rxe.*' ! -name 'siw.*' \
+        ! -name 'librxe-*' ! -name 'libsiw-*' -delete
     cp tests/lab/init "$root/init"
     mkdir -p "$root"/{dev,proc,sys,run,tmp,etc,root,lab/modules,var/tmp}
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"

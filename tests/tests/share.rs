@@ -17,8 +17,10 @@ use bookend_tests::skip::{or_say, say};
 use io_uring::IoUring;
 use rand::{RngExt, SeedableRng};
 
-const BLOCKS: u32 = 8;
+const BLOCKS: u32 = 4;
 const KILLS: u32 = 200;
+/// As many workers live at a time, beside the one that must not be disturbed.
+const KILLERS: u32 = 2;
 
 fn pool(rung: Rung) -> Arc<Pool> {
     let mut builder = Pool::builder().capacity(Blocks::new(BLOCKS).bytes()).shareable(true);
@@ -152,33 +154,16 @@ fn two_hundred_workers_killed_at_random_leave_nothing_and_disturb_nobody() {
     witness.tell("write 100 1");
     assert_eq!(witness.listen(), "done");
     // From its start to its first answer: whoever is killed within that may be anywhere.
-    let life = start.elapsed().as_micros() as u64;
+    let life = start.elapsed();
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = files();
     let resources = rdma_resources();
-    let mut random = rand::rngs::StdRng::seed_from_u64(6);
-    let (mut admitted, mut early) = (0, 0);
-    for kill in 0..KILLS {
-        let part = Part::start("part_of_a_worker", place.path.to_str().unwrap());
-        // Half of them at once, or while they start; the others after they were given everything.
-        if kill % 2 == 0 {
-            std::thread::sleep(Duration::from_micros(random.random_range(0..life)));
-            part.kill();
-            early += 1;
-            while let Some(guest) = accept_now(&place.server, &share) {
-                admitted += u32::from(guest.is_some());
-            }
-        } else {
-            let guest = place.server.accept(&share, |_| true).unwrap();
-            std::thread::sleep(Duration::from_micros(random.random_range(0..life)));
-            part.kill();
-            if let Some(guest) = guest {
-                wait_until("its end shows", || guest.is_gone());
-                admitted += 1;
-            }
-        }
-    }
-    println!("{KILLS} killed, {early} of them early; {admitted} had the pool");
+    let kill = |seed| kill_workers(&share, seed, KILLS / KILLERS, life);
+    let admitted: u32 = std::thread::scope(|scope| {
+        let killers: Vec<_> = (0..KILLERS).map(|seed| scope.spawn(move || kill(seed))).collect();
+        killers.into_iter().map(|killer| killer.join().unwrap()).sum()
+    });
+    println!("{KILLS} killed, half of them early; {admitted} had the pool");
     assert!(admitted >= KILLS / 2);
     assert_eq!((files(), share.holders()), (before, 2), "nothing is left of them");
     assert_eq!(rdma_resources(), resources, "nor in the device");
@@ -192,6 +177,34 @@ fn two_hundred_workers_killed_at_random_leave_nothing_and_disturb_nobody() {
     last.tell("write 101 2");
     assert_eq!(last.listen(), "done");
     assert_eq!(byte(&pool, 101), 2);
+}
+
+/// Starts workers and kills them, one after the other, at a place of their own; how many had the pool.
+fn kill_workers(share: &Share<Linux>, seed: u32, kills: u32, life: Duration) -> u32 {
+    let place = place();
+    let mut random = rand::rngs::StdRng::seed_from_u64(6 + u64::from(seed));
+    let mut within_life = || Duration::from_micros(random.random_range(0..life.as_micros() as u64));
+    let mut admitted = 0;
+    for kill in 0..kills {
+        let part = Part::start("part_of_a_worker", place.path.to_str().unwrap());
+        // Half of them at once, or while they start; the others after they were given everything.
+        if kill % 2 == 0 {
+            std::thread::sleep(within_life());
+            part.kill();
+            while let Some(guest) = accept_now(&place.server, share) {
+                admitted += u32::from(guest.is_some());
+            }
+        } else {
+            let guest = place.server.accept(share, |_| true).unwrap();
+            std::thread::sleep(within_life());
+            part.kill();
+            if let Some(guest) = guest {
+                wait_until("its end shows", || guest.is_gone());
+                admitted += 1;
+            }
+        }
+    }
+    admitted
 }
 
 /// A worker that has come already, without waiting for one.

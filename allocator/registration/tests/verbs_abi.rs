@@ -27,10 +27,10 @@ fn facts() -> Vec<(&'static str, usize)> {
         DeviceAttr = "ibv_device_attr" { max_mr_size, device_cap_flags, max_sge, max_mr, max_mw, phys_port_cnt }
         DeviceAttrEx = "ibv_device_attr_ex" { comp_mask, odp = "odp_caps" }
         ContextOps = "ibv_context_ops" { alloc_mw, dealloc_mw, poll_cq, post_send, post_recv }
-        Context = "ibv_context" { ops, cmd_fd, abi_compat }
-        Pd = "ibv_pd" { handle }
-        Mr = "ibv_mr" { addr, length, handle, lkey, rkey }
-        Mw = "ibv_mw" { rkey, handle }
+        Context = "ibv_context" { ops, cmd_fd, async_fd, abi_compat }
+        Pd = "ibv_pd" { context, handle }
+        Mr = "ibv_mr" { context, pd, addr, length, handle, lkey, rkey }
+        Mw = "ibv_mw" { context, pd, rkey, handle, kind = "type" }
         Qp = "ibv_qp" { handle, qp_num }
         Sge = "ibv_sge" { length, lkey }
         SendWr = "ibv_send_wr" { sg_list, num_sge, opcode, send_flags, imm_or_rkey = "imm_data",
@@ -46,7 +46,7 @@ fn facts() -> Vec<(&'static str, usize)> {
     };
     facts.extend(sizes! {
         DeviceAttr = "ibv_device_attr", Context = "ibv_context", ContextOps = "ibv_context_ops",
-        Mr = "ibv_mr", Mw = "ibv_mw", Sge = "ibv_sge", MwBindInfo = "ibv_mw_bind_info",
+        Pd = "ibv_pd", Mr = "ibv_mr", Mw = "ibv_mw", Sge = "ibv_sge", MwBindInfo = "ibv_mw_bind_info",
         SendWr = "ibv_send_wr", RecvWr = "ibv_recv_wr", Wc = "ibv_wc", QpInitAttr = "ibv_qp_init_attr",
         AhAttr = "ibv_ah_attr", QpAttr = "ibv_qp_attr", PortAttr = "ibv_port_attr"
     });

@@ -35,6 +35,9 @@ pub struct DeviceLimits {
 }
 
 /// On-demand paging: registering without pinning.
+///
+/// Not to be trusted with the kernel's software device: rxe of Linux 7.3 was seen to misplace, without an error, the
+/// data of packets that begin within a page of such memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct OnDemand {
     /// For ranges.

@@ -90,7 +90,7 @@ impl Domain {
     /// [`RegisterError::Unsupported`] for [`Access::ON_DEMAND`] where the device does not report it.
     pub fn registrar(self: &Arc<Self>, access: Access) -> Result<Verbs, RegisterError> {
         if access.contains(Access::ON_DEMAND) && !self.device.limits().on_demand.explicit {
-            return Err(self.no_on_demand("on-demand paging"));
+            return Err(self.no_on_demand("on-demand paging", " (rxe does from Linux 6.15 on)"));
         }
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Verbs { domain: self.clone(), access, threads, longest: None })
@@ -103,7 +103,7 @@ impl Domain {
     /// [`RegisterError::Unsupported`] where the device does not report it.
     pub fn register_implicit(self: &Arc<Self>, access: Access) -> Result<Region, RegisterError> {
         if !self.device.limits().on_demand.implicit {
-            return Err(self.no_on_demand("on-demand paging of all memory"));
+            return Err(self.no_on_demand("on-demand paging of all memory", ""));
         }
         let access = (access | Access::ON_DEMAND).bits() as i32;
         // SAFETY: nothing is pinned; what is not mapped faults when the device touches it.
@@ -146,9 +146,8 @@ impl Domain {
         })
     }
 
-    fn no_on_demand(&self, what: &'static str) -> RegisterError {
-        let why =
-            format!("{} does not report it (rxe does from Linux 6.15 on)", self.device.name());
+    fn no_on_demand(&self, what: &'static str, who_does: &str) -> RegisterError {
+        let why = format!("{} does not report it{who_does}", self.device.name());
         RegisterError::Unsupported { what, why }
     }
 }

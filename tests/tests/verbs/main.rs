@@ -2,6 +2,10 @@
 //! whatever the memory stands on, so that this shows what is right and never what is fast.
 #![allow(unsafe_code)] // posts work requests, reads a pool's memory
 
+mod importing;
+mod on_demand;
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +15,7 @@ use bookend::units::{BlockId, BlockRange, Blocks, Bytes, Node};
 use bookend_registration::cache::{Cache, CacheLimits};
 use bookend_registration::verbs::{
     Access, Device, Domain, ForkSafety, QueuePair, QueueSizes, Regions, RemoteMemory, Sge, Window,
-    WorkError, devices, fork_safety, import,
+    WorkError, devices, fork_safety,
 };
 use bookend_registration::{RegisterError, Registrar};
 use bookend_tests::child::{self, Part};
@@ -220,31 +224,6 @@ fn the_cache_finds_regions_and_lets_go_of_released_blocks() {
 }
 
 #[test]
-fn on_demand_paging_is_used_or_its_absence_told() {
-    let Some(device) = device() else { return };
-    let domain = Domain::new(&device).unwrap();
-    let on_demand = device.limits().on_demand;
-    let registrar = domain.registrar(full() | Access::ON_DEMAND);
-    let implicit = domain.register_implicit(full());
-    let told = |error: RegisterError| {
-        let told = error.to_string();
-        assert!(told.contains(device.name()) && told.contains("does not report"), "{told}");
-    };
-    match registrar {
-        Ok(registrar) => {
-            let pool = pool_of(Rung::Base, 1).unwrap();
-            registrar.register(pool.pin(pool.blocks()).unwrap()).unwrap();
-        }
-        Err(error) => told(error),
-    }
-    match implicit {
-        Ok(_) => assert!(on_demand.implicit),
-        Err(error) => told(error),
-    }
-    println!("{on_demand:?}");
-}
-
-#[test]
 fn too_low_a_limit_on_locked_memory_is_told_with_the_figure_needed() {
     let Some(_) = device() else { return };
     let part = Part::start("part_of_the_poor", "register");
@@ -325,10 +304,37 @@ fn a_descriptor_that_is_no_dmabuf_or_a_device_without_them_is_told() {
     let Some(device) = device() else { return };
     let domain = Domain::new(&device).unwrap();
     let file = tempfile::tempfile().unwrap();
-    let fd = std::os::fd::AsFd::as_fd(&file);
+    let fd = file.as_fd();
     let refused = domain.register_dmabuf(fd, Bytes::ZERO, Bytes::mib(2), 0, full()).unwrap_err();
     println!("{refused}");
     assert!(refused.to_string().contains("DMA buffer"), "{refused}");
+}
+
+/// A DMA buffer made of ordinary memory: rxe has no use for them (EOPNOTSUPP), which is told.
+#[test]
+fn a_dmabuf_is_registered_or_that_the_device_cannot_is_told() {
+    let Some(device) = device() else { return };
+    let Ok(maker) = std::fs::File::options().read(true).write(true).open("/dev/udmabuf") else {
+        return say("no /dev/udmabuf to make a DMA buffer with");
+    };
+    let domain = Domain::new(&device).unwrap();
+    // SAFETY: plain calls; the request is as linux/udmabuf.h declares it, and what they return is ours.
+    let buffer = unsafe {
+        let memory = libc::memfd_create(c"dmabuf".as_ptr(), libc::MFD_ALLOW_SEALING);
+        assert_eq!(libc::ftruncate(memory, 2 << 20), 0);
+        assert_eq!(libc::fcntl(memory, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK), 0);
+        let request: [u64; 3] = [memory as u64, 0, 2 << 20];
+        const UDMABUF_CREATE: libc::c_ulong = 0x4018_7542;
+        let buffer = libc::ioctl(maker.as_raw_fd(), UDMABUF_CREATE, &raw const request);
+        libc::close(memory);
+        assert!(buffer >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(buffer)
+    };
+    match domain.register_dmabuf(buffer.as_fd(), Bytes::ZERO, Bytes::mib(2), 0, full()) {
+        Ok(region) => println!("{region:?}"),
+        Err(error @ RegisterError::Unsupported { .. }) => say(&error.to_string()),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]
@@ -346,62 +352,4 @@ fn a_pool_bound_to_a_node_is_registered_there() {
         assert!(rungs.iter().all(|rung| rung.node == Some(node)), "{rungs:?}");
         println!("node {}: {:?}", node.get(), region.registration());
     }
-}
-
-#[test]
-fn a_second_process_imports_domain_and_region() {
-    let Some(device) = device() else { return };
-    let domain = Domain::new(&device).unwrap();
-    let pool = pool_of(Rung::Base, 2).unwrap();
-    let region = domain.registrar(full()).unwrap();
-    let region = region.register(SharedPin::new(pool.clone(), pool.blocks()).unwrap()).unwrap();
-    let mr = region.registration().iter().next().unwrap().1;
-    let file = std::os::fd::AsRawFd::as_raw_fd(&import::command_file(&domain));
-    // SAFETY: the descriptor is open; the child is to inherit it.
-    assert_eq!(unsafe { libc::fcntl(file, libc::F_SETFD, 0) }, 0);
-    let argument = format!("{file} {} {} {}", device.name(), domain.handle(), mr.handle());
-    let mut part = Part::start("part_of_the_importer", &argument);
-    assert_eq!(part.listen(), format!("{:#x} {:#x}", mr.lkey(), mr.rkey()));
-    // It has a queue pair in our domain: we write to it, through its queue, into our pool.
-    let one = QueuePair::new(&domain, 1, SIZES, full()).unwrap();
-    part.tell(&one.endpoint().to_string());
-    one.connect(&part.listen().parse().unwrap()).unwrap();
-    fill(&pool, blocks(0, 1), 5);
-    let entries = region.registration().entries(pool.base().as_ptr(), 2 << 20).unwrap();
-    let to =
-        RemoteMemory { address: pool.address(BlockId::new(1)).as_ptr() as u64, key: mr.rkey() };
-    // SAFETY: nobody else uses the pool until the completion.
-    unsafe { one.write(1, &entries, to, Some(77)) }.unwrap();
-    one.wait(PATIENCE).unwrap();
-    assert_eq!(part.listen(), "received 77");
-    assert!(content(&pool, blocks(0, 1)) == content(&pool, blocks(1, 1)));
-    part.kill();
-    // What was ours is still there, and works.
-    let (one, other) = pair(&domain);
-    put(&one, &other, &entries, to.address, to.key).unwrap();
-}
-
-#[test]
-#[ignore = "a part of another test"]
-fn part_of_the_importer() {
-    use std::os::fd::FromRawFd;
-    let Some(argument) = child::argument() else { return };
-    let mut words = argument.split(' ');
-    let mut number = || words.next().unwrap().to_owned();
-    let file = number().parse().unwrap();
-    let (device, domain, region) = (number(), number().parse().unwrap(), number().parse().unwrap());
-    // SAFETY: the parent left it open for this process.
-    let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(file) };
-    let domain = import::import(file, &device, domain).unwrap();
-    let keys = import::keys(&domain, region).unwrap();
-    child::say(&format!("{:#x} {:#x}", keys.lkey, keys.rkey));
-    assert!(import::keys(&domain, region + 1000).is_err());
-    let queue = QueuePair::new(&domain, 1, SIZES, full()).unwrap();
-    queue.connect(&child::hear().unwrap().parse().unwrap()).unwrap();
-    // SAFETY: immediate data needs no room.
-    unsafe { queue.receive(1, &[]) }.unwrap();
-    child::say(&queue.endpoint().to_string());
-    let received = queue.wait(PATIENCE).unwrap();
-    child::say(&format!("received {}", received.immediate.unwrap()));
-    child::hear();
 }
