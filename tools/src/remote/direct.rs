@@ -1,7 +1,6 @@
 //! Files past the page cache, for lanes whose memory a device reads and writes: the processor copies nothing then.
 //!
-//! What is not aligned, and what a file system does not take, goes through the page cache as it always may: the end
-//! of a file, which shares no page with what came before it.
+//! What is not whole pages (the end of a file), and what a file system does not take, goes through the page cache.
 
 use std::fs::File;
 use std::io;
@@ -11,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use crate::copy::plan::{MOSTLY_CACHED, SMALL_BYTES};
 use crate::copy::probe;
 
-/// More is not asked for by any device of today, and slots and pieces are multiples of it.
-const ALIGNMENT_MAX: u64 = 4096;
+/// More is not asked for by any device of today, and slots are multiples of it.
+const ALIGNMENT_MAX: u64 = 64 << 10;
 
 /// A second descriptor of a file, with O_DIRECT.
 #[derive(Debug)]
@@ -35,7 +34,9 @@ impl Direct {
     }
 
     fn open(file: &File, write: bool) -> Option<Self> {
-        let (file, alignment) = probe::open_direct(file, write).ok()?;
+        let (file, needed) = probe::open_direct(file, write).ok()?;
+        // Whole pages: what another piece writes through the page cache at the same time shares none with this one.
+        let alignment = needed.max(probe::page_bytes());
         (alignment.is_power_of_two() && alignment <= ALIGNMENT_MAX)
             .then_some(Self { file, alignment })
     }
@@ -77,9 +78,9 @@ impl Direct {
 mod tests {
     use super::*;
 
-    /// Memory at an address that is a multiple of 4 KiB.
-    fn aligned(memory: &mut [u8]) -> &mut [u8] {
-        let start = memory.as_ptr().align_offset(4096);
+    /// Memory at an address that is a multiple of `page`.
+    fn aligned(memory: &mut [u8], page: usize) -> &mut [u8] {
+        let start = memory.as_ptr().align_offset(page);
         &mut memory[start..]
     }
 
@@ -94,23 +95,25 @@ mod tests {
         let Some(direct) = Direct::to_write(&file, len) else {
             return println!("skipped: O_DIRECT: the file system of the sources has none");
         };
-        let mut memory = vec![0; 5 * 4096];
-        let memory = aligned(&mut memory);
+        let page = probe::page_bytes();
+        let bytes = page as usize;
+        let mut memory = vec![0; 5 * bytes];
+        let memory = aligned(&mut memory, bytes);
         memory.fill(7);
-        assert!(direct.write(&memory[..8192], 4096).unwrap());
-        assert!(!direct.write(&memory[..100], 0).unwrap(), "no whole blocks");
-        assert!(!direct.write(&memory[..4096], 100).unwrap());
-        assert!(!direct.write(&memory[1..4097], 0).unwrap());
+        assert!(direct.write(&memory[..2 * bytes], page).unwrap());
+        assert!(!direct.write(&memory[..512], 0).unwrap(), "no whole pages");
+        assert!(!direct.write(&memory[..bytes], 512).unwrap());
+        assert!(!direct.write(&memory[1..=bytes], 0).unwrap());
         file.write_all_at(&[8; 100], SMALL_BYTES).unwrap();
         file.sync_all().unwrap();
         let direct = Direct::open(&file, false).unwrap();
         memory.fill(0);
-        assert!(direct.read(memory, &(8192..12_288)));
-        assert!(memory[..4096].iter().all(|&byte| byte == 7));
+        assert!(direct.read(memory, &(2 * page..3 * page)));
+        assert!(memory[..bytes].iter().all(|&byte| byte == 7));
         assert!(direct.read(memory, &(SMALL_BYTES..len)), "the end need not be whole");
         assert!(memory[..100].iter().all(|&byte| byte == 8));
         assert!(!direct.read(memory, &(SMALL_BYTES..len + 1)), "behind the end");
         assert!(!direct.read(memory, &(100..200)));
-        assert!(!direct.read(&mut memory[..100], &(0..100)), "no room for a whole block");
+        assert!(!direct.read(&mut memory[..100], &(0..100)), "no room for a whole page");
     }
 }

@@ -55,7 +55,13 @@ impl Memory {
         let pool = Arc::new(pool);
         let register = |start: u32, len: Blocks, access| {
             let range = BlockRange::new(BlockId::new(start), len);
-            domain.registrar(access)?.register(SharedPin::new(pool.clone(), range)?)
+            let mut registrar = domain.registrar(access)?;
+            if access.contains(Access::WINDOWS) {
+                // A region for each slot: there are devices that know a window's key, and not its bounds
+                // (Soft-RoCE), where it would open the slots beside its own.
+                registrar = registrar.pieces_of(shape.slot);
+            }
+            registrar.register(SharedPin::new(pool.clone(), range)?)
         };
         let slots = register(0, ring, access)?;
         let own = register(ring.get(), own, Access::LOCAL_WRITE)?;

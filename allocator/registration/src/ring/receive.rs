@@ -38,11 +38,11 @@ impl ReceiveRing {
     /// # Errors
     /// [`RegisterError`].
     pub fn new(domain: &Arc<Domain>, shape: Shape) -> Result<Self, RegisterError> {
-        let windows: Vec<Window> = (0..shape.slots)
-            .map_while(|_| Window::new(domain).ok())
-            .take(Shape::SLOTS_MAX as usize)
-            .collect();
-        Self::with(domain, shape, windows)
+        match domain.device().limits().windows {
+            // It may have none left.
+            true => Self::with(domain, shape, true).or_else(|_| Self::with(domain, shape, false)),
+            false => Self::with(domain, shape, false),
+        }
     }
 
     /// As [`ReceiveRing::new`], without memory windows even where the device has them.
@@ -50,24 +50,18 @@ impl ReceiveRing {
     /// # Errors
     /// [`RegisterError`].
     pub fn without_windows(domain: &Arc<Domain>, shape: Shape) -> Result<Self, RegisterError> {
-        Self::with(domain, shape, Vec::new())
+        Self::with(domain, shape, false)
     }
 
-    fn with(
-        domain: &Arc<Domain>,
-        shape: Shape,
-        mut windows: Vec<Window>,
-    ) -> Result<Self, RegisterError> {
-        let access = if windows.len() == shape.slots as usize {
-            // The region's own key gives nobody anything.
-            Access::LOCAL_WRITE | Access::WINDOWS
-        } else {
-            windows.clear();
-            Access::LOCAL_WRITE | Access::REMOTE_WRITE
-        };
-        let memory = Memory::new(domain, shape, access)?;
+    fn with(domain: &Arc<Domain>, shape: Shape, windows: bool) -> Result<Self, RegisterError> {
+        // With windows the regions' own keys give nobody anything.
+        let rights = if windows { Access::WINDOWS } else { Access::REMOTE_WRITE };
+        let memory = Memory::new(domain, shape, Access::LOCAL_WRITE | rights)?;
         let sizes = QueueSizes { sends: 2, receives: shape.slots, entries: 1 };
         let queue = QueuePair::new(domain, 1, sizes, Access::REMOTE_WRITE)?;
+        // Made last: the kernel ends what a killed process has left from the last thing on.
+        let windows = (0..if windows { shape.slots } else { 0 }).map(|_| Window::new(domain));
+        let windows = windows.collect::<Result<_, _>>()?;
         let turns = Turns::new(shape.slots);
         let (told, immediates, shown) = (VecDeque::new(), true, None);
         Ok(Self { windows, queue, memory, turns, immediates, told, shown })

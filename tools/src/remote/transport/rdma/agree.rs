@@ -38,7 +38,10 @@ pub(super) fn agree(
             Err(why) => Message::Refuse { why: why.clone() },
         },
     )?;
-    let theirs = hear(lane);
+    let theirs = match hear(lane) {
+        Err(Stop::Lane(error)) => return Err(Stop::Lane(error)),
+        theirs => theirs,
+    };
     let (mut ring, device) = ring.map_err(|why| Stop::Reason(Reason::Here(why)))?;
     let Message::Ring { endpoint, immediates, windows } = theirs? else {
         return Err(breach("no ring, where one was to be agreed on"));

@@ -44,7 +44,7 @@ pub const LANES_MAX: u32 = 8;
 const SHAPE: Shape = Shape { slots: 8, slot: Bytes::mib(1) };
 const _: () = assert!(SHAPE.slot.get() == PIECE_MAX as u64);
 /// How long one word of the other end may take while a ring is agreed on.
-pub const AGREE: Duration = Duration::from_secs(20);
+pub const AGREE: Duration = Duration::from_secs(12);
 
 /// A device of this machine.
 #[derive(Debug)]
@@ -172,3 +172,6 @@ impl<'f> Upgrades<'f> {
         Ok(lanes::with_ring(lane, ring, self.timeout))
     }
 }
+
+#[cfg(test)]
+mod tests;
