@@ -472,7 +472,9 @@ fn a_server_outlives_rubbish() {
         assert!(said.len() < 100, "{number}: {said:?}");
     }
     // A good preface, and then rubbish instead of a handshake; another version is told ours.
-    let mut preface = b"hugecp\x01\x00\x00".to_vec();
+    let mut preface = b"hugecp".to_vec();
+    preface.extend(bookend_tools::remote::protocol::VERSION.to_le_bytes());
+    preface.push(0);
     preface.extend([0; 18]);
     let mut stream = connect();
     stream.write_all(&preface).unwrap();

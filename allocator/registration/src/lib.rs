@@ -7,6 +7,7 @@
 //!
 //! - [`uring`]: io_uring, also shared between rings.
 //! - [`verbs`]: RDMA devices, where there are any.
+//! - [`ring`]: slots that one machine writes into another over them, with credits.
 //! - [`Counting`]: a fake that counts and fails where it is told to.
 //! - [`cache`]: registrations keyed by pool blocks, found without a lock, never stale.
 //! - [`mod@file`]: mapped files, under a lease.
@@ -22,6 +23,7 @@ mod memlock;
 mod movable;
 mod pieces;
 mod registrar;
+pub mod ring;
 pub mod share;
 pub mod uring;
 pub mod verbs;

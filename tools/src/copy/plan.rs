@@ -12,7 +12,7 @@ use super::probe::FileSystem;
 pub const SMALL_BYTES: u64 = 8 << 20;
 
 /// From this share of a source in the page cache on, memory is the faster place to read it from.
-const MOSTLY_CACHED: f64 = 0.5;
+pub const MOSTLY_CACHED: f64 = 0.5;
 
 /// What the system said about one side of a copy.
 #[derive(Clone, Copy, PartialEq, Debug)]

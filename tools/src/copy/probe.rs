@@ -1,9 +1,10 @@
 //! What source, target and kernel can do, asked before an engine is chosen.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use nix::sys::statfs;
 
@@ -174,6 +175,23 @@ pub fn direct(file: &File) -> Direct {
         Ok(Some(alignment)) => Direct::Aligned(alignment),
         Ok(None) | Err(_) => Direct::Unknown,
     }
+}
+
+/// A descriptor of the same file with O_DIRECT, for reading or for writing, and what offsets, lengths and memory must
+/// be multiples of; or why there is none.
+pub fn open_direct(file: &File, write: bool) -> Result<(File, u64), String> {
+    /// To try where the file system does not say: no device of today asks for more.
+    const USUAL_ALIGNMENT: u64 = 4096;
+    let alignment = match direct(file) {
+        Direct::Aligned(needed) => u64::from(needed.offset).max(u64::from(needed.memory)),
+        Direct::Unknown => USUAL_ALIGNMENT,
+        Direct::No => return Err("its file system has no O_DIRECT".into()),
+    };
+    // A new open file description: O_DIRECT set on the old one would change it for its owner too.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let opened =
+        OpenOptions::new().read(!write).write(write).custom_flags(libc::O_DIRECT).open(path);
+    opened.map(|file| (file, alignment)).map_err(|cause| format!("cannot open it anew: {cause}"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
+use super::options::Transport;
 use super::protocol::Message;
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
@@ -18,7 +19,8 @@ use super::root::Root;
 use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
 use super::sender::{self, Sender};
 use super::session::Session;
-use super::task;
+use super::task::{self, Task};
+use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Lane, tcp::connect};
 use crate::copy::engine::Progress;
@@ -62,6 +64,7 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
     let failed = |error| open_error(host, timeout, error);
     let reached = reach(wanted)?;
     let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+    let near = reached.stream.local_addr().ok().map(|address| address.ip());
     let patience = timeout.min(CONNECT);
     let Reached { _program: mut program, stream, address, mut preface, mut secret } = reached;
     let mut main = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
@@ -75,44 +78,67 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
             _ => return Err(breach(host, "it does not open a session")),
         }
     }
-    ask(wanted, &mut main)?;
-    let arena = tcp::arena(wanted.task.lanes).map_err(failed)?;
-    let manner = Manner { buffers: Some(&arena), plain: wanted.task.plain, timeout: None };
+    let fabric = fabric(wanted, near)?;
+    let mut task = wanted.task.clone();
+    task.rdma = fabric.is_ok();
+    if task.rdma {
+        task.lanes = task.lanes.min(rdma::LANES_MAX);
+    }
+    ask(wanted, &task, &mut main)?;
+    let arena = tcp::arena(task.lanes).map_err(failed)?;
+    let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
+    let part = match wanted.direction {
+        Direction::Push => Part::Sends,
+        Direction::Pull => Part::Receives,
+    };
+    let device = fabric.as_ref().map_err(String::as_str);
+    let mut upgrades = task.rdma.then(|| Upgrades::new(device, part, timeout));
     let mut lanes = Vec::new();
-    for lane in 1..=wanted.task.lanes {
+    for lane in 1..=task.lanes {
         preface.lane = lane as u8; // at most LANES_MAX
         let stream = connect(address, patience).map_err(|cause| RemoteError::Connect {
             host: host.to_owned(),
             tried: address.to_string(),
             cause,
         })?;
-        lanes.push(tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?);
+        let lane = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
+        lanes.push(match &mut upgrades {
+            Some(upgrades) => {
+                let lost = |error| RemoteError::read(host, error, rdma::AGREE);
+                upgrades.lane(lane).map_err(lost)?
+            }
+            None => lane,
+        });
     }
-    voice.tell(&described(wanted, address, preface.cipher));
+    let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
+    voice.tell(&described(&task, &how, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    let over =
-        match wanted.direction {
-            Direction::Push => {
-                let shown = |source: &PathBuf| sender::shown(host, &wanted.shown_target(source));
-                let operand =
-                    |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
-                let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-                Sender::new(&session, &wanted.task, &Root::Free, voice, &tally)
-                    .run(&operands, main.feed, lanes)
-            }
-            Direction::Pull => {
-                let operand = |path: &PathBuf| receiver::Operand {
-                    name: task::name_of(path).0,
-                    shown: sender::shown(host, path),
-                };
-                let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-                Receiver::new(&session, &wanted.task, &Root::Free, voice, &tally, operands.len())
-                    .run(&wanted.target, &operands, main.feed, lanes)
-            }
-        };
+    let over = match wanted.direction {
+        Direction::Push => {
+            let shown = |source: &PathBuf| sender::shown(host, &wanted.shown_target(source));
+            let operand =
+                |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
+            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+            Sender::new(&session, &task, &Root::Free, voice, &tally)
+                .run(&operands, main.feed, lanes)
+        }
+        Direction::Pull => {
+            let operand = |path: &PathBuf| receiver::Operand {
+                name: task::name_of(path).0,
+                shown: sender::shown(host, path),
+            };
+            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+            Receiver::new(&session, &task, &Root::Free, voice, &tally, operands.len()).run(
+                &wanted.target,
+                &operands,
+                main.feed,
+                lanes,
+            )
+        }
+    };
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
@@ -151,10 +177,10 @@ fn receive(main: &mut Lane<'_>, host: &str, timeout: Duration) -> Result<Message
 }
 
 /// Says what is wanted, and hears whether it can be had.
-fn ask(wanted: &Wanted, main: &mut Lane<'_>) -> Result<(), RemoteError> {
+fn ask(wanted: &Wanted, task: &Task, main: &mut Lane<'_>) -> Result<(), RemoteError> {
     let host = wanted.host.as_str();
     let push = wanted.direction == Direction::Push;
-    let request = wanted.task.request(push, &wanted.sources, &wanted.target);
+    let request = task.request(push, &wanted.sources, &wanted.target);
     let asked = main.sink.send(&Message::Ask { request }).and_then(|()| main.sink.flush());
     asked.map_err(|cause| match cause.kind() {
         io::ErrorKind::InvalidInput => {
@@ -263,20 +289,88 @@ fn connect_any(
     Err(RemoteError::Connect { host, tried, cause: last })
 }
 
+/// This end's device, or why there is no RDMA: nothing to say where nobody asked for it.
+///
+/// # Errors
+/// [`RemoteError::NoRdma`] where it must be.
+fn fabric(wanted: &Wanted, near: Option<IpAddr>) -> Result<Result<Fabric, String>, RemoteError> {
+    let refused = match wanted.transport {
+        Transport::Tcp => return Ok(Err(String::new())),
+        Transport::Auto if !wanted.task.plain => {
+            "it would go unencrypted, which --plain or --transport rdma allows".to_owned()
+        }
+        _ => match Fabric::open(near) {
+            Ok(fabric) => return Ok(Ok(fabric)),
+            Err(why) => why,
+        },
+    };
+    must(wanted, &refused)?;
+    Ok(Err(refused))
+}
+
+/// No RDMA because of `why`, which is an error where it must be.
+fn must(wanted: &Wanted, why: &str) -> Result<(), RemoteError> {
+    match wanted.transport {
+        Transport::Rdma => {
+            Err(RemoteError::NoRdma { host: wanted.host.clone(), why: why.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What carries pieces, and why.
+struct Carried {
+    /// Lanes with rings, and what those are like.
+    rings: Option<(u32, How)>,
+    /// Why the others have none.
+    reason: String,
+}
+
+impl Carried {
+    fn of(
+        wanted: &Wanted,
+        upgrades: Option<Upgrades<'_>>,
+        refused: Option<&String>,
+    ) -> Result<Self, RemoteError> {
+        let Some(upgrades) = upgrades else {
+            return Ok(Self { rings: None, reason: refused.cloned().unwrap_or_default() });
+        };
+        let reason = match upgrades.reason {
+            None => String::new(),
+            Some(Reason::Here(why)) => why,
+            Some(Reason::There(why)) => format!("{}: {why}", wanted.host),
+        };
+        if !reason.is_empty() {
+            must(wanted, &reason)?;
+        }
+        Ok(Self { rings: upgrades.how.map(|how| (upgrades.rings, how)), reason })
+    }
+}
+
 /// How bytes go, for `--explain`.
-fn described(wanted: &Wanted, address: SocketAddr, cipher: Cipher) -> String {
+fn described(task: &Task, how: &Carried, address: SocketAddr, cipher: Cipher) -> String {
     let cipher = match cipher {
         Cipher::Aes256Gcm => "AES-256-GCM",
         Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
     };
-    let lanes = wanted.task.lanes;
-    if wanted.task.plain {
-        return format!(
-            "over TCP to {address}, {lanes} connections; contents of files over 256 KiB can be read on \
-             their way, and not changed unnoticed (--plain); all else is encrypted ({cipher})"
-        );
+    const READABLE: &str =
+        "contents of files over 256 KiB can be read on their way, and not changed unnoticed";
+    let lanes = task.lanes;
+    let mut text = match &how.rings {
+        Some((rings, how)) => format!(
+            "over RDMA by {how}; {rings} queue pairs of {lanes} lanes; {READABLE}; all else goes over \
+             TCP to {address}, encrypted ({cipher})"
+        ),
+        None if task.plain => format!(
+            "over TCP to {address}, {lanes} connections; {READABLE} (--plain); all else is encrypted \
+             ({cipher})"
+        ),
+        None => format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})"),
+    };
+    if !how.reason.is_empty() {
+        text.push_str(&format!("; not over RDMA: {}", how.reason));
     }
-    format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})")
+    text
 }
 
 /// A lane to `host` that was not opened.

@@ -98,6 +98,14 @@ pub enum RemoteError {
         /// What it said.
         why: String,
     },
+    /// No RDMA, which was asked for.
+    #[error("no RDMA with {host}: {why}; --transport auto goes on without")]
+    NoRdma {
+        /// The machine.
+        host: String,
+        /// Why.
+        why: String,
+    },
     /// The connection is gone.
     #[error("lost the connection to {host}: {why}; {AGAIN}")]
     Lost {

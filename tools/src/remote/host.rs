@@ -1,7 +1,7 @@
 //! The end that was reached: `--remote-side`, which `ssh` starts, and `--serve`, which waits for whoever has
 //! its key.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::channel::Channel;
 use super::door::{self, Awaited, Guest, Sessions};
 use super::error::RemoteError;
 use super::key;
-use super::options::RemoteOptions;
+use super::options::{RemoteOptions, Transport};
 use super::protocol::{Message, Onto, Request};
 use super::receiver::{self, Receiver};
 use super::root::Root;
@@ -21,6 +21,7 @@ use super::sender::{self, Sender};
 use super::session::Session;
 use super::task::{self, Target, Task};
 use super::transport::Lane;
+use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner};
 use crate::cli::exit;
 use crate::copy::engine::Progress;
@@ -44,6 +45,10 @@ struct Opened<'s> {
     secret: [u8; SECRET_BYTES],
     timeout: Duration,
     root: Root,
+    /// Whether there may be RDMA.
+    transport: Transport,
+    /// The address of this machine that the client reached.
+    near: Option<IpAddr>,
 }
 
 /// `--remote-side`: one session, with whoever started this.
@@ -82,9 +87,11 @@ fn one_session(options: &RemoteOptions) -> Result<(), RemoteError> {
         }
         let timeout = options.timeout();
         let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+        let near = stream.local_addr().ok().map(|address| address.ip());
         // Whoever does not know the secret is not whom this waits for.
         if let Ok(main) = tcp::accept(stream, &preface, &secret, &manner) {
-            return hold(main, Opened { awaited, secret, timeout, root: Root::Free });
+            let (root, transport) = (Root::Free, options.transport);
+            return hold(main, Opened { awaited, secret, timeout, root, transport, near });
         }
     }
     let why = format!("it did not connect to port {port} within {} s", PATIENCE.as_secs());
@@ -124,11 +131,12 @@ fn serve_all(options: &RemoteOptions) -> Result<(), RemoteError> {
     let bound = listener.local_addr().map_err(here("find the port"))?;
     exit::complain(TOOL, &format!("serving {} at {bound}", root.display()));
     let sessions = Arc::new(Sessions::default());
-    let (theirs, count, timeout) = (Arc::clone(&sessions), AtomicUsize::new(0), options.timeout());
+    let (theirs, count) = (Arc::clone(&sessions), AtomicUsize::new(0));
+    let (timeout, transport) = (options.timeout(), options.transport);
     let begin = move |guest: Guest| {
         if count.fetch_add(1, Ordering::Relaxed) < SESSIONS_MAX {
             let from = guest.1.peer_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string());
-            if let Err(error) = serve_one(guest, &theirs, &secret, timeout, &root) {
+            if let Err(error) = serve_one(guest, &theirs, &secret, (timeout, transport), &root) {
                 exit::complain(TOOL, &format!("{from}: {error}"));
             }
         }
@@ -142,9 +150,10 @@ fn serve_one(
     (preface, stream): Guest,
     sessions: &Sessions,
     key: &[u8; SECRET_BYTES],
-    timeout: Duration,
+    (timeout, transport): (Duration, Transport),
     root: &std::path::Path,
 ) -> Result<(), RemoteError> {
+    let near = stream.local_addr().ok().map(|address| address.ip());
     let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
     let mut main = tcp::accept(stream, &preface, key, &manner)
         .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
@@ -156,7 +165,7 @@ fn serve_one(
         .send(&offer)
         .and_then(|()| main.sink.flush())
         .map_err(|cause| RemoteError::write(CLIENT, &cause))?;
-    hold(main, Opened { awaited, secret, timeout, root })
+    hold(main, Opened { awaited, secret, timeout, root, transport, near })
 }
 
 /// Holds a session, from its main lane on.
@@ -184,7 +193,11 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
     let arena = tcp::arena(task.lanes)
         .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
     let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
-    let lanes = data_lanes(&opened, task.lanes, &manner)?;
+    let fabric = fabric(&opened, &task);
+    let part = if request.push { Part::Receives } else { Part::Sends };
+    let fabric = fabric.as_ref().map_err(String::as_str);
+    let mut upgrades = task.rdma.then(|| Upgrades::new(fabric, part, timeout));
+    let lanes = data_lanes(&opened, task.lanes, &manner, &mut upgrades)?;
     drop(opened.awaited);
     Shelf::new(); // raises the limit of descriptors
     let progress = Arc::new(Progress::default());
@@ -228,11 +241,26 @@ fn received(request: &Request) -> Result<Vec<receiver::Operand>, RemoteError> {
     })
 }
 
+/// This end's device, if the client wants RDMA; or why it cannot have it.
+fn fabric(opened: &Opened<'_>, task: &Task) -> Result<Fabric, String> {
+    if !task.rdma {
+        return Err(String::new()); // nobody asks
+    }
+    if opened.transport == Transport::Tcp {
+        return Err("there is to be no RDMA (--transport tcp)".to_owned());
+    }
+    if task.lanes > rdma::LANES_MAX {
+        return Err(format!("{} lanes are wanted, and {} can be", task.lanes, rdma::LANES_MAX));
+    }
+    Fabric::open(opened.near)
+}
+
 /// Waits for the lanes that carry pieces.
 fn data_lanes<'a>(
     opened: &Opened<'_>,
     count: u32,
     manner: &Manner<'a>,
+    upgrades: &mut Option<Upgrades<'_>>,
 ) -> Result<Vec<Lane<'a>>, RemoteError> {
     let until = Instant::now() + PATIENCE;
     let mut lanes = Vec::new();
@@ -250,7 +278,12 @@ fn data_lanes<'a>(
         match tcp::accept(stream, &preface, &opened.secret, manner) {
             Ok(lane) => {
                 taken[number] = true;
-                lanes.push(lane);
+                let lane = match upgrades {
+                    Some(upgrades) => upgrades.lane(lane),
+                    None => Ok(lane),
+                };
+                let lost = |error| RemoteError::read(CLIENT, error, rdma::AGREE);
+                lanes.push(lane.map_err(lost)?);
             }
             Err(tcp::OpenError::Memory(why)) => {
                 let cause = std::io::Error::other(why);

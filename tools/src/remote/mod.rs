@@ -4,7 +4,7 @@
 //! - [`secure`] makes of a connection one that is authenticated and encrypted; [`transport`] is
 //!   what a way between machines offers, and [`tcp`](transport::tcp) one such way.
 //! - [`root`] is where paths may lead, [`attributes`] what files have besides their contents, [`task`]
-//!   what is to be done, [`error`] why it is not.
+//!   what is to be done, [`error`] why it is not; [`direct`] reads and writes files past the page cache.
 //! - [`session`] is what both ends have while a copy lasts; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
 //! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
@@ -14,6 +14,7 @@
 pub mod attributes;
 pub mod channel;
 pub mod client;
+pub mod direct;
 pub mod door;
 pub mod error;
 pub mod host;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 
 use super::client::PORT;
 use super::error::RemoteError;
@@ -26,7 +26,7 @@ pub struct RemoteOptions {
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
 
-    /// TCP connections for big files
+    /// TCP connections for big files; over RDMA queue pairs, 8 at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(LANES_MAX)))]
     pub streams: Option<u32>,
 
@@ -36,6 +36,10 @@ pub struct RemoteOptions {
     /// changed unnoticed.
     #[arg(long)]
     pub plain: bool,
+
+    /// What carries the contents of big files
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = Transport::Auto)]
+    pub transport: Transport,
 
     /// Give up after so many seconds without a sign of life from HOST
     #[arg(
@@ -61,6 +65,18 @@ pub struct RemoteOptions {
     /// Be the other end of a copy, on standard input and output
     #[arg(long, hide = true)]
     pub remote_side: bool,
+}
+
+/// What carries the contents of big files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Transport {
+    /// RDMA with --plain where both ends have a device, TCP otherwise
+    #[default]
+    Auto,
+    /// TCP connections
+    Tcp,
+    /// RDMA, unencrypted, or an error; everything else goes over TCP, encrypted
+    Rdma,
 }
 
 impl RemoteOptions {

@@ -14,15 +14,20 @@
 //!   File                                      →
 //!                                             ←  Have*, Go  (what an earlier run left)
 //!   Piece + its bytes, on any data lane       →
+//!   Written, where bytes go over RDMA         →
+//!                                             ←  Credit     (on the same lane)
 //!   End                                       →            (the copy takes its name)
 //!   Finish                                    →
 //!                                             ←  Done       (durable, if that was asked for)
 //! ```
+//!
+//! A data lane that is to use RDMA begins with `Ring` from both ends, `Slots` from the receiver, `Ready`,
+//! `Credit`; either end may `Refuse` instead of its word, and the lane is one of TCP then.
 
 use std::ffi::{CStr, CString};
 
 /// The version of what is said here. Two ends with different ones do not talk.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a message at most, the bytes of a piece aside.
 pub const FRAME_MAX: usize = 1 << 20;
 /// Bytes of a file that goes in one message with its name.
@@ -31,6 +36,10 @@ pub const SMALL_MAX: usize = 256 << 10;
 pub const PIECE_MAX: usize = 1 << 20;
 /// Bytes of all extended attributes of a file together.
 pub const ATTRIBUTES_MAX: usize = 128 << 10;
+/// Bytes of a queue pair's text at most.
+const ENDPOINT_MAX: usize = 128;
+/// Slots that a ring may have.
+pub const SLOTS_MAX: usize = bookend_registration::ring::Shape::SLOTS_MAX as usize;
 /// Bytes of a path.
 const PATH_MAX: usize = 64 << 10;
 /// Bytes of a name in a directory.
@@ -321,6 +330,8 @@ records! {
         plain: bool,
         /// Data lanes.
         lanes: u32,
+        /// Bytes of pieces go over RDMA where they can; each lane then begins with [`Message::Ring`].
+        rdma: bool,
     }
     /// A pattern.
     RuleText {
@@ -366,6 +377,13 @@ records! {
         link: u64,
         /// What it has.
         attributes: Attributes,
+    }
+    /// Memory that the other end may write to over RDMA.
+    Slot {
+        /// Where, in the address space of whoever tells.
+        address: u64,
+        /// The key for it.
+        key: u32,
     }
     /// A range of a file.
     Extent {
@@ -457,6 +475,13 @@ messages! {
         /** How many bytes. */ len: u32,
         /** Their BLAKE3. */ hash: [u8; 32],
     }
+    /// A part of a file; its bytes are written to the next slot over RDMA.
+    22 Written {
+        /** Of which. */ file: u32,
+        /** Where. */ offset: u64,
+        /** How many bytes. */ len: u32,
+        /** Their BLAKE3. */ hash: [u8; 32],
+    }
     /// Parts of a file that the receiver has.
     30 Have { /** Which file. */ file: u32, /** In order. */ extents: Vec<Extent> }
     /// The receiver is ready for the pieces.
@@ -465,6 +490,21 @@ messages! {
     32 Skip { /** Which. */ file: u32 }
     /// Something failed, which is no reason to stop.
     33 Trouble { /** In words. */ text: String }
+    /// A lane's end of a ring, which both ends tell; or [`Message::Refuse`].
+    40 Ring {
+        /// Its queue pair, as text.
+        endpoint: String,
+        /// Whether its device has immediate data.
+        immediates: bool,
+        /// Whether it takes keys back before it uses data.
+        windows: bool,
+    }
+    /// Where the sender may write, in order.
+    41 Slots { /** All of them. */ slots: Vec<Slot> }
+    /// The sender could write to the first slot.
+    42 Ready {}
+    /// The receiver has used up the oldest slot.
+    43 Credit { /** The key for its next use. */ key: u32 }
     /// All is done.
     35 Done { /** What was. */ counts: Counts }
 }
@@ -522,11 +562,13 @@ impl Message {
             }
         }
         let good = match &self {
-            Self::Piece { offset, len, .. } => {
+            Self::Piece { offset, len, .. } | Self::Written { offset, len, .. } => {
                 (1..=PIECE_MAX as u32).contains(len)
                     && offset.checked_add(u64::from(*len)).is_some()
             }
             Self::Small { content, .. } => content.0.len() <= SMALL_MAX,
+            Self::Ring { endpoint, .. } => endpoint.len() <= ENDPOINT_MAX,
+            Self::Slots { slots } => (1..=SLOTS_MAX).contains(&slots.len()),
             Self::Have { extents, .. } => {
                 extents.iter().all(|extent| extent.start < extent.end)
                     && extents.windows(2).all(|two| two[0].end <= two[1].start)

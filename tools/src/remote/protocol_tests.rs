@@ -43,6 +43,7 @@ fn request() -> Request {
         block_size: 0,
         plain: false,
         lanes: 4,
+        rdma: true,
     }
 }
 
@@ -73,6 +74,11 @@ fn samples() -> Vec<Message> {
         Message::Abandon { file: 1, discard: true },
         Message::Finish {},
         Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, hash: [5; 32] },
+        Message::Written { file: 1, offset: 7, len: 1, hash: [6; 32] },
+        Message::Ring { endpoint: "0:1:2:3".into(), immediates: true, windows: false },
+        Message::Slots { slots: vec![Slot { address: 1 << 60, key: 9 }; 2] },
+        Message::Ready {},
+        Message::Credit { key: 7 },
         Message::Have { file: 1, extents },
         Message::Go { file: 1 },
         Message::Skip { file: 1 },
@@ -148,6 +154,10 @@ fn values_that_cannot_be_are_refused() {
         Message::Small { entry: entry(None), content: Blob(vec![0; SMALL_MAX + 1]) },
         Message::Have { file: 0, extents: vec![extent(5, 5)] },
         Message::Have { file: 0, extents: vec![extent(5, 9), extent(8, 10)] },
+        Message::Written { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, hash },
+        Message::Ring { endpoint: "0".repeat(ENDPOINT_MAX + 1), immediates: true, windows: true },
+        Message::Slots { slots: Vec::new() },
+        Message::Slots { slots: vec![Slot { address: 0, key: 0 }; SLOTS_MAX + 1] },
         bad_request(|request| request.onto = 3),
         bad_request(|request| request.follow = 3),
         bad_request(|request| request.lanes = 0),

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::options::Transport;
 use super::protocol::Onto;
 use super::task::{self, Target, Task};
 use crate::copy::options::Options;
@@ -43,6 +44,8 @@ pub struct Wanted {
     pub remote_program: OsString,
     /// The key of its server, if that is there.
     pub key_file: Option<PathBuf>,
+    /// What carries pieces.
+    pub transport: Transport,
     /// The port on it.
     pub port: Option<u16>,
     /// Silence that is taken for its end.
@@ -125,7 +128,13 @@ impl Wanted {
         let target = Target::of(&request.destination).ok_or_else(standard)?;
         let wishes = request.trees.clone().unwrap_or_else(files_alone);
         let lanes = remote.streams.unwrap_or_else(task::lanes);
-        let task = Task { settings: request.settings, wishes, plain: remote.plain, lanes };
+        let (settings, plain) = (request.settings, remote.plain);
+        let rdma = match remote.transport {
+            Transport::Auto => plain,
+            Transport::Tcp => false,
+            Transport::Rdma => true,
+        };
+        let task = Task { settings, wishes, plain, lanes, rdma };
         Ok(Self {
             host,
             direction,
@@ -135,6 +144,7 @@ impl Wanted {
             rsh,
             remote_program: remote.remote_program.clone().unwrap_or_else(|| "hugecp".into()),
             key_file: remote.key_file.clone(),
+            transport: remote.transport,
             port: remote.port,
             timeout: remote.timeout(),
             request,

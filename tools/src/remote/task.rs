@@ -25,6 +25,8 @@ pub struct Task {
     pub plain: bool,
     /// Data lanes.
     pub lanes: u32,
+    /// Bytes of pieces go over RDMA where they can.
+    pub rdma: bool,
 }
 
 /// Where copies go.
@@ -109,6 +111,7 @@ impl Task {
             block_size: settings.tuning.block_size.unwrap_or(0),
             plain: self.plain,
             lanes: self.lanes,
+            rdma: self.rdma,
         }
     }
 
@@ -175,7 +178,8 @@ impl Task {
             files_from: None,
             from0: false,
         };
-        Ok(Self { settings, wishes, plain: request.plain, lanes: request.lanes })
+        let (plain, lanes, rdma) = (request.plain, request.lanes, request.rdma);
+        Ok(Self { settings, wishes, plain, lanes, rdma })
     }
 }
 

@@ -1,13 +1,14 @@
 //! Devices and what they can.
 #![allow(unsafe_code)] // calls libibverbs
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::fmt;
 use std::io;
 use std::mem;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use bookend::units::Bytes;
+use bookend::units::{Bytes, Node};
 
 use super::abi::{self, Context, ContextEx, DeviceAttr, DeviceAttrEx, PortAttr};
 use super::library::Library;
@@ -205,6 +206,32 @@ impl Device {
     pub fn has_immediates(&self) -> bool {
         let path = format!("/sys/class/infiniband/{}/node_type", self.name);
         std::fs::read_to_string(path).map_or(true, |kind| !is_iwarp(&kind))
+    }
+
+    /// Whether a port (the first is 1) is up, as far as the device knows.
+    pub fn is_active(&self, port: u8) -> bool {
+        const ACTIVE: c_uint = 4; // IBV_PORT_ACTIVE
+        self.port(port).is_ok_and(|port| port.state == ACTIVE)
+    }
+
+    /// Whether a port has this machine's `address`, by which a device of Ethernet is found that leads where
+    /// that address does.
+    pub fn has_address(&self, port: u8, address: IpAddr) -> bool {
+        let wanted = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let Ok(attr) = self.port(port) else { return false };
+        let gid = |[high, low]: [u64; 2]| {
+            Ipv6Addr::from(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)))
+        };
+        self.gids(port, attr.gid_tbl_len).into_iter().any(|(_, found)| gid(found) == wanted)
+    }
+
+    /// The NUMA node that it is at, where the machine says so.
+    pub fn node(&self) -> Option<Node> {
+        let path = format!("/sys/class/infiniband/{}/device/numa_node", self.name);
+        std::fs::read_to_string(path).ok()?.trim().parse().ok().map(Node::new)
     }
 
     pub(super) fn port(&self, number: u8) -> Result<PortAttr, RegisterError> {

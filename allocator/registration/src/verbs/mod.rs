@@ -21,16 +21,18 @@ pub mod abi;
 mod access;
 mod device;
 mod domain;
+mod endpoint;
 pub mod import;
 mod library;
 mod queue;
 mod window;
+mod work;
 
 pub use abi::Sge;
 pub use access::Access;
 pub use device::{Device, DeviceLimits, ForkSafety, OnDemand, devices, fork_safety};
 pub use domain::{Domain, Region, Regions, Verbs};
-pub use queue::{
-    BadEndpoint, Completion, Endpoint, QueuePair, QueueSizes, RemoteMemory, WorkError,
-};
+pub use endpoint::{BadEndpoint, Endpoint};
+pub use queue::{QueuePair, QueueSizes, RemoteMemory};
 pub use window::Window;
+pub use work::{Completion, WorkError};

@@ -6,7 +6,6 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::ptr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,49 +13,13 @@ use super::abi::{self, Qp, QpAttr, RecvWr, SendWr, Sge, Wc, mask, opcode};
 use super::access::Access;
 use super::device::{errno_of, system};
 use super::domain::Domain;
+use super::endpoint::{Endpoint, address, first_number};
 use super::window::Window;
+use super::work::{Completion, WorkError};
 use crate::RegisterError;
 
 /// Ethernet, of `ibv_port_attr.link_layer`: peers are named by global addresses.
 const LINK_ETHERNET: u8 = 2;
-
-/// Where a queue pair is, for its peer: `PORT:LID:QPN:PSN:GID` as text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    lid: u16,
-    qpn: u32,
-    psn: u32,
-    gid: [u64; 2],
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [high, low] = self.gid.map(u64::from_be);
-        write!(f, "{:x}:{:x}:{:x}:{high:016x}{low:016x}", self.lid, self.qpn, self.psn)
-    }
-}
-
-/// Text that names no endpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("not an endpoint: LID:QPN:PSN:GID in hexadecimal is wanted")]
-pub struct BadEndpoint;
-
-impl FromStr for Endpoint {
-    type Err = BadEndpoint;
-
-    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
-        let mut fields = text.trim().split(':');
-        let mut next = || fields.next().ok_or(BadEndpoint);
-        let number = |text: &str| u32::from_str_radix(text, 16).map_err(|_| BadEndpoint);
-        let lid = u16::try_from(number(next()?)?).map_err(|_| BadEndpoint)?;
-        let (qpn, psn, gid) = (number(next()?)?, number(next()?)?, next()?);
-        let half = |part: Option<&str>| {
-            u64::from_str_radix(part.ok_or(BadEndpoint)?, 16).map_err(|_| BadEndpoint)
-        };
-        let gid = [half(gid.get(..16))?.to_be(), half(gid.get(16..32))?.to_be()];
-        Ok(Self { lid, qpn, psn, gid })
-    }
-}
 
 /// What a queue pair has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,37 +32,6 @@ pub struct QueueSizes {
     pub entries: u32,
 }
 
-/// The end of a work request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Completion {
-    /// As it was posted with.
-    pub id: u64,
-    /// Immediate data that the peer sent along.
-    pub immediate: Option<u32>,
-    /// Bytes received.
-    pub bytes: u32,
-}
-
-/// Why a work request has failed, or did not end.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WorkError {
-    /// It ended with an error; the queue pair takes no more requests.
-    #[error("work request {id} failed: {status}")]
-    Failed {
-        /// As it was posted with.
-        id: u64,
-        /// What libibverbs calls the error.
-        status: String,
-    },
-    /// Nothing ended in time.
-    #[error("no work request ended in {0:?}")]
-    TimedOut(Duration),
-    /// The queue could not be asked.
-    #[error("cannot poll the completion queue: {0}")]
-    Poll(io::Error),
-}
-
 /// A reliable connection's end, with a completion queue of its own.
 pub struct QueuePair {
     qp: *mut Qp,
@@ -108,7 +40,6 @@ pub struct QueuePair {
     port: u8,
     link_layer: u8,
     gid_index: u8,
-    mtu: u32,
     here: Endpoint,
 }
 
@@ -147,10 +78,11 @@ impl QueuePair {
         })?;
         // SAFETY: the queue pair was just made.
         let qpn = unsafe { (*qp).qp_num };
-        let here = Endpoint { lid: attr.lid, qpn, psn: 0, gid };
-        let (link_layer, mtu) = (attr.link_layer, attr.active_mtu);
+        let mtu = attr.active_mtu;
+        let here = Endpoint { lid: attr.lid, qpn, psn: first_number(), gid, mtu };
+        let link_layer = attr.link_layer;
         let domain = domain.clone();
-        let pair = Self { qp, cq, domain, port, link_layer, gid_index, mtu, here };
+        let pair = Self { qp, cq, domain, port, link_layer, gid_index, here };
         pair.initialise(access)?;
         Ok(pair)
     }
@@ -194,7 +126,7 @@ impl QueuePair {
     pub fn connect(&self, peer: &Endpoint) -> Result<(), RegisterError> {
         let mut attr = no_attr();
         attr.qp_state = 2;
-        attr.path_mtu = self.mtu;
+        attr.path_mtu = self.here.mtu.min(peer.mtu);
         attr.dest_qp_num = peer.qpn;
         attr.rq_psn = peer.psn;
         attr.max_dest_rd_atomic = 1;
@@ -446,12 +378,6 @@ fn no_attr() -> QpAttr {
     unsafe { mem::zeroed() }
 }
 
-/// Of a port's addresses the one to use: an IPv4 one (::ffff:a.b.c.d) before others.
-fn address(gids: &[(u8, [u64; 2])]) -> Option<(u8, [u64; 2])> {
-    let is_ipv4 = |gid: &[u64; 2]| gid[0] == 0 && u64::from_be(gid[1]) >> 32 == 0xffff;
-    gids.iter().rev().find(|(_, gid)| is_ipv4(gid)).or(gids.first()).copied()
-}
-
 impl Drop for QueuePair {
     fn drop(&mut self) {
         let library = self.domain.device().library;
@@ -463,27 +389,5 @@ impl Drop for QueuePair {
 impl fmt::Debug for QueuePair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QueuePair({} of {:?})", self.here, self.domain)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_survive_their_text() {
-        let gid = [0u64.to_be(), 0x0000_ffff_c000_0201u64.to_be()];
-        let endpoint = Endpoint { lid: 7, qpn: 0x11, psn: 0xabcdef, gid };
-        assert_eq!(endpoint.to_string(), "7:11:abcdef:00000000000000000000ffffc0000201");
-        assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
-        for bad in
-            ["", "7:11", "x:1:1:0", "7:11:1:00ff", "77777:1:1:00000000000000000000000000000000"]
-        {
-            assert_eq!(bad.parse::<Endpoint>(), Err(BadEndpoint), "{bad}");
-        }
-        let link_local = (0, [0xfe80u64 << 48, 1].map(u64::to_be));
-        assert_eq!(address(&[link_local, (1, gid)]), Some((1, gid)));
-        assert_eq!(address(&[link_local]), Some(link_local));
-        assert_eq!(address(&[]), None);
     }
 }

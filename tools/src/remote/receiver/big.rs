@@ -1,6 +1,7 @@
 //! Files whose contents come in pieces.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::look;
 use crate::copy::unfinished::RESUMABLE_BYTES;
 use crate::copy::verify;
+use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
 use crate::remote::protocol::{Attributes, Entry, Extent, Message};
 use crate::remote::sender::EXTENTS_MAX;
@@ -31,6 +33,8 @@ const EXTENTS_A_MESSAGE: usize = 4096;
 pub(super) struct Incoming {
     number: u32,
     file: File,
+    /// Past the page cache.
+    direct: Option<Direct>,
     len: u64,
     /// Where pieces are to be verified in the end.
     sums: Option<Sums>,
@@ -54,6 +58,15 @@ struct State {
 impl std::fmt::Debug for Spot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Spot").field(&self.path()).finish()
+    }
+}
+
+impl Incoming {
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) if direct.write(bytes, offset)? => Ok(()),
+            _ => self.file.write_all_at(bytes, offset),
+        }
     }
 }
 
@@ -137,6 +150,7 @@ impl Receiver<'_, '_> {
         let state = State { target: Some(target), written: 0, expected: None };
         let incoming = Incoming {
             number,
+            direct: self.task.rdma.then(|| Direct::to_write(&file, len)).flatten(),
             file,
             len,
             sums: self.task.settings.wishes.verify.then(|| Sums::with(known, None)),
@@ -182,7 +196,7 @@ impl Receiver<'_, '_> {
                 format!("bytes {} to {} of {path} were changed on their way", at.start, at.end);
             return Err(self.session.fail(RemoteError::Lost { host, why }));
         }
-        if let Err(cause) = file.file.write_all_at(bytes, piece.range.start) {
+        if let Err(cause) = file.write(bytes, piece.range.start) {
             let (path, offset) = (file.spot.path(), piece.range.start);
             return self.fail(file, CopyError::Write { path, offset, cause });
         }

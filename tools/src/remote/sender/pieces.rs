@@ -12,6 +12,7 @@ use crate::copy::engine::{CopyError, PieceSum, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::journal::{self, Identity};
 use crate::copy::zeros;
+use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
 use crate::remote::protocol::{Extent, Message};
 use crate::remote::session::{Over, Session, lock, wait};
@@ -24,6 +25,7 @@ pub struct Outgoing {
     /// Its number.
     pub number: u32,
     file: File,
+    direct: Option<Direct>,
     path: PathBuf,
     identity: Identity,
     /// Whether the identity tells of changes, as it does for regular files.
@@ -87,7 +89,7 @@ impl Outgoing {
     /// A file of `len` bytes with `data` there.
     pub fn new(
         number: u32,
-        file: File,
+        (file, direct): (File, Option<Direct>),
         metadata: &Metadata,
         path: PathBuf,
         len: u64,
@@ -103,7 +105,7 @@ impl Outgoing {
         };
         let identity = Identity::of(metadata);
         let regular = metadata.is_file();
-        Self { number, file, path, identity, regular, len, state: Mutex::new(state) }
+        Self { number, file, direct, path, identity, regular, len, state: Mutex::new(state) }
     }
 
     /// What the receiver has of it, as it says.
@@ -174,7 +176,12 @@ impl Outgoing {
         state.data.is_empty() && state.under_way == 0
     }
 
+    /// Reads a piece to the start of `buffer`, which may be longer.
     fn read(&self, buffer: &mut [u8], range: &Range<u64>) -> Result<(), FileError> {
+        if self.direct.as_ref().is_some_and(|direct| direct.read(buffer, range)) {
+            return Ok(());
+        }
+        let buffer = &mut buffer[..(range.end - range.start) as usize]; // a piece fits
         let copy = |error| FileError::Copy { error, advice: String::new() };
         let path = || self.path.clone();
         let mut done = 0;
@@ -208,12 +215,15 @@ impl Sender<'_, '_> {
             let (file, range) = self.queue.take(session, piece_bytes)?;
             let len = (range.end - range.start) as usize; // at most PIECE_MAX
             let _ = self.limiter.take(len as u64, &session.progress); // cancelled: the beat tells
-            let body = &mut sink.body()[..len];
+            let body = sink
+                .body()
+                .map_err(|cause| session.fail(RemoteError::write(&session.host, &cause)))?;
             if let Err(error) = file.read(body, &range) {
                 self.failed(&error);
                 self.abandon(&file, true)?;
                 continue;
             }
+            let body = &body[..len];
             let skip = self.task.settings.tuning.sparse == Sparse::Always && zeros::is_zero(body);
             if !skip {
                 let hash = *blake3::hash(body).as_bytes();

@@ -26,6 +26,7 @@ use crate::copy::tree::list::{self, Entry};
 use crate::copy::tree::operands::split;
 use crate::copy::tree::wishes::Follow;
 use crate::remote::attributes;
+use crate::remote::direct::Direct;
 use crate::remote::protocol::{self, Blob, Message, Name, PathText, SMALL_MAX};
 use crate::remote::session::{Over, lock, wait};
 
@@ -344,7 +345,8 @@ impl Sender<'_, '_> {
         identity.set_len(len); // of a device it is not in the metadata
         let number = self.number();
         let path = spot.path.clone();
-        let outgoing = Outgoing::new(number, file, metadata, path, len, data);
+        let direct = self.task.rdma.then(|| Direct::to_read(&file, len)).flatten();
+        let outgoing = Outgoing::new(number, (file, direct), metadata, path, len, data);
         let mut files =
             wait(self.session, &self.room, lock(&self.files), |files| files.len() < OPEN_MAX)?;
         files.insert(number, Arc::new(outgoing));

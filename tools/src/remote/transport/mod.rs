@@ -5,9 +5,11 @@
 //! gives out that: a piece is read from its file to where it is sent from, and written to its file
 //! from where it arrived.
 
+pub mod rdma;
 pub mod tcp;
 
 use std::io;
+use std::time::Duration;
 
 use super::protocol::{Malformed, Message};
 use super::secure::ReadError;
@@ -27,7 +29,10 @@ pub trait Sink: Send {
     fn flush(&mut self) -> io::Result<()>;
 
     /// Where the bytes of the next piece go: [`PIECE_MAX`](super::protocol::PIECE_MAX) of them fit.
-    fn body(&mut self) -> &mut [u8];
+    ///
+    /// # Errors
+    /// What the system says of an earlier piece, or of room for this one.
+    fn body(&mut self) -> io::Result<&mut [u8]>;
 
     /// Sends `piece`, and as many bytes of the body as it says, at once.
     ///
@@ -53,6 +58,12 @@ pub trait Feed: Send {
 pub trait Closer: Send + Sync {
     /// Ends it.
     fn close(&self);
+
+    /// How long its feed waits for a message; for ever where nothing is said.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn set_patience(&self, longest: Option<Duration>) -> io::Result<()>;
 }
 
 /// A way to the other end and back.

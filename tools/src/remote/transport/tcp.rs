@@ -235,8 +235,8 @@ impl Sink for TcpSink<'_> {
         self.writer.flush()
     }
 
-    fn body(&mut self) -> &mut [u8] {
-        self.body.as_mut().map_or(&mut [], |body| &mut body[..PIECE_MAX])
+    fn body(&mut self) -> io::Result<&mut [u8]> {
+        Ok(self.body.as_mut().map_or(&mut [], |body| &mut body[..PIECE_MAX]))
     }
 
     fn send_piece(&mut self, piece: &Message) -> io::Result<()> {
@@ -291,5 +291,9 @@ struct TcpCloser(TcpStream);
 impl Closer for TcpCloser {
     fn close(&self) {
         let _ = self.0.shutdown(Shutdown::Both); // it may be gone
+    }
+
+    fn set_patience(&self, longest: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(longest)
     }
 }

@@ -1,14 +1,9 @@
 //! The two sides of a direct copy: which of them goes past the page cache, and how aligned.
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 
 use crate::copy::engine::{Job, Kind, Side, Stop};
-use crate::copy::probe::{self, Direct};
-
-/// The alignment to try where the file system does not say: no device of today asks for more.
-const USUAL_ALIGNMENT: u64 = 4096;
+use crate::copy::probe;
 
 /// The descriptors that a direct copy uses.
 #[derive(Debug)]
@@ -78,17 +73,9 @@ fn direct_descriptor(side: &Side<'_>, write: bool) -> Result<(File, u64), String
     if side.kind == Kind::Stream {
         return Err("it is a stream".into());
     }
-    let alignment = match probe::direct(side.file) {
-        Direct::Aligned(needed) => u64::from(needed.offset).max(u64::from(needed.memory)),
-        Direct::Unknown => USUAL_ALIGNMENT,
-        Direct::No => return Err("its file system has no O_DIRECT".into()),
-    };
+    let (file, alignment) = probe::open_direct(side.file, write)?;
     if !alignment.is_power_of_two() || alignment > super::SLOT_BYTES_MIN {
         return Err(format!("O_DIRECT wants an alignment of {alignment} bytes there"));
     }
-    // A new open file description: O_DIRECT set on the old one would change it for its owner too.
-    let path = format!("/proc/self/fd/{}", side.file.as_raw_fd());
-    let opened =
-        OpenOptions::new().read(!write).write(write).custom_flags(libc::O_DIRECT).open(path);
-    opened.map(|file| (file, alignment)).map_err(|cause| format!("cannot open it anew: {cause}"))
+    Ok((file, alignment))
 }

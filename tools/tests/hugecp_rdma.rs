@@ -1,0 +1,473 @@
+//! `hugecp` between two machines over RDMA, of which both are the lab: its device is Soft-RoCE, so that this
+//! shows what is right, and no time means anything.
+
+mod common;
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bookend_registration::verbs::{Device, Domain};
+use bookend_tools::remote::key;
+use bookend_tools::remote::protocol::{
+    Attributes, Entry, Message, Moment, PIECE_MAX, SLOTS_MAX, Slot,
+};
+use bookend_tools::remote::secure::SECRET_BYTES;
+use bookend_tools::remote::transport::Lane;
+use bookend_tools::remote::transport::rdma::{Fabric, Part, Upgrades};
+use bookend_tools::remote::transport::tcp::{self, Manner};
+use common::{Dir, Ran, bytes};
+
+const HUGECP: &str = env!("CARGO_BIN_EXE_hugecp");
+/// This machine, by the address of its device.
+const HOST: &str = "192.0.2.1";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test at a time: the device is one, and some take it away. `None` with the reason said outside of the lab.
+fn lab(test: &str) -> Option<MutexGuard<'static, ()>> {
+    static DEVICE: Mutex<()> = Mutex::new(());
+    if std::env::var_os("BOOKEND_LAB").is_none() {
+        println!("skipped: {test}: runs in the lab only: tests/lab/run");
+        return None;
+    }
+    Some(DEVICE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A directory in which `./rsh` runs what it is told on this machine; `pid` is the number of the other end.
+fn machines() -> Dir {
+    let dir = Dir::new();
+    let path = dir.file("rsh", "#!/bin/sh\nshift\necho $$ > pid\nexec \"$@\"\n");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn command(dir: &Dir, line: &str) -> Command {
+    let words = ["--rsh", "./rsh", "--remote-program", HUGECP].into_iter();
+    dir.hugecp(words.chain(line.split_whitespace()))
+}
+
+fn run(dir: &Dir, line: &str) -> Ran {
+    Ran(command(dir, line).output().unwrap())
+}
+
+fn there(dir: &Dir, name: &str) -> String {
+    format!("{HOST}:{}", dir.join(name).display())
+}
+
+fn other_end(dir: &Dir) -> nix::unistd::Pid {
+    let pid = fs::read_to_string(dir.join("pid")).unwrap();
+    nix::unistd::Pid::from_raw(pid.trim().parse().unwrap())
+}
+
+fn signal(pid: nix::unistd::Pid, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+/// A copy over RDMA at a rate that leaves time to disturb it.
+fn slow(dir: &Dir, more: &str, from: &str, to: &str) -> Child {
+    let line = format!("--transport rdma --block-size 256K --bwlimit 1M {more} {from} {to}");
+    command(dir, &line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_for_pieces(dir: &Dir, name: &str, pieces: u64) {
+    use bookend_tools::copy::journal::{HEADER_BYTES, RECORD_BYTES};
+    let since = Instant::now();
+    let path = dir.join(format!(".{name}.hugecp-journal"));
+    let len = || fs::metadata(&path).map_or(0, |found| found.len());
+    while len().saturating_sub(HEADER_BYTES as u64) / (RECORD_BYTES as u64) < pieces {
+        assert!(since.elapsed() < PATIENCE, "waited for pieces in vain");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// How long the program then took to end, which is bounded.
+fn end_of(child: Child) -> Ran {
+    let since = Instant::now();
+    let ran = Ran(child.wait_with_output().unwrap());
+    assert!(since.elapsed() < PATIENCE, "given up in bounded time: {:?}", since.elapsed());
+    ran
+}
+
+#[test]
+fn files_go_there_and_come_back() {
+    let Some(_lab) = lab("files_go_there_and_come_back") else { return };
+    let dir = machines();
+    // 64 MiB and a piece that is not whole; BOOKEND_RDMA_SIZE for more.
+    let size = std::env::var("BOOKEND_RDMA_SIZE").ok().and_then(|text| text.parse().ok());
+    let data = bytes(size.unwrap_or(64 << 20 | 12_345));
+    dir.file("big", &data);
+    let since = Instant::now();
+    let ran = run(&dir, &format!("--explain --plain big {}", there(&dir, "out"))).ok();
+    println!("{} bytes in {:?}", data.len(), since.elapsed());
+    assert!(ran.out().contains("over RDMA by "), "{}", ran.out());
+    assert!(ran.out().contains("keys are taken back"), "{}", ran.out());
+    assert!(!ran.out().contains("not over RDMA"), "{}", ran.out());
+    assert!(dir.read("out") == data);
+    dir.file("less", &data[..5 << 20 | 77]);
+    for options in [
+        "--transport rdma --verify --fsync",
+        "--transport rdma --streams 1 --block-size 64K",
+        // More than there may be of them; holes in what is sent.
+        "--plain --streams 20 --sparse always",
+    ] {
+        let from = there(&dir, "less");
+        let ran = run(&dir, &format!("--explain {options} {from} back")).ok();
+        assert!(ran.out().contains("over RDMA by "), "{options}: {}", ran.out());
+        assert!(dir.read("back") == data[..5 << 20 | 77], "{options}");
+        fs::remove_file(dir.join("back")).unwrap();
+    }
+    // Encrypted is TCP, and says why; what is asked for is taken.
+    let ran = run(&dir, &format!("--explain less {}", there(&dir, "b"))).ok();
+    assert!(ran.out().contains("not over RDMA: it would go unencrypted"), "{}", ran.out());
+    let ran =
+        run(&dir, &format!("--explain --plain --transport tcp less {}", there(&dir, "b"))).ok();
+    assert!(!ran.out().contains("RDMA"), "{}", ran.out());
+}
+
+#[test]
+fn a_tree_is_the_same_there() {
+    let Some(_lab) = lab("a_tree_is_the_same_there") else { return };
+    let dir = machines();
+    fs::create_dir_all(dir.join("tree/a/b")).unwrap();
+    for number in 0..40 {
+        dir.file(&format!("tree/a/b/{number}"), bytes(number * 97));
+    }
+    for (name, len) in [("one", 3 << 20), ("two", (1 << 20) + 1), ("three", 300_000)] {
+        dir.file(&format!("tree/a/{name}"), bytes(len));
+    }
+    symlink("nowhere", dir.join("tree/link")).unwrap();
+    fs::hard_link(dir.join("tree/a/one"), dir.join("tree/again")).unwrap();
+    File::create(dir.join("tree/sparse")).unwrap().set_len(9 << 20).unwrap();
+    run(&dir, &format!("-a --transport rdma tree {}", there(&dir, "pushed"))).ok();
+    run(&dir, &format!("-a --transport rdma {} pulled", there(&dir, "tree"))).ok();
+    for copy in ["pushed", "pulled"] {
+        dir.run(&format!("-a --check tree {copy}")).ok();
+        let numbers = (0..40).map(|number| format!("a/b/{number}"));
+        let others = ["a/one", "a/two", "a/three", "again", "sparse"].map(str::to_owned);
+        for name in numbers.chain(others) {
+            let (one, other) = (format!("tree/{name}"), format!("{copy}/{name}"));
+            assert!(dir.read(&one) == dir.read(&other), "{other}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_end_is_noticed_and_the_copy_goes_on() {
+    let Some(_lab) = lab("a_killed_end_is_noticed_and_the_copy_goes_on") else { return };
+    use nix::sys::signal::Signal::SIGKILL;
+    let data = bytes(12 << 20);
+    both_ways(|dir, from, to| {
+        dir.file("a", &data);
+        let child = slow(dir, "", from, to);
+        wait_for_pieces(dir, "b", 12);
+        signal(other_end(dir), SIGKILL);
+        end_of(child).fails(1, &["lost the connection to 192.0.2.1", "the same command again"]);
+        assert!(!dir.join("b").exists(), "nothing half-written under its name");
+        let line = format!("--json --transport rdma --block-size 256K {from} {to}");
+        let since = Instant::now();
+        let ran = loop {
+            // The journal may still be locked by the end that was killed.
+            let ran = run(dir, &line);
+            if ran.status() == 0 || since.elapsed() > PATIENCE {
+                break ran.ok();
+            }
+        };
+        assert!(ran.out().contains("\"resumed\":"), "{}", ran.out());
+        assert!(dir.read("b") == data);
+    });
+    // The client killed: the other end goes too, and leaves what arrived.
+    let dir = machines();
+    dir.file("a", &data);
+    let mut child = slow(&dir, "", "a", &there(&dir, "b"));
+    wait_for_pieces(&dir, "b", 4);
+    let pid = other_end(&dir);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let since = Instant::now();
+    while nix::sys::signal::kill(pid, None).is_ok() {
+        assert!(since.elapsed() < PATIENCE, "the other end outlives the client");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!dir.join("b").exists() && dir.join(".b.hugecp-part").exists());
+}
+
+/// Both directions at once, each in a directory of its own: from `a` to `b`.
+fn both_ways(copy: impl Fn(&Dir, &str, &str) + Sync) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let dir = machines();
+            copy(&dir, "a", &there(&dir, "b"));
+        });
+        scope.spawn(|| {
+            let dir = machines();
+            copy(&dir, &there(&dir, "a"), "b");
+        });
+    });
+}
+
+#[test]
+fn an_end_that_hangs_is_given_up() {
+    let Some(_lab) = lab("an_end_that_hangs_is_given_up") else { return };
+    use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
+    both_ways(|dir, from, to| {
+        dir.file("a", bytes(12 << 20));
+        let child = slow(dir, "--timeout 3", from, to);
+        wait_for_pieces(dir, "b", 8);
+        let pid = other_end(dir);
+        signal(pid, SIGSTOP);
+        let ran = end_of(child);
+        let _ = nix::sys::signal::kill(pid, SIGKILL); // hugecp may have done so
+        ran.fails(1, &["192.0.2.1 has been silent for 3 s", "the same command again"]);
+        assert!(!dir.join("b").exists());
+    });
+}
+
+/// Takes the device away; puts it back when dropped.
+struct NoDevice;
+
+fn system(line: &str) -> bool {
+    Command::new("sh").args(["-c", line]).status().unwrap().success()
+}
+
+impl NoDevice {
+    fn new() -> Self {
+        assert!(system("rdma link delete rxe0"));
+        Self
+    }
+}
+
+impl Drop for NoDevice {
+    fn drop(&mut self) {
+        assert!(system("rdma link add rxe0 type rxe netdev dummy0"));
+    }
+}
+
+#[test]
+fn without_a_device_it_is_tcp_and_says_why() {
+    let Some(_lab) = lab("without_a_device_it_is_tcp_and_says_why") else { return };
+    let dir = machines();
+    let data = bytes(2 << 20);
+    dir.file("a", &data);
+    {
+        let _none = NoDevice::new();
+        let ran = run(&dir, &format!("--explain --plain a {}", there(&dir, "b"))).ok();
+        assert!(ran.out().contains("over TCP to "), "{}", ran.out());
+        assert!(ran.out().contains("not over RDMA: there is no RDMA device"), "{}", ran.out());
+        assert!(dir.read("b") == data);
+        run(&dir, &format!("--transport rdma a {}", there(&dir, "c")))
+            .fails(1, &["no RDMA with 192.0.2.1: there is no RDMA device", "--transport auto"]);
+    }
+    // One whose port is down.
+    assert!(system("ip link set dummy0 down"));
+    let down = run(&dir, &format!("--transport rdma a 127.0.0.1:{}", dir.join("c").display()));
+    assert!(system("ip link set dummy0 up"));
+    down.fails(1, &["the port of rxe0 is down"]);
+    // The other end alone has none.
+    let script = "#!/bin/sh\nexec unshare -m sh -c \
+                  'mount -t tmpfs none /dev/infiniband && exec \"$0\" \"$@\"' HUGECP \"$@\"\n";
+    let blind = dir.file("blind", script.replace("HUGECP", HUGECP));
+    fs::set_permissions(&blind, fs::Permissions::from_mode(0o755)).unwrap();
+    let line =
+        format!("--rsh ./rsh --remote-program ./blind --explain --plain a {}", there(&dir, "d"));
+    let ran = dir.run(&line).ok();
+    assert!(
+        ran.out().contains("not over RDMA: 192.0.2.1: there is no RDMA device"),
+        "{}",
+        ran.out()
+    );
+    assert!(dir.read("d") == data);
+    assert!(!dir.join("c").exists());
+}
+
+/// What a malicious server does with the main lane and the one for pieces, after a ring was asked for.
+type Evil = dyn FnOnce(&mut Lane<'_>, Lane<'_>) + Send;
+
+fn say(lane: &mut Lane<'_>, message: &Message) {
+    let _ = lane.sink.send(message).and_then(|()| lane.sink.flush()); // the client may be gone
+}
+
+fn accept<'a>(
+    listener: &TcpListener,
+    secret: &[u8; SECRET_BYTES],
+    manner: &Manner<'a>,
+) -> Lane<'a> {
+    let (mut stream, _) = listener.accept().unwrap();
+    let preface = tcp::greet(&mut stream, PATIENCE).unwrap();
+    tcp::accept(stream, &preface, secret, manner).unwrap()
+}
+
+/// `hugecp OPTIONS 127.0.0.1:x dst` from a server that does what `evil` does.
+fn pull(dir: &Dir, options: &str, evil: Box<Evil>) -> Ran {
+    let path = dir.file("key", bytes(32));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let key = key::from_file(&path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        let arena = tcp::arena(1).unwrap();
+        let manner = |buffers| Manner { buffers, plain: true, timeout: Some(PATIENCE) };
+        let mut main = accept(&listener, &key, &manner(None));
+        let secret = [2; SECRET_BYTES];
+        say(&mut main, &Message::Offer { session: [1; 16], secret, port: 0, addresses: vec![] });
+        let Ok(Message::Ask { request }) = main.feed.receive() else { panic!("no request") };
+        assert!(request.rdma && request.lanes == 1);
+        say(&mut main, &Message::Accept {});
+        let lane = accept(&listener, &secret, &manner(Some(&arena)));
+        evil(&mut main, lane);
+        while main.feed.receive().is_ok() {}
+    });
+    let words = ["--key-file", "key", "--port", &port, "--streams", "1", "--timeout", "3"];
+    let words = words.into_iter().chain(options.split_whitespace()).chain(["127.0.0.1:x", "dst"]);
+    let ran =
+        end_of(dir.hugecp(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    server.join().unwrap();
+    ran
+}
+
+fn ring(endpoint: &str) -> Message {
+    Message::Ring { endpoint: endpoint.to_owned(), immediates: true, windows: true }
+}
+
+/// Nobody's queue pair, at the device's own address.
+const NOBODY: &str = "0:fffff0:1:00000000000000000000ffffc0000201:3";
+
+#[test]
+fn rubbish_in_the_exchange_is_told() {
+    let Some(_lab) = lab("rubbish_in_the_exchange_is_told") else { return };
+    let rubbish = [
+        (vec![ring("rubbish")], "a queue pair that cannot be"),
+        (vec![ring(&format!("0:1:1:{}:9", "0".repeat(32)))], "a queue pair that cannot be"),
+        (vec![Message::Ready {}], "no ring, where one was to be agreed on"),
+        (vec![Message::Credit { key: 1 }], "no ring"),
+        (
+            vec![
+                ring(NOBODY),
+                Message::Slots { slots: vec![Slot { address: 1, key: 1 }; SLOTS_MAX] },
+            ],
+            "no word of a write",
+        ),
+        (vec![ring(NOBODY), Message::Alive {}], "no word of a write"),
+    ];
+    // All at once: they wait for each other's silence.
+    std::thread::scope(|scope| {
+        for (words, part) in rubbish {
+            scope.spawn(move || {
+                let dir = Dir::new();
+                let evil = move |_: &mut Lane<'_>, mut lane: Lane<'_>| {
+                    words.iter().for_each(|word| say(&mut lane, word));
+                    while lane.feed.receive().is_ok() {}
+                };
+                let ran = pull(&dir, "--plain", Box::new(evil));
+                ran.fails(1, &["does not keep to the protocol", part]);
+                assert_eq!(dir.names(), ["key"], "{part}");
+            });
+        }
+        // One that says nothing at all, one that goes, one that says it wrote, and did not.
+        scope.spawn(|| {
+            let silent =
+                |_: &mut Lane<'_>, mut lane: Lane<'_>| while lane.feed.receive().is_ok() {};
+            let ran = pull(&Dir::new(), "--plain", Box::new(silent));
+            ran.fails(1, &["127.0.0.1 has been silent for 12 s"]);
+        });
+        scope.spawn(|| {
+            let ran = pull(&Dir::new(), "--plain", Box::new(|_: &mut Lane<'_>, _: Lane<'_>| {}));
+            ran.fails(1, &["lost the connection to 127.0.0.1"]);
+        });
+        scope.spawn(|| {
+            let liar = |_: &mut Lane<'_>, mut lane: Lane<'_>| {
+                say(&mut lane, &ring(NOBODY));
+                say(&mut lane, &Message::Ready {});
+                while lane.feed.receive().is_ok() {}
+            };
+            let ran = pull(&Dir::new(), "--transport rdma", Box::new(liar));
+            ran.fails(1, &["no RDMA with 127.0.0.1: nothing came through in 8 s"]);
+        });
+    });
+}
+
+/// A file of two pieces, of which the first is to come.
+fn begin(main: &mut Lane<'_>) {
+    let moment = Moment { seconds: 0, nanoseconds: 0 };
+    let attributes = Attributes {
+        mode: 0o100_644,
+        uid: 0,
+        gid: 0,
+        accessed: moment.clone(),
+        modified: moment,
+        xattrs: Vec::new(),
+    };
+    let entry = Entry { name: None, link: 0, attributes };
+    let mut identity = [0; 56];
+    identity[16..24].copy_from_slice(&(2 * PIECE_MAX as u64).to_le_bytes());
+    say(main, &Message::Operand { index: 0 });
+    say(main, &Message::File { entry, file: 0, identity });
+    while !matches!(main.feed.receive(), Ok(Message::Go { file: 0 })) {}
+}
+
+#[test]
+fn pieces_that_lie_are_not_written() {
+    let Some(_lab) = lab("pieces_that_lie_are_not_written") else { return };
+    // Bytes of another checksum.
+    let dir = Dir::new();
+    let changed = |main: &mut Lane<'_>, lane: Lane<'_>| {
+        let fabric = Fabric::open(None).unwrap();
+        let mut upgrades = Upgrades::new(Ok(&fabric), Part::Sends, PATIENCE);
+        let mut lane = upgrades.lane(lane).unwrap();
+        assert_eq!((upgrades.rings, upgrades.reason), (1, None));
+        begin(main);
+        lane.sink.body().unwrap()[..1000].fill(7);
+        let hash = *blake3::hash(b"other").as_bytes();
+        lane.sink.send_piece(&Message::Piece { file: 0, offset: 0, len: 1000, hash }).unwrap();
+        while main.feed.receive().is_ok() {}
+    };
+    pull(&dir, "--plain", Box::new(changed)).fails(1, &["were changed on their way"]);
+    assert!(!dir.join("dst").exists());
+    // A piece that was announced and never written, and one over TCP where none may be.
+    for (word, part) in [
+        (Message::Written { file: 0, offset: 0, len: 1000, hash: [0; 32] }, "did not come in 3 s"),
+        (Message::Ready {}, "what is no piece on a lane of RDMA"),
+    ] {
+        let dir = Dir::new();
+        let evil = move |main: &mut Lane<'_>, mut lane: Lane<'_>| {
+            // A ring agreed on by hand: its words are this lane's to say.
+            let device = Device::open(None).unwrap();
+            let domain = Domain::new(&device).unwrap();
+            agree_and_say(&domain, &mut lane, main, &word);
+            while main.feed.receive().is_ok() {}
+        };
+        pull(&dir, "--plain", Box::new(evil)).fails(1, &[part]);
+        assert!(!dir.join("dst").exists(), "{part}");
+    }
+}
+
+fn agree_and_say(
+    domain: &std::sync::Arc<Domain>,
+    lane: &mut Lane<'_>,
+    main: &mut Lane<'_>,
+    word: &Message,
+) {
+    use bookend_registration::ring::{Patience, SendRing, Shape};
+    use bookend_registration::verbs::RemoteMemory;
+    let shape = Shape { slots: 8, slot: bookend::units::Bytes::mib(1) };
+    let mut own = SendRing::new(domain, shape).unwrap();
+    say(lane, &ring(&own.endpoint().to_string()));
+    let Ok(Message::Ring { endpoint, .. }) = lane.feed.receive() else { panic!("no ring") };
+    own.connect(&endpoint.parse().unwrap(), true).unwrap();
+    let Ok(Message::Slots { slots }) = lane.feed.receive() else { panic!("no slots") };
+    let memory = |slot: &Slot| RemoteMemory { address: slot.address, key: slot.key };
+    own.open(slots.iter().map(memory).collect()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let patience = Patience { limit: PATIENCE, stop: &stop };
+    own.buffer(&patience).unwrap()[0] = 1;
+    own.send(8).unwrap();
+    own.settle(&patience).unwrap();
+    say(lane, &Message::Ready {});
+    assert!(matches!(lane.feed.receive(), Ok(Message::Credit { .. })));
+    begin(main);
+    say(lane, word);
+    // The ring stays until the client has had enough.
+    while lane.feed.receive().is_ok() {}
+}
