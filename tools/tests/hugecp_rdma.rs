@@ -95,9 +95,9 @@ fn end_of(child: Child) -> Ran {
 fn files_go_there_and_come_back() {
     let Some(_lab) = lab("files_go_there_and_come_back") else { return };
     let dir = machines();
-    // 64 MiB and a piece that is not whole; BOOKEND_RDMA_SIZE for more.
+    // Some rounds of the rings, and a piece that is not whole; BOOKEND_RDMA_SIZE for more.
     let size = std::env::var("BOOKEND_RDMA_SIZE").ok().and_then(|text| text.parse().ok());
-    let data = bytes(size.unwrap_or(64 << 20 | 12_345));
+    let data = bytes(size.unwrap_or(24 << 20 | 12_345));
     dir.file("big", &data);
     let since = Instant::now();
     let ran = run(&dir, &format!("--explain --plain big {}", there(&dir, "out"))).ok();
