@@ -11,8 +11,7 @@ use super::task::{self, Target, Task};
 use crate::copy::options::Options;
 use crate::copy::plan::SMALL_BYTES;
 use crate::copy::request::{Endpoint, Request, UsageError};
-use crate::copy::tree::filter::Rules;
-use crate::copy::tree::wishes::{Follow, Wishes};
+use crate::copy::tree::wishes::Wishes;
 
 /// Which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +125,7 @@ impl Wanted {
         });
         let sources: Vec<PathBuf> = sources.collect::<Result<_, _>>()?;
         let target = Target::of(&request.destination).ok_or_else(standard)?;
-        let wishes = request.trees.clone().unwrap_or_else(files_alone);
+        let wishes = request.trees.clone().unwrap_or_else(Wishes::of_files);
         let lanes = remote.streams.unwrap_or_else(task::lanes);
         let (settings, plain) = (request.settings, remote.plain);
         let rdma = match remote.transport {
@@ -188,22 +187,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         }
     }
     Ok(())
-}
-
-/// Files without trees: links among them are followed.
-fn files_alone() -> Wishes {
-    Wishes {
-        recursive: false,
-        follow: Follow::Always,
-        links: false,
-        one_file_system: false,
-        delete: false,
-        rules: Rules::default(),
-        shard: None,
-        parents: false,
-        files_from: None,
-        from0: false,
-    }
 }
 
 // What goes in one message is always small for whoever copies trees here as well.

@@ -83,7 +83,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// Those of a command line that says nothing of trees.
+    /// Those of a command line that says nothing of trees: links among its files are followed.
     pub fn of_files() -> Self {
         Self {
             recursive: false,
