@@ -189,9 +189,15 @@ mod tests {
 
     impl Mapping {
         fn new(len: Bytes) -> Self {
+            let whole = len + Bytes::mib(2);
             // SAFETY: no address is given.
-            let at = unsafe { Linux.map(None, len + Bytes::mib(2), Backing::Anonymous) }.unwrap();
-            Self(at, len + Bytes::mib(2))
+            let at = unsafe { Linux.map(None, whole, Backing::Anonymous) }.unwrap();
+            // The kernel counts by mapping: it must not join this one to another test's.
+            // SAFETY: the mapping is this test's; what a dump of it would hold is of no interest.
+            let apart =
+                unsafe { libc::madvise(at.as_ptr().cast(), whole.as_usize(), libc::MADV_DONTDUMP) };
+            assert_eq!(apart, 0);
+            Self(at, whole)
         }
 
         fn block(&self) -> NonNull<u8> {
