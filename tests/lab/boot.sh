@@ -38,11 +38,12 @@ show() {
 # As many processors as nodes; all is emulated, since KVM is not everywhere and the lab must be. Emulation
 # moves strings of bytes one by one: processors that claim to do that fast (erms, fsrm) would copy slowest.
 vm_arguments() {
+    local all=$((2 * ${memory%G}))G
     vm_args=(
         -machine q35,nvdimm=on -accel tcg,thread=multi -cpu max,-erms,-fsrm -smp 2,sockets=2
-        -m "4G,slots=2,maxmem=8G"
-        -object memory-backend-ram,id=ram0,size=2G -numa node,nodeid=0,cpus=0,memdev=ram0
-        -object memory-backend-ram,id=ram1,size=2G -numa node,nodeid=1,cpus=1,memdev=ram1
+        -m "$all,slots=2,maxmem=$((2 * ${memory%G} + 4))G"
+        -object "memory-backend-ram,id=ram0,size=$memory" -numa node,nodeid=0,cpus=0,memdev=ram0
+        -object "memory-backend-ram,id=ram1,size=$memory" -numa node,nodeid=1,cpus=1,memdev=ram1
         # 128 ranges, 1 MiB a range: the limits of the Copy command.
         -drive "file=$work/nvme,if=none,id=drive,format=raw,discard=unmap"
         -device nvme,id=nvme,serial=lab

@@ -79,16 +79,16 @@ test_lines() {
     sed 's/#.*//; /^[[:space:]]*$/d' tests/lab/tests
 }
 
-# Builds PACKAGE/lib and PACKAGE/TEST targets; "TARGET PATH" of each goes to $work/binaries. The
-# whole workspace is selected, so that features are those of tests/run and nothing is built twice.
+# Builds PACKAGE/lib and PACKAGE/TEST targets; "TARGET PATH" of each goes to $work/binaries. Packages
+# are selected as tests/run does, so that features are the same and nothing is built twice.
 build_tests() {
     local selected=() target
     for target in "$@"; do
         [[ $target = */lib ]] || selected+=(--test "${target#*/}")
     done
     [[ " $* " != *"/lib "* ]] || selected+=(--lib)
-    cargo build --release --locked --package bookend-tools || exit
-    cargo build --locked --package bookend-registration --example rdma-put || exit
+    cargo build --release --locked --package bookend-tools --package bookend-preload || exit
+    cargo build --locked --workspace --example rdma-put || exit
     cargo test --workspace --locked --no-run --message-format=json-render-diagnostics \
         "${selected[@]}" >"$work/messages" || exit
     sed -n '/"reason":"compiler-artifact"/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"kind":\["\([a-z]*\)[^]]*\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3 \4/p' \

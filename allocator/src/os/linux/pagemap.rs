@@ -184,25 +184,30 @@ mod tests {
         assert_eq!(frame_of(1 << 63 | 0x123), Ok(Some(Pfn::new(0x123))));
     }
 
+    const GUARD: usize = 64 << 10; // of whole pages on any machine
+
     /// A mapping of `len` bytes that starts on a block and goes with the test.
     struct Mapping(NonNull<u8>, Bytes);
 
     impl Mapping {
         fn new(len: Bytes) -> Self {
-            let whole = len + Bytes::mib(2);
+            let whole = len + Bytes::mib(4);
             // SAFETY: no address is given.
             let at = unsafe { Linux.map(None, whole, Backing::Anonymous) }.unwrap();
-            // The kernel counts by mapping: it must not join this one to another test's.
-            // SAFETY: the mapping is this test's; what a dump of it would hold is of no interest.
-            let apart =
-                unsafe { libc::madvise(at.as_ptr().cast(), whole.as_usize(), libc::MADV_DONTDUMP) };
-            assert_eq!(apart, 0);
+            // The kernel counts by mapping, and would join this one to another test's.
+            for guard in [0, whole.as_usize() - GUARD] {
+                // SAFETY: the page is of this test's mapping, and nothing is in it.
+                let apart = unsafe {
+                    libc::mprotect(at.as_ptr().add(guard).cast(), GUARD, libc::PROT_NONE)
+                };
+                assert_eq!(apart, 0);
+            }
             Self(at, whole)
         }
 
         fn block(&self) -> NonNull<u8> {
-            let offset = self.0.as_ptr().align_offset(BLOCK_BYTES);
-            // SAFETY: the mapping is one block longer than what is used of it.
+            let offset = GUARD + self.0.as_ptr().wrapping_add(GUARD).align_offset(BLOCK_BYTES);
+            // SAFETY: the mapping is two blocks longer than what is used of it.
             unsafe { self.0.add(offset) }
         }
     }
