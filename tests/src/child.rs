@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Set for children, so that a part that is run by hand (`--ignored`) can tell.
 const MARK: &str = "BOOKEND_TEST_CHILD";
@@ -29,6 +30,18 @@ pub fn hear() -> Option<String> {
     let mut line = String::new();
     let n = std::io::stdin().lock().read_line(&mut line).ok()?;
     (n > 0).then(|| line.trim_end().to_owned())
+}
+
+/// Waits until what another process does shows, for 20 s at most.
+///
+/// # Panics
+/// With `what`, where it does not show.
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Makes `command` run the test function `part` of this binary with `argument`.

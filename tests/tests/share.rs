@@ -11,7 +11,7 @@ use bookend::units::{Blocks, Bytes};
 use bookend_registration::share::{Guest, Server, Share, ShareError, Worker};
 use bookend_registration::verbs::{Access, Device, Domain, QueuePair, QueueSizes};
 use bookend_registration::{Registrar, uring};
-use bookend_tests::child::{self, Part};
+use bookend_tests::child::{self, Part, wait_until};
 use bookend_tests::machine::{HugePages, MachineLock};
 use bookend_tests::skip::{or_say, say};
 use io_uring::IoUring;
@@ -74,14 +74,6 @@ fn byte(pool: &Pool, at: usize) -> u8 {
     assert!(at < pool.capacity().bytes().as_usize());
     // SAFETY: the pool is present; workers write whole bytes.
     unsafe { pool.base().as_ptr().add(at).read_volatile() }
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

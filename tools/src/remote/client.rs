@@ -12,17 +12,17 @@ use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
 use super::options::Transport;
-use super::protocol::Message;
+use super::protocol::{Counts, Message};
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
 use super::root::Root;
 use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
 use super::sender::{self, Sender};
-use super::session::Session;
+use super::session::{Over, Session};
 use super::task::{self, Task};
 use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
-use super::transport::{Lane, tcp::connect};
+use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
 use crate::copy::run_trees::{self, Voice};
 use crate::copy::tree::directory::Shelf;
@@ -93,52 +93,22 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
     };
     let device = fabric.as_ref().map_err(String::as_str);
     let mut upgrades = task.rdma.then(|| Upgrades::new(device, part, timeout));
-    let mut lanes = Vec::new();
-    for lane in 1..=task.lanes {
-        preface.lane = lane as u8; // at most LANES_MAX
+    let open = |preface: &Preface| {
         let stream = connect(address, patience).map_err(|cause| RemoteError::Connect {
             host: host.to_owned(),
             tried: address.to_string(),
             cause,
         })?;
-        let lane = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
-        lanes.push(match &mut upgrades {
-            Some(upgrades) => {
-                let lost = |error| RemoteError::read(host, error, rdma::AGREE);
-                upgrades.lane(lane).map_err(lost)?
-            }
-            None => lane,
-        });
-    }
+        tcp::open(stream, preface, &secret, patience, &manner).map_err(failed)
+    };
+    let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
     voice.tell(&described(&task, &how, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    let over = match wanted.direction {
-        Direction::Push => {
-            let shown = |source: &PathBuf| sender::shown(host, &wanted.shown_target(source));
-            let operand =
-                |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
-            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Sender::new(&session, &task, &Root::Free, voice, &tally)
-                .run(&operands, main.feed, lanes)
-        }
-        Direction::Pull => {
-            let operand = |path: &PathBuf| receiver::Operand {
-                name: task::name_of(path).0,
-                shown: sender::shown(host, path),
-            };
-            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Receiver::new(&session, &task, &Root::Free, voice, &tally, operands.len()).run(
-                &wanted.target,
-                &operands,
-                main.feed,
-                lanes,
-            )
-        }
-    };
+    let over = transfer(wanted, &task, &session, (voice, &tally), main.feed, lanes);
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
@@ -158,6 +128,61 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
             failures: tally.totals().failures,
         }),
         Err(_) => Err(session.failure().unwrap_or(RemoteError::Interrupted)),
+    }
+}
+
+/// So many lanes, each opened by `open`, with rings where there are upgrades.
+fn lanes<'a>(
+    host: &str,
+    count: u32,
+    mut preface: Preface,
+    upgrades: &mut Option<Upgrades<'_>>,
+    open: impl Fn(&Preface) -> Result<Lane<'a>, RemoteError>,
+) -> Result<Vec<Lane<'a>>, RemoteError> {
+    let mut one = |number: u32| {
+        preface.lane = number as u8; // at most LANES_MAX
+        let lane = open(&preface)?;
+        match upgrades {
+            Some(upgrades) => {
+                upgrades.lane(lane).map_err(|error| RemoteError::read(host, error, rdma::AGREE))
+            }
+            None => Ok(lane),
+        }
+    };
+    (1..=count).map(&mut one).collect()
+}
+
+/// Sends or receives, until all is done or it is over.
+fn transfer<'a>(
+    wanted: &Wanted,
+    task: &Task,
+    session: &Session<'_>,
+    (voice, tally): (&Voice<'_>, &Tally),
+    feed: Box<dyn Feed + 'a>,
+    lanes: Vec<Lane<'a>>,
+) -> Result<Counts, Over> {
+    match wanted.direction {
+        Direction::Push => {
+            let shown =
+                |source: &PathBuf| sender::shown(&wanted.host, &wanted.shown_target(source));
+            let operand =
+                |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
+            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+            Sender::new(session, task, &Root::Free, voice, tally).run(&operands, feed, lanes)
+        }
+        Direction::Pull => {
+            let operand = |path: &PathBuf| receiver::Operand {
+                name: task::name_of(path).0,
+                shown: sender::shown(&wanted.host, path),
+            };
+            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
+            Receiver::new(session, task, &Root::Free, voice, tally, operands.len()).run(
+                &wanted.target,
+                &operands,
+                feed,
+                lanes,
+            )
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bookend::os::Linux;
 use bookend::pool::SharedPin;
@@ -10,7 +10,7 @@ use bookend::units::Bytes;
 use bookend_registration::share::{Guest, Server, Share, ShareError, Worker};
 use bookend_registration::verbs::import;
 use bookend_registration::{RegisterError, Registrar};
-use bookend_tests::child::{self, Part};
+use bookend_tests::child::{self, Part, wait_until};
 
 use super::{Book, alone, domain, fail, full, library, pool};
 
@@ -47,14 +47,6 @@ fn share(device: &str) -> (Share<Linux>, Book) {
 
 fn count(book: &Book, kind: &str) -> usize {
     book.lines().iter().filter(|line| line.starts_with(kind)).count()
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
