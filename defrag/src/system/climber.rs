@@ -33,6 +33,9 @@ const WORTH_ONE_IN: u64 = 20;
 /// Rounds of shrinking slab at most, where it falls ever further.
 const SLAB_ROUNDS: u32 = 8;
 
+/// Why what would move much memory is not tried.
+const STAYS: &str = "what stands in the way of the rest cannot be moved";
+
 /// A climb under way.
 pub(super) struct Climber<'a, M> {
     machine: &'a mut M,
@@ -124,15 +127,20 @@ impl<'a, M: Machine> Climber<'a, M> {
 
     /// Asks for the pages that are ready, again while many are; gives how many more there are.
     fn ask(&mut self) -> Result<u64, FileError> {
-        // One at least: whether the pool can be asked at all has to come out.
-        let (mut gained, mut least) = (0, 1);
+        let mut gained = 0;
         while let Some(ready) = self.machine.ready(self.goal.page)? {
+            if ready == 0 && self.rung == Rung::Ask {
+                // Whether the pool can be asked at all has to come out, and for a page that is not
+                // ready the kernel would reclaim.
+                let pool = self.machine.pool(self.goal.page)?;
+                self.machine.resize(self.goal.page, pool)?;
+            }
             // Few pages after many are what the kernel reclaims in the background meanwhile.
             if gained > 0 && ready < self.missing()?.div_ceil(WORTH_ONE_IN) {
                 return Ok(gained);
             }
-            let more = self.ask_for(ready.max(least))?;
-            (gained, least) = (gained + more, 0);
+            let more = self.ask_for(ready)?;
+            gained += more;
             if more == 0 || self.missing()? == 0 {
                 return Ok(gained);
             }
@@ -176,7 +184,7 @@ impl<'a, M: Machine> Climber<'a, M> {
         let cache = self.machine.state()?.cache.get();
         let (mut won, mut fruitless) = (0, 0);
         while fruitless < FRUITLESS_TRIES && self.machine.stopped().is_none() {
-            let pages = self.missing()?.min(COAXED);
+            let pages = self.reach()?.min(COAXED);
             let State { spare, cache: now, .. } = self.machine.state()?;
             let lost = cache.saturating_sub(now.get());
             let may_cost = self.bytes(won).get() / 8 + COAX_LOSS.get();
@@ -242,13 +250,14 @@ impl<'a, M: Machine> Climber<'a, M> {
         Ok((gained > 0 || !is_all).then_some(gained))
     }
 
-    /// How many pages more reclaim could help to.
+    /// How many pages more the rung could help to.
     fn reach(&self) -> Result<u64, FileError> {
         let missing = self.missing()?;
         let pool = self.machine.pool(self.goal.page)?;
         let ceiling = self.goal.ceiling.map(|most| match self.rung {
             Rung::Ask | Rung::Compact | Rung::Reclaim => most.reclaim,
-            _ => most.slab,
+            Rung::Slab | Rung::Drop | Rung::Contiguous => most.slab,
+            Rung::Offline => most.offline,
         });
         Ok(ceiling.map_or(missing, |most| most.saturating_sub(pool)).min(missing))
     }
@@ -259,7 +268,7 @@ impl<'a, M: Machine> Climber<'a, M> {
     fn to_reclaim(&self) -> Result<Result<Bytes, String>, FileError> {
         let reach = self.reach()?;
         if reach == 0 {
-            return Ok(Err("what is in the way of the rest cannot be reclaimed".to_owned()));
+            return Ok(Err("what stands in the way of the rest cannot be reclaimed".to_owned()));
         }
         let wanted = self.bytes(reach);
         if self.goal.page <= PageSize::MIB2 {
@@ -337,6 +346,10 @@ impl<'a, M: Machine> Climber<'a, M> {
             }
             pool => pool?,
         };
+        if !self.goal.contiguous && self.reach()? == 0 {
+            self.note = Some(STAYS.to_owned());
+            return Ok(());
+        }
         if wanted == 0 {
             self.note = Some(format!("fewer are missing than one page of {large} holds"));
             return Ok(());
@@ -348,7 +361,8 @@ impl<'a, M: Machine> Climber<'a, M> {
         };
         self.trim(large, had)?; // also where splitting failed
         self.goes_on(&split?);
-        Ok(())
+        // Where none could be had, its range may have been emptied all the same.
+        if self.missing()? > 0 { self.ask().map(drop) } else { Ok(()) }
     }
 
     /// Grows the pool of gigantic pages; where long runs matter by a small ladder of its own.
@@ -377,7 +391,10 @@ impl<'a, M: Machine> Climber<'a, M> {
 
     fn offline(&mut self) -> Result<(), FileError> {
         let mut fruitless = 0;
-        while fruitless < FRUITLESS_TRIES && self.missing()? > 0 {
+        if self.reach()? == 0 {
+            self.note = Some(STAYS.to_owned());
+        }
+        while fruitless < FRUITLESS_TRIES && self.reach()? > 0 {
             let did = self.machine.recycle()?;
             if did == Did::Short || !self.goes_on(&did) {
                 return Ok(());

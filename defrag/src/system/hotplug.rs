@@ -8,18 +8,20 @@
 
 use std::time::Duration;
 
-use bookend::units::{Node, PageSize};
+use bookend::units::{Bytes, Node, PageSize};
 
 use super::bounded::{self, Limit, Written};
 use super::files::{FileError, Files};
 use super::holders::{pinned, processes};
 use super::machine::Did;
-use super::survey::{Class, Survey, survey};
+use super::survey::{Block, Class, Survey, survey};
 
 /// How long one block may take.
 const TRY: Duration = Duration::from_secs(2);
 /// How many blocks are tried in all.
-const TRIES: usize = 16;
+pub(super) const TRIES: usize = 16;
+/// Blocks that are likelier to be pinned are taken for pinned.
+pub(super) const CHANCE: f64 = 0.5;
 
 const MEMORY: &str = "sys/devices/system/memory";
 
@@ -42,12 +44,11 @@ pub fn recycle_one(
     }
     let survey = survey(files, base)?;
     let pinned = processes(files).and_then(|all| pinned(files, base, &all)).unwrap_or_default();
-    let held = |block: usize| pinned.iter().any(|pinned| pinned.chance(block as u64) > 0.5);
-    let can_go = |block: usize| {
-        let class = survey.blocks.get(block).map(|block| block.class());
-        matches!(class, Some(Class::Free | Class::Recoverable)) && !held(block)
-    };
-    let Some(number) = most_promising(files, &survey, size, node, tried, can_go)? else {
+    let held = |block: usize| pinned.iter().any(|pinned| pinned.chance(block as u64) > CHANCE);
+    let empty = that_empty(&survey, size, node, |block| !held(block));
+    let there = files.numbered(MEMORY, "memory", "")?;
+    let left = empty.filter(|(number, _)| there.contains(number) && !tried.contains(number));
+    let Some(number) = most_promising(left) else {
         return Ok(Did::Short);
     };
     tried.push(number);
@@ -66,36 +67,46 @@ pub fn recycle_one(
 }
 
 /// Bytes of a memory block; the file has them in base 16.
-fn block_size(files: &Files) -> Result<u64, FileError> {
+///
+/// # Errors
+/// [`FileError`] of the file, which machines without memory hotplug do not have.
+pub fn block_size(files: &Files) -> Result<Bytes, FileError> {
     let name = format!("{MEMORY}/block_size_bytes");
     let text = files.text(&name)?;
-    u64::from_str_radix(&text, 16).map_err(|_| files.strange(name, &text))
+    let size =
+        u64::from_str_radix(&text, 16).ok().filter(|&size| size >> PageSize::MIB2.shift() > 0);
+    size.map(Bytes::new).ok_or_else(|| files.strange(name, &text))
 }
 
-/// Of the blocks that nothing stands in the way of, the one with most that is not free yet.
-fn most_promising(
-    files: &Files,
-    survey: &Survey,
-    size: u64,
+/// The memory blocks that nothing stands in the way of, as far as a survey can tell and the caller
+/// of the blocks of 2 MiB; with their numbers.
+pub(super) fn that_empty<'a>(
+    survey: &'a Survey,
+    size: Bytes,
     node: Option<Node>,
-    tried: &[u64],
-    can_go: impl Fn(usize) -> bool,
-) -> Result<Option<u64>, FileError> {
-    let len = (size >> PageSize::MIB2.shift()) as usize;
-    let mut best = None;
-    for number in files.numbered(MEMORY, "memory", "")? {
-        let first = number as usize * len;
-        let Some(blocks) = survey.blocks.get(first..first + len) else { continue };
-        let here = node.is_none() || survey.node_of(first) == node;
-        if !here || tried.contains(&number) || !(first..first + len).all(&can_go) {
-            continue;
-        }
-        let gain = blocks.iter().filter(|block| block.class() == Class::Recoverable).count();
-        if gain > best.map_or(0, |(gain, _)| gain) {
-            best = Some((gain, number));
-        }
-    }
-    Ok(best.map(|(_, number)| number))
+    can_go: impl Fn(usize) -> bool + 'a,
+) -> impl Iterator<Item = (u64, &'a [Block])> {
+    let len = (size.get() >> PageSize::MIB2.shift()) as usize;
+    let all = survey.blocks.chunks_exact(len).enumerate();
+    let empties = move |number: usize, blocks: &[Block]| {
+        let first = number * len;
+        let movable = |block: &Block| matches!(block.class(), Class::Free | Class::Recoverable);
+        (node.is_none() || survey.node_of(first) == node)
+            && blocks.iter().all(movable)
+            && (first..first + len).all(&can_go)
+    };
+    all.filter(move |&(number, blocks)| empties(number, blocks))
+        .map(|(number, blocks)| (number as u64, blocks))
+}
+
+/// The one with most that is not free yet.
+fn most_promising<'a>(left: impl Iterator<Item = (u64, &'a [Block])>) -> Option<u64> {
+    let gain = |blocks: &[Block]| {
+        blocks.iter().filter(|block| block.class() == Class::Recoverable).count()
+    };
+    let gains = left.map(|(number, blocks)| (gain(blocks), std::cmp::Reverse(number)));
+    let best = gains.filter(|&(gain, _)| gain > 0).max()?;
+    Some(best.1.0)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! ```
 //!
 //! After each step the pool is asked for again and read back, and the climb ends where the goal is
-//! met. Four rules keep it cheap: the pool is asked only for pages that are ready, since a kernel that
+//! met. Five rules keep it cheap: the pool is asked only for pages that are ready, since a kernel that
 //! is asked for more reclaims and compacts page by page, hot or cold; compaction is tried only where
-//! there is free memory to move pages to; no more is reclaimed than is missing; and caches as a
-//! whole are dropped only where that was allowed. Where long runs are wanted ([`Goal::contiguous`]) gigantic pages come first.
+//! there is free memory to move pages to; no more is reclaimed than is missing; nothing is given up or
+//! moved for more pages than can be had ([`Ceiling`]); and caches as a whole are dropped only where
+//! that was allowed. Where long runs are wanted ([`Goal::contiguous`]) gigantic pages come first.
 //!
 //! What a step tried and gained nothing by is undone: gigantic pages that were not split go back,
 //! memory blocks come online again. Pages that were won stay, however the climb ends; giving them
@@ -49,17 +50,19 @@ pub struct Goal {
     pub cache: Cache,
     /// The last rung that may be tried.
     pub max_rung: Rung,
-    /// Beyond what reclaim would only do harm, where that is known.
+    /// Beyond what trying harder would only do harm, where that is known.
     pub ceiling: Option<Ceiling>,
 }
 
-/// How many pages the pool could have if all page cache went that can.
+/// How many pages the pool could have, by what is known of who stands where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ceiling {
-    /// While slab is as it is.
+    /// If all page cache went that can, while slab is as it is.
     pub reclaim: u64,
-    /// Once slab has been shrunk.
+    /// The same, once slab has been shrunk.
     pub slab: u64,
+    /// The same, once memory blocks have been offline.
+    pub offline: u64,
 }
 
 /// How far a climb has come, for a display.

@@ -160,7 +160,7 @@ fn goal(pages: u64) -> Goal {
 }
 
 fn ceiling(reclaim: u64, slab: u64) -> Option<Ceiling> {
-    Some(Ceiling { reclaim, slab })
+    Some(Ceiling { reclaim, slab, offline: slab })
 }
 
 fn ready(pages: u64) -> BTreeMap<PageSize, u64> {
@@ -260,6 +260,47 @@ fn the_kernel_is_not_asked_to_move_pages_where_it_gives_up_cache_instead() {
     climbed(&mut machine, &Goal { max_rung: Rung::Compact, ..goal(5000) });
     let gone = 9000 - machine.cold;
     assert!((1..400).contains(&gone), "{gone} pages of cache went");
+}
+
+#[test]
+fn no_more_is_tried_than_could_be_had() {
+    let lot = || Simulated {
+        pools: BTreeMap::from([(LARGE, 3)]),
+        ready: ready(2),
+        spare: 40_000,
+        coaxable: 5000,
+        coaxing_reclaims: true,
+        cold: 9000,
+        recyclable: 9,
+        ..Default::default()
+    };
+    let mut machine = lot();
+    let outcome = climbed(&mut machine, &Goal { ceiling: ceiling(2, 2), ..goal(5000) });
+    assert_eq!((outcome.obtained, machine.cold, machine.pools[&LARGE]), (2, 9000, 3));
+    assert_eq!(machine.count("recycle") + machine.count("reclaim") + machine.count("split"), 0);
+    let notes: Vec<_> = outcome.rungs.iter().filter_map(|rung| rung.note.as_deref()).collect();
+    assert_eq!(
+        notes.iter().filter(|note| note.contains("cannot be moved")).count(),
+        2,
+        "{notes:?}"
+    );
+    let mut machine = lot();
+    let some = Ceiling { reclaim: 7, slab: 7, offline: 10 };
+    let outcome = climbed(&mut machine, &Goal { ceiling: Some(some), ..goal(5000) });
+    assert_eq!((outcome.obtained, machine.recyclable), (10, 9 - 3));
+}
+
+#[test]
+fn asking_has_nothing_reclaimed_for_a_page_that_is_not_ready() {
+    let mut machine = Simulated {
+        spare: 40_000,
+        coaxable: 5000,
+        coaxing_reclaims: true,
+        cold: 9000,
+        ..Default::default()
+    };
+    let outcome = climbed(&mut machine, &Goal { max_rung: Rung::Ask, ..goal(5000) });
+    assert_eq!((outcome.obtained, machine.cold, machine.calls), (0, 9000, vec!["resize"]));
 }
 
 #[test]

@@ -9,18 +9,23 @@
 //!   emptied at all, and the room elsewhere for anonymous pages that have to leave them;
 //! - **slab** adds blocks that slab alone stands in, by the share of slab that shrinks: where it fills
 //!   half of a block or more, the kernel keeps one kind there; where it does not, each page has to
-//!   be one of those that shrink.
+//!   be one of those that shrink;
+//! - **offline** adds blocks that one page of a file fills which is in frequent use, in memory blocks in
+//!   which nothing else stands: taking these offline moves such pages piece by piece. No other rung
+//!   has them: compaction does not move pages as large as those it makes, and reclaim takes colder
+//!   ones first.
 //!
 //! Blocks in which pinned pages stand are taken off by how likely they are to be pinned. Gigantic
-//! pages are counted by runs of such blocks. Blocks that one page of a file fills which is in frequent use are
-//! not promised: compaction does not move pages as large as those it makes, and reclaim takes colder
-//! ones first. Later rungs promise nothing beyond these: they are
+//! pages are counted by runs of such blocks. The other rungs promise nothing of their own: they are
 //! other ways to the same blocks.
 
-use bookend::units::{Node, PageSize};
+use std::collections::BTreeSet;
+
+use bookend::units::{Bytes, Node, PageSize};
 use serde::Serialize;
 
 use super::holders::Pinned;
+use super::hotplug;
 use super::rung::Rung;
 use super::survey::{Block, Class, Kind, Survey};
 use super::zones::Zone;
@@ -45,6 +50,15 @@ pub struct Known<'a> {
     pub pinned: &'a [Pinned],
     /// The share of slab that shrinkers can free, 0 to 1.
     pub slab_share: f64,
+    /// Bytes of a memory block, where these can be taken offline.
+    pub memory_block: Option<Bytes>,
+}
+
+impl Known<'_> {
+    /// How likely it is that pinned pages stand in a block.
+    fn chance(&self, block: u64) -> f64 {
+        1.0 - self.pinned.iter().map(|pinned| 1.0 - pinned.chance(block)).product::<f64>()
+    }
 }
 
 /// What the rungs should give of pages of a size, on a node or the whole machine.
@@ -91,6 +105,8 @@ struct Sums {
     can_go: f64,
     /// Blocks that slab alone stands in.
     slab: f64,
+    /// Blocks filled by a page of a file in frequent use that going offline would empty.
+    offline: f64,
     /// Pages of files that can be dropped, but for those that fill a block and are in frequent use.
     files: f64,
     /// Anonymous pages in blocks that can be emptied.
@@ -127,7 +143,11 @@ impl Sums {
             zones.map(each).sum::<u64>() as f64
         };
         let (good, bad) = ([Class::Free, Class::Recoverable], [Class::Slab, Class::Blocked]);
-        let hot = survey.of_node(node).map(|zone| zone.hot_folios).sum::<u64>() as f64;
+        let hot = |(number, block): (usize, &Block)| {
+            block.is_hot() && (node.is_none() || survey.node_of(number) == node)
+        };
+        let hot = survey.blocks.iter().enumerate().filter(|&block| hot(block)).count() as u64;
+        let hot = (hot * survey.one_in) as f64;
         let can_go = blocks[Class::Free.index()] + blocks[Class::Recoverable.index()];
         Self {
             suitable: 0.0,
@@ -135,6 +155,7 @@ impl Sums {
             kept: 0.0,
             can_go: can_go as f64 - hot - held(known, node),
             slab: shrinking(known, node),
+            offline: recyclable(known, node),
             files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File])
                 - hot * survey.pages_a_block() as f64,
             to_move: pages(&good, &[Kind::Anon, Kind::Locked]),
@@ -149,7 +170,21 @@ fn shrinking(known: &Known<'_>, node: Option<Node>) -> f64 {
     let blocks = survey.blocks.iter().enumerate().filter(|(number, block)| {
         block.class() == Class::Slab && (node.is_none() || survey.node_of(*number) == node)
     });
-    blocks.map(|(_, block)| shrinks(known, block)).sum::<f64>() * survey.one_in as f64
+    let goes = |(number, block)| shrinks(known, block) * (1.0 - known.chance(number as u64));
+    blocks.map(goes).sum::<f64>() * survey.one_in as f64
+}
+
+/// Hot blocks in the memory blocks that would be taken offline.
+fn recyclable(known: &Known<'_>, node: Option<Node>) -> f64 {
+    let survey = known.survey;
+    // A glance sees no memory block whole.
+    let Some(size) = known.memory_block.filter(|_| survey.one_in == 1) else { return 0.0 };
+    let can_go = |block: usize| known.chance(block as u64) <= hotplug::CHANCE;
+    let mut hot: Vec<_> = hotplug::that_empty(survey, size, node, can_go)
+        .map(|(_, blocks)| blocks.iter().filter(|block| block.is_hot()).count())
+        .collect();
+    hot.sort_unstable_by_key(|&hot| std::cmp::Reverse(hot));
+    hot.iter().take(hotplug::TRIES).sum::<usize>() as f64
 }
 
 /// How likely it is that shrinking frees a block of slab.
@@ -170,10 +205,9 @@ fn held(known: &Known<'_>, node: Option<Node>) -> f64 {
         there.is_some_and(|block| block.class() == Class::Recoverable)
             && (node.is_none() || survey.node_of(block as usize) == node)
     };
-    let of = |pinned: &Pinned| -> f64 {
-        pinned.blocks.keys().copied().filter(here).map(|block| pinned.chance(block)).sum()
-    };
-    known.pinned.iter().map(of).sum::<f64>() * survey.one_in as f64
+    let blocks: BTreeSet<_> = known.pinned.iter().flat_map(|pinned| pinned.blocks.keys()).collect();
+    let blocks = blocks.into_iter().copied().filter(here);
+    blocks.map(|block| known.chance(block)).sum::<f64>() * survey.one_in as f64
 }
 
 fn small(known: &Known<'_>, sums: &Sums, page: PageSize) -> Vec<(Rung, f64)> {
@@ -194,6 +228,7 @@ fn small(known: &Known<'_>, sums: &Sums, page: PageSize) -> Vec<(Rung, f64)> {
         (Rung::Compact, compact),
         (Rung::Reclaim, reclaim),
         (Rung::Slab, slab),
+        (Rung::Offline, slab + sums.offline / blocks_a_page),
     ]
 }
 
@@ -223,7 +258,7 @@ fn runs(known: &Known<'_>, page: PageSize, node: Option<Node>, slab: bool) -> u6
         Class::Slab if slab => shrinks(known, block),
         _ => 0.0,
     };
-    let pinned = |block: usize| known.pinned.iter().any(|p| p.chance(block as u64) > 0.5);
+    let pinned = |block: usize| known.chance(block as u64) > 0.5;
     let good = |(number, blocks): (usize, &[Block])| {
         let first = number * len;
         blocks.len() == len

@@ -45,7 +45,23 @@ fn memory(blocks: &[(u64, u64)], by_order: &[u64]) -> Memory {
 }
 
 fn promises(memory: &Memory, pinned: &[Pinned], slab_share: f64, page: PageSize) -> Vec<u64> {
-    let known = Known { survey: &memory.survey, zones: &memory.zones, pinned, slab_share };
+    let mut promises = promises_with(memory, pinned, slab_share, page, None);
+    if page == PageSize::MIB2 {
+        let offline = promises.pop();
+        assert_eq!(offline, promises.last().copied(), "nothing more without memory blocks");
+    }
+    promises
+}
+
+fn promises_with(
+    memory: &Memory,
+    pinned: &[Pinned],
+    slab_share: f64,
+    page: PageSize,
+    memory_block: Option<Bytes>,
+) -> Vec<u64> {
+    let Memory { survey, zones } = memory;
+    let known = Known { survey, zones, pinned, slab_share, memory_block };
     predict(&known, page, None).iter().map(|promise| promise.pages).collect()
 }
 
@@ -123,8 +139,55 @@ fn files_in_frequent_use_that_fill_blocks_are_not_promised() {
     let mut memory = memory(&[(FILE, FILE), (FILE, FILE), (FREE, FREE)], &[512]);
     let most = |memory: &Memory| promises(memory, &[], 0.0, PageSize::MIB2).last().copied();
     assert_eq!(most(&memory), Some(3));
-    memory.survey.zones[0].hot_folios = 1;
+    heat(&mut memory, &[0]);
     assert_eq!(most(&memory), Some(2));
+}
+
+fn heat(memory: &mut Memory, blocks: &[usize]) {
+    for &block in blocks {
+        memory.survey.blocks[block] = memory.survey.blocks[block].heated();
+        assert!(memory.survey.blocks[block].is_hot());
+    }
+}
+
+#[test]
+fn going_offline_empties_what_is_hot_where_nothing_else_stands() {
+    // Memory blocks of two blocks: with slab, clean, and with a page that somebody has pinned.
+    let blocks =
+        [(FILE, FILE), (SLAB, SLAB), (FILE, FILE), (FILE, FILE), (FILE, FILE), (FILE, ANON)];
+    let mut memory = memory(&blocks, &[4096]);
+    heat(&mut memory, &[0, 2, 3, 4]);
+    let pinned = |chance| [Pinned { process: holder(), blocks: BTreeMap::from([(5, chance)]) }];
+    let promises = |chance, size| {
+        let size = Some(Bytes::mib(size));
+        promises_with(&memory, &pinned(chance), 0.0, PageSize::MIB2, size)
+    };
+    assert_eq!(promises(1.0, 4), [0, 0, 0, 0, 2]);
+    assert_eq!(promises(0.0, 4), [0, 1, 1, 1, 4]);
+    assert_eq!(promises(1.0, 8), [0, 0, 0, 0, 0]);
+    memory.survey.one_in = 8;
+    let glanced = promises_with(&memory, &[], 0.0, PageSize::MIB2, Some(Bytes::mib(4)));
+    assert_eq!(glanced[3], glanced[4], "a glance sees no memory block whole");
+}
+
+#[test]
+fn slab_does_not_go_where_pages_are_pinned() {
+    let memory = memory(&[(SLAB, SLAB), (SLAB, ANON), (FILE, SLAB), (FILE, FILE)], &[2048]);
+    let slab = |blocks: &[u64]| {
+        let blocks = blocks.iter().map(|&block| (block, 1.0)).collect();
+        let pinned = [Pinned { process: holder(), blocks }];
+        promises(&memory, &pinned, 1.0, PageSize::MIB2)[3]
+    };
+    assert_eq!((slab(&[]), slab(&[1]), slab(&[1, 2])), (4, 3, 2));
+}
+
+#[test]
+fn what_a_zone_protects_is_not_promised() {
+    let mut memory = memory(&[(FREE, FREE), (FREE, FREE)], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    let first = |memory: &Memory| promises(memory, &[], 0.0, PageSize::MIB2)[0];
+    assert_eq!(first(&memory), 2);
+    memory.zones[0].protected = 1;
+    assert_eq!(first(&memory), 1);
 }
 
 #[test]
@@ -140,21 +203,24 @@ fn a_glance_may_be_off_and_a_survey_may_not() {
 #[test]
 fn pinned_pages_hold_their_blocks() {
     let memory = memory(&[(FILE, FILE), (FILE, ANON), (FILE, ANON), (FREE, FREE)], &[512]);
-    let process = Process {
+    let promised = |chance| {
+        let blocks = BTreeMap::from([(1, chance), (2, chance)]);
+        let pinned = [Pinned { process: holder(), blocks }];
+        promises(&memory, &pinned, 0.0, PageSize::MIB2).last().copied()
+    };
+    assert_eq!(promised(1.0), Some(2));
+    assert_eq!(promised(0.5), Some(3));
+}
+
+fn holder() -> Process {
+    Process {
         pid: 1,
         name: "holder".into(),
         page_table_bytes: 0,
         locked_bytes: 0,
         pinned_bytes: 8192,
         resident_bytes: 8192,
-    };
-    let promised = |chance| {
-        let blocks = BTreeMap::from([(1, chance), (2, chance)]);
-        let pinned = [Pinned { process: process.clone(), blocks }];
-        promises(&memory, &pinned, 0.0, PageSize::MIB2).last().copied()
-    };
-    assert_eq!(promised(1.0), Some(2));
-    assert_eq!(promised(0.5), Some(3));
+    }
 }
 
 #[test]

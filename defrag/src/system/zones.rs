@@ -28,6 +28,9 @@ pub struct Zone {
     pub low: u64,
     /// Free pages at which background reclaim stops.
     pub high: u64,
+    /// Free pages kept back for what can come from no other zone (`vm.lowmem_reserve_ratio`): huge
+    /// pages, which can come from any, leave these alone.
+    pub protected: u64,
     /// Free pages in per-CPU lists, which no flag tells from the kernel's own.
     pub in_lists: u64,
     /// Its first frame.
@@ -47,6 +50,7 @@ impl Zone {
             free: 0,
             low: 0,
             high: 0,
+            protected: 0,
             in_lists: 0,
             start: Pfn::new(0),
             blocks: FreeBlocks::default(),
@@ -58,9 +62,10 @@ impl Zone {
         self.name == "Movable"
     }
 
-    /// Free pages beyond the high watermark: what can be used without waking reclaim.
+    /// Free pages beyond the high watermark and what is protected: what huge pages can take
+    /// without waking reclaim.
     pub fn spare(&self) -> u64 {
-        self.free.saturating_sub(self.high)
+        self.free.saturating_sub(self.high + self.protected)
     }
 }
 
@@ -130,6 +135,13 @@ fn set(zone: &mut Zone, line: &str) -> Option<()> {
         "high" if zone.spanned == 0 => &mut zone.high, // further down it is of a per-CPU list
         "count" => {
             zone.in_lists += value.trim_start_matches(':').trim().parse::<u64>().ok()?;
+            return Some(());
+        }
+        "protection" => {
+            // By the highest zone that an allocation may come from; of huge pages that is the last.
+            let list = value.trim().strip_prefix('(')?.strip_suffix(')')?;
+            let pages = list.split(',').map(|pages| pages.trim().parse::<u64>());
+            zone.protected = pages.collect::<Result<Vec<_>, _>>().ok()?.into_iter().max()?;
             return Some(());
         }
         "start_pfn" => {
@@ -209,17 +221,19 @@ Node 1, zone   Normal      5      4      0      0      0      0      0      0   
         assert_eq!((dma.free, dma.low, dma.high, dma.spanned), (3840, 13, 16, 4095));
         assert_eq!((dma.present, dma.managed, dma.start), (3998, 3840, Pfn::new(1)));
         assert_eq!(dma.blocks.pages(), 256 + 512 + 3 * 1024);
-        assert_eq!((dma.spare(), dma.in_lists), (3824, 12));
+        assert_eq!((dma.protected, dma.spare(), dma.in_lists), (24090, 0, 12));
         assert_eq!(zones[1].blocks.pages(), 5 + 8 + 1024);
         assert_eq!(zones[1].start, Pfn::new(1048576));
+        assert_eq!((zones[1].protected, zones[1].spare()), (0, 4436119 - 25557));
     }
 
     #[test]
     fn a_strange_line_is_quoted() {
-        let broken = ZONEINFO_TEXT.replace("managed  3840", "managed  lots");
-        let (_root, files) = tree(&broken, BUDDYINFO_TEXT);
-        let error = zones(&files).unwrap_err().to_string();
-        assert!(error.contains("zoneinfo") && error.contains("managed  lots"), "{error}");
+        for (line, strange) in [("managed  3840", "managed  lots"), ("(0, 3019", "(0, few")] {
+            let (_root, files) = tree(&ZONEINFO_TEXT.replace(line, strange), BUDDYINFO_TEXT);
+            let error = zones(&files).unwrap_err().to_string();
+            assert!(error.contains("zoneinfo") && error.contains(strange), "{error}");
+        }
         let (_root, files) = tree(ZONEINFO_TEXT, "Node 0, zone DMA 1 x 3\n");
         let error = zones(&files).unwrap_err().to_string();
         assert!(error.contains("buddyinfo") && error.contains("1 x 3"), "{error}");

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bookend::units::{Node, PageSize};
 use bookend_defrag::system::holders::{pinned, processes};
+use bookend_defrag::system::hotplug::block_size;
 use bookend_defrag::system::pools::Place;
 use bookend_defrag::system::predict::{Known, Promise, margin, predict};
 use bookend_defrag::system::rung::Rung;
@@ -124,7 +125,8 @@ fn from(
         Vec::new()
     });
     let slab_share = slab_share(&Counters::meminfo(files)?);
-    let known = Known { survey, zones: &zones, pinned: &pinned, slab_share };
+    let memory_block = block_size(files).ok();
+    let known = Known { survey, zones: &zones, pinned: &pinned, slab_share, memory_block };
     let now = HugePools::of(files).persistent(page, place)?;
     let mut rungs = predict(&known, page, node_of(place));
     rungs.iter_mut().for_each(|promise| promise.pages += now);

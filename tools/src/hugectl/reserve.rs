@@ -131,8 +131,11 @@ fn reserve(
     let now = HugePools::of(&context.files).persistent(wanted.page, place)?;
     let prediction = foresee(options, context, place, wanted);
     let most = |rung| prediction.as_ref().map(|prediction| prediction.most(rung));
-    let ceiling = most(Rung::Reclaim).zip(most(Rung::Slab));
-    let ceiling = ceiling.map(|(reclaim, slab)| Ceiling { reclaim, slab });
+    let ceiling = prediction.as_ref().map(|prediction| Ceiling {
+        reclaim: prediction.most(Rung::Reclaim),
+        slab: prediction.most(Rung::Slab),
+        offline: prediction.most(Rung::Offline),
+    });
     let goal = goal(options, wanted, ceiling);
     let predicted = most(goal.max_rung).map(|most| most.min(goal.pages));
     if options.dry_run {

@@ -65,11 +65,13 @@ pub type Pages = [u64; Kind::COUNT];
 /// A block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
-    /// class: 3 bits, worst kind: 4, free pages: 12, blockers: 12, [lone](Block::is_lone): 1,
-    /// lowest bits first.
+    /// class: 3 bits, worst kind: 4, free pages: 12, blockers: 12, a mark: 1,
+    /// lowest bits first. The mark tells of a blocked block that it is [lone](Block::is_lone), of a
+    /// recoverable one that it is [hot](Block::is_hot).
     word: u32,
 }
 
+const MARK: u32 = 1 << 31;
 const COUNT_BITS: u32 = 12;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 const _: () = assert!(Class::COUNT <= 8 && Kind::COUNT <= 16);
@@ -91,7 +93,7 @@ impl Block {
             | (worst as u32) << 3
             | free << 7
             | blockers << (7 + COUNT_BITS)
-            | u32::from(lone) << 31;
+            | if lone { MARK } else { 0 };
         Self { word }
     }
 
@@ -108,13 +110,26 @@ impl Block {
 
     /// Whether nothing stands in the way but pages without flags, which may lie free in per-CPU
     /// lists.
-    pub const fn is_lone(self) -> bool {
-        self.word >> 31 != 0
+    pub fn is_lone(self) -> bool {
+        self.word & MARK != 0 && self.class() == Class::Blocked
+    }
+
+    /// Whether it can be emptied, but a single page of a file fills it, and one in frequent use:
+    /// compaction moves no page as large as those it makes, and reclaim takes colder ones first.
+    pub fn is_hot(self) -> bool {
+        self.word & MARK != 0 && self.class() == Class::Recoverable
+    }
+
+    /// The same block, of which it is known that a single page of a file that is in frequent use
+    /// fills it.
+    pub(in crate::system) fn heated(self) -> Self {
+        let mark = if self.class() == Class::Recoverable { MARK } else { 0 };
+        Self { word: self.word | mark }
     }
 
     /// The same block, once it is known that its pages without flags are free.
     pub(super) fn settled(self) -> Self {
-        Self { word: self.word & !7 & !(1 << 31) | Class::Recoverable as u32 }
+        Self { word: self.word & !7 & !MARK | Class::Recoverable as u32 }
     }
 
     /// The most frequent kind of them; `Free` where there are none.
@@ -224,6 +239,15 @@ mod tests {
             assert!(!block(&[(other, 1), (Kind::Kernel, 1)]).is_lone());
         }
         assert!(!block(&[(Kind::File, 512)]).is_lone());
+        assert!(!lone.settled().is_hot());
+    }
+
+    #[test]
+    fn only_what_can_be_emptied_is_hot() {
+        let file = block(&[(Kind::File, 512)]);
+        assert!(file.heated().is_hot() && !file.is_hot() && !file.heated().is_lone());
+        assert_eq!((file.heated().class(), file.heated().blockers()), (Class::Recoverable, 0));
+        assert!(!block(&[(Kind::File, 511), (Kind::Slab, 1)]).heated().is_hot());
     }
 
     #[test]

@@ -51,9 +51,6 @@ pub struct ZoneSurvey {
     pub pages: [Pages; Class::COUNT],
     /// Blocks by class.
     pub blocks: [u64; Class::COUNT],
-    /// Recoverable blocks that a single page of a file fills, and one in frequent use: compaction
-    /// moves no page as large as those it makes, and reclaim takes colder ones first.
-    pub hot_folios: u64,
     /// Free pages in per-CPU lists.
     in_lists: u64,
     /// Blocks that only pages without flags stand in the way of, by how many these are.
@@ -78,7 +75,6 @@ impl ZoneSurvey {
             end: start + zone.spanned,
             pages: [[0; Kind::COUNT]; Class::COUNT],
             blocks: [0; Class::COUNT],
-            hot_folios: 0,
             in_lists: zone.in_lists,
             lone: vec![Lone::default(); pages_a_block(base) as usize + 1],
         }
@@ -107,7 +103,6 @@ impl ZoneSurvey {
         for (mine, theirs) in self.pages.iter_mut().zip(&other.pages) {
             add(mine, theirs);
         }
-        self.hot_folios += other.hot_folios;
         for (mine, theirs) in self.lone.iter_mut().zip(&other.lone) {
             mine.blocks += theirs.blocks;
             add(&mut mine.pages, &theirs.pages);
@@ -146,7 +141,6 @@ impl ZoneSurvey {
     fn scale(&mut self, one_in: u64) {
         let pages = self.pages.iter_mut().flatten();
         pages.chain(&mut self.blocks).for_each(|count| *count *= one_in);
-        self.hot_folios *= one_in;
     }
 
     /// Pages of a kind in blocks of a class.

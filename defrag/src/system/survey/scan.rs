@@ -170,9 +170,9 @@ fn scan(
             let counts = count(words, pages);
             if let Some(zone) = seen.zones.iter_mut().find(|zone| zone.has(index * pages)) {
                 zone.add(&counts);
-                zone.hot_folios += u64::from(is_hot_folio(words));
             }
-            Block::new(&counts)
+            let block = Block::new(&counts);
+            if is_hot_folio(words) { block.heated() } else { block }
         });
         let blocks: Vec<_> = blocks.collect();
         if !blocks.is_empty() {

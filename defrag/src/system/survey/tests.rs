@@ -78,19 +78,19 @@ fn a_glance_estimates_what_a_survey_counts() {
 fn pages_of_files_as_large_as_a_block_are_told_where_they_are_in_use() {
     let (active, head, tail) = (1 << 6, 1 << 15, 1 << 16);
     let block = |first, rest| std::iter::once(first).chain(std::iter::repeat_n(rest, 511));
-    let hot = |flags| survey_of(block(flags | head, FILE | tail)).hot_folios;
-    assert_eq!(hot(FILE | active), 1);
-    assert_eq!(hot(FILE), 0, "reclaim can have it");
-    assert_eq!(hot(FILE | active | 1 << 12), 0, "anonymous memory is not reclaimed");
+    let hot = |flags| is_hot(block(flags | head, FILE | tail));
+    assert!(hot(FILE | active));
+    assert!(!hot(FILE), "reclaim can have it");
+    assert!(!hot(FILE | active | 1 << 12), "anonymous memory is not reclaimed");
     let halves = block(FILE | active | head, FILE | tail).take(511).chain([FILE]);
-    assert_eq!(survey_of(halves).hot_folios, 0);
+    assert!(!is_hot(halves));
 }
 
-/// The only zone of a memory with these flags.
-fn survey_of(words: impl Iterator<Item = u64>) -> ZoneSurvey {
+/// Whether the first block of a memory with these flags is.
+fn is_hot(words: impl Iterator<Item = u64>) -> bool {
     let machine = MadeUp::two_nodes();
     machine.put("proc/kpageflags", words.flat_map(u64::to_ne_bytes).collect::<Vec<_>>());
-    survey(machine.files(), BASE).unwrap().zones.remove(0)
+    survey(machine.files(), BASE).unwrap().blocks[0].is_hot()
 }
 
 #[test]
