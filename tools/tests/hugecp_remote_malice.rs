@@ -284,6 +284,8 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         force: true,
         conflict: 0,
         resume: false,
+        checksum: false,
+        check: false,
         fsync: false,
         verify: false,
         sparse: 0,

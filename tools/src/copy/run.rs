@@ -55,6 +55,7 @@ pub fn run(options: Options) -> ExitCode {
         return host::remote_side(&options.remote);
     }
     match Wanted::new(&options) {
+        Ok(Some(wanted)) if wanted.task.check => return client::check(&wanted, &options),
         Ok(Some(wanted)) => return client::copy(&wanted),
         Ok(None) => {}
         Err(error) => return misused(error),

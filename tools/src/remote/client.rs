@@ -1,11 +1,12 @@
 //! The end that the user is at: it reaches the other machine, says what is wanted, and sends or receives.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Program};
@@ -18,15 +19,21 @@ use super::request::{Direction, Wanted};
 use super::root::Root;
 use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
 use super::sender::{self, Sender};
-use super::session::{Over, Session};
+use super::session::{Over, Session, lock};
 use super::task::{self, Task};
 use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
+use crate::copy::check::Found;
 use crate::copy::engine::Progress;
-use crate::copy::run_trees::{self, Voice};
+use crate::copy::error::FileError;
+use crate::copy::options::Options;
+use crate::copy::out::Out;
+use crate::copy::report::FileReport;
+use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
 use crate::copy::tree::tally::{Tally, Totals};
+use crate::copy::{run_check, run_trees};
 
 /// The port of a server, where none is said.
 pub const PORT: u16 = 4987;
@@ -44,8 +51,44 @@ pub fn copy(wanted: &Wanted) -> ExitCode {
     run_trees::run(
         &wanted.request,
         |monitor| run_trees::look_ahead(&wanted.request, ahead, monitor),
-        |progress, voice| run(wanted, progress, voice),
+        |progress, voice| run(wanted, progress, voice, &|line| voice.tell(line)),
     )
+}
+
+/// Compares what `wanted` says, as `options` say.
+pub fn check(wanted: &Wanted, options: &Options) -> ExitCode {
+    run_check::watched(options, |progress| {
+        let findings = Findings::default();
+        let explain = |line: &str| {
+            if options.explain {
+                let _ = Out { aside: options.json }.line(line); // nobody may be listening
+            }
+        };
+        let totals = run(wanted, Arc::clone(progress), &findings, &explain)
+            .map_err(|error| error.to_string())?;
+        let differences = std::mem::take(&mut *lock(&findings.0)).into_iter().collect();
+        Ok(Found { files: totals.files, bytes: totals.bytes, differences })
+    })
+}
+
+/// What differs, or could not be compared, in order.
+#[derive(Default)]
+struct Findings(Mutex<BTreeSet<String>>);
+
+impl Talk for Findings {
+    fn copying(&self, _: &Path, _: &Path) {}
+
+    fn failed(&self, error: &FileError) {
+        self.differs(&error.to_string());
+    }
+
+    fn differs(&self, words: &str) {
+        lock(&self.0).insert(words.to_owned());
+    }
+
+    fn remark(&self, _: &str) {}
+
+    fn explain(&self, _: &FileReport) {}
 }
 
 /// What is known of the other end before there are lanes.
@@ -58,7 +101,12 @@ struct Reached {
     secret: [u8; SECRET_BYTES],
 }
 
-fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<Totals, RemoteError> {
+fn run(
+    wanted: &Wanted,
+    progress: Arc<Progress>,
+    talk: &dyn Talk,
+    explain: &dyn Fn(&str),
+) -> Result<Totals, RemoteError> {
     let host = wanted.host.as_str();
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
@@ -103,12 +151,12 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    voice.tell(&described(&task, &how, address, preface.cipher));
+    explain(&described(&task, &how, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    let over = transfer(wanted, &task, &session, (voice, &tally), main.feed, lanes);
+    let over = transfer(wanted, &task, &session, (talk, &tally), main.feed, lanes);
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
@@ -157,7 +205,7 @@ fn transfer<'a>(
     wanted: &Wanted,
     task: &Task,
     session: &Session<'_>,
-    (voice, tally): (&Voice<'_>, &Tally),
+    (talk, tally): (&dyn Talk, &Tally),
     feed: Box<dyn Feed + 'a>,
     lanes: Vec<Lane<'a>>,
 ) -> Result<Counts, Over> {
@@ -168,7 +216,7 @@ fn transfer<'a>(
             let operand =
                 |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
             let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Sender::new(session, task, &Root::Free, voice, tally).run(&operands, feed, lanes)
+            Sender::new(session, task, &Root::Free, talk, tally).run(&operands, feed, lanes)
         }
         Direction::Pull => {
             let operand = |path: &PathBuf| receiver::Operand {
@@ -176,7 +224,7 @@ fn transfer<'a>(
                 shown: sender::shown(&wanted.host, path),
             };
             let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Receiver::new(session, task, &Root::Free, voice, tally, operands.len()).run(
+            Receiver::new(session, task, &Root::Free, talk, tally, operands.len()).run(
                 &wanted.target,
                 &operands,
                 feed,

@@ -9,11 +9,14 @@
 //! writes them. A file whose last piece is there gets its attributes and its name from whoever wrote that.
 
 mod big;
+mod check;
+mod compare;
+mod device;
 mod entries;
 mod links;
 mod place;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -32,6 +35,7 @@ use crate::copy::tree::operands::split;
 use crate::copy::tree::tally::Tally;
 use crate::copy::tree::wishes::Follow;
 use big::Incoming;
+use compare::Candidate;
 use links::Links;
 use place::Place;
 
@@ -52,6 +56,8 @@ pub struct Receiver<'a, 's> {
     jobs_bell: Condvar,
     files: Mutex<HashMap<u32, Arc<Incoming>>>,
     files_bell: Condvar,
+    /// Files that are compared with what is there.
+    candidates: Mutex<HashMap<u32, Candidate>>,
     links: Links,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
@@ -71,6 +77,8 @@ impl std::fmt::Debug for Receiver<'_, '_> {
 struct Job {
     spot: Spot,
     message: Message,
+    /// Whether a file is the same as what is there, where that was found out.
+    same: Option<bool>,
 }
 
 /// Where something is made.
@@ -112,6 +120,10 @@ struct Position {
     stack: Vec<Option<Arc<Place>>>,
     /// The path of the source, in messages.
     source: PathBuf,
+    /// Where all is compared only: what the sender has not told of, in each of the directories.
+    unseen: Vec<BTreeSet<CString>>,
+    /// And what the first name of a file with several is.
+    linked: HashMap<u64, Id>,
 }
 
 impl<'a, 's> Receiver<'a, 's> {
@@ -134,6 +146,7 @@ impl<'a, 's> Receiver<'a, 's> {
             jobs_bell: Condvar::new(),
             files: Mutex::default(),
             files_bell: Condvar::new(),
+            candidates: Mutex::default(),
             links: Links::default(),
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
@@ -185,6 +198,9 @@ impl<'a, 's> Receiver<'a, 's> {
             jobs.waiting.is_empty() && jobs.under_way == 0
         })?);
         drop(wait(self.session, &self.files_bell, lock(&self.files), |files| files.is_empty())?);
+        if !lock(&self.candidates).is_empty() {
+            return Err(self.breach("it is done without the checksums that it was asked for"));
+        }
         self.finish_places()?;
         self.make_durable();
         for error in lock(&self.lost).drain(..) {
@@ -220,7 +236,13 @@ impl<'a, 's> Receiver<'a, 's> {
         main: &mut dyn Feed,
     ) -> Result<(), Over> {
         let session = self.session;
-        let mut at = Position { operand: None, stack: Vec::new(), source: PathBuf::new() };
+        let mut at = Position {
+            operand: None,
+            stack: Vec::new(),
+            source: PathBuf::new(),
+            unseen: Vec::new(),
+            linked: HashMap::new(),
+        };
         // In order and each once: where one went shall not lead the next one elsewhere.
         let mut next = 0;
         loop {
@@ -242,6 +264,7 @@ impl<'a, 's> Receiver<'a, 's> {
                     };
                     next += 1;
                     at.stack.clear();
+                    at.unseen.clear();
                     at.source.clone_from(&operand.shown);
                     at.operand = match self.operand(target, operand) {
                         Ok(spot) => Some(spot),
@@ -253,6 +276,7 @@ impl<'a, 's> Receiver<'a, 's> {
                 }
                 Message::Enter { entry } => self.enter(&mut at, &entry)?,
                 Message::Leave {} => {
+                    self.check_left(&mut at);
                     if at.stack.pop().is_none() {
                         return Err(self.breach("it leaves a directory that it did not enter"));
                     }
@@ -263,9 +287,13 @@ impl<'a, 's> Receiver<'a, 's> {
                 | Message::Symlink { ref entry, .. }
                 | Message::Node { ref entry, .. }
                 | Message::Link { ref entry } => {
-                    let spot = self.spot(&at, entry)?;
+                    let mut spot = self.spot(&at, entry)?;
+                    if self.task.check {
+                        spot = self.check_entry(&mut at, &message, spot)?;
+                    }
                     self.take(spot, message)?;
                 }
+                Message::Sum { file, hash } => self.hear_sum(file, hash)?,
                 Message::End { file, pieces } => self.expect(file, pieces),
                 Message::Abandon { file, discard } => self.give_up(file, discard),
                 _ => return Err(self.breach("it sends what only a receiver may")),
@@ -285,12 +313,16 @@ impl<'a, 's> Receiver<'a, 's> {
             Onto::Exactly => false,
             Onto::Either => self.root.is_directory(&target.path),
         };
+        // Links are followed where nothing is made under their names.
+        let follow =
+            self.task.check || (!self.task.wishes.recursive && self.root.is_device(&target.path));
+        let path = if follow { &self.root.resolved(&target.path) } else { &target.path };
         let (above, name) = if into {
             let (_, name) = split(std::path::Path::new(std::ffi::OsStr::new("")));
             let named = CString::new(operand.name.clone()).unwrap_or(name);
             (target.path.clone(), named)
         } else {
-            split(&target.path)
+            split(path)
         };
         let shown = self.root.shown(&above);
         let directory = self.root.directory(&above).map_err(|cause| match cause.kind() {
@@ -340,10 +372,15 @@ impl<'a, 's> Receiver<'a, 's> {
         if !self.links.announce(&message) {
             return Err(self.breach("it has more hard links than can be"));
         }
+        self.push(Job { spot, message, same: None })
+    }
+
+    /// Puts `job` where it gets done, when there is room.
+    fn push(&self, job: Job) -> Result<(), Over> {
         let jobs = lock(&self.jobs);
         let mut jobs =
             wait(self.session, &self.jobs_bell, jobs, |jobs| jobs.waiting.len() < JOBS_MAX)?;
-        jobs.waiting.push_back(Job { spot, message });
+        jobs.waiting.push_back(job);
         drop(jobs);
         self.jobs_bell.notify_all();
         Ok(())
