@@ -1,12 +1,11 @@
 //! The end that the user is at: it reaches the other machine, says what is wanted, and sends or receives.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Program};
@@ -19,21 +18,16 @@ use super::request::{Direction, Wanted};
 use super::root::Root;
 use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
 use super::sender::{self, Sender};
-use super::session::{Over, Session, lock};
+use super::session::{Over, Session};
 use super::task::{self, Task};
 use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
-use crate::copy::check::Found;
 use crate::copy::engine::Progress;
-use crate::copy::error::FileError;
-use crate::copy::options::Options;
-use crate::copy::out::Out;
-use crate::copy::report::FileReport;
+use crate::copy::run_trees;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
 use crate::copy::tree::tally::{Tally, Totals};
-use crate::copy::{run_check, run_trees};
 
 /// The port of a server, where none is said.
 pub const PORT: u16 = 4987;
@@ -55,42 +49,6 @@ pub fn copy(wanted: &Wanted) -> ExitCode {
     )
 }
 
-/// Compares what `wanted` says, as `options` say.
-pub fn check(wanted: &Wanted, options: &Options) -> ExitCode {
-    run_check::watched(options, |progress| {
-        let findings = Findings::default();
-        let explain = |line: &str| {
-            if options.explain {
-                let _ = Out { aside: options.json }.line(line); // nobody may be listening
-            }
-        };
-        let totals = run(wanted, Arc::clone(progress), &findings, &explain)
-            .map_err(|error| error.to_string())?;
-        let differences = std::mem::take(&mut *lock(&findings.0)).into_iter().collect();
-        Ok(Found { files: totals.files, bytes: totals.bytes, differences })
-    })
-}
-
-/// What differs, or could not be compared, in order.
-#[derive(Default)]
-struct Findings(Mutex<BTreeSet<String>>);
-
-impl Talk for Findings {
-    fn copying(&self, _: &Path, _: &Path) {}
-
-    fn failed(&self, error: &FileError) {
-        self.differs(&error.to_string());
-    }
-
-    fn differs(&self, words: &str) {
-        lock(&self.0).insert(words.to_owned());
-    }
-
-    fn remark(&self, _: &str) {}
-
-    fn explain(&self, _: &FileReport) {}
-}
-
 /// What is known of the other end before there are lanes.
 struct Reached {
     /// Kept as long as the copy lasts.
@@ -101,7 +59,11 @@ struct Reached {
     secret: [u8; SECRET_BYTES],
 }
 
-fn run(
+/// Copies or compares; tells `talk` what happens, and `explain` how.
+///
+/// # Errors
+/// [`RemoteError`] where it did not come to its end.
+pub(super) fn run(
     wanted: &Wanted,
     progress: Arc<Progress>,
     talk: &dyn Talk,

@@ -13,10 +13,11 @@ mod check;
 mod compare;
 mod device;
 mod entries;
+mod jobs;
 mod links;
 mod place;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -36,11 +37,10 @@ use crate::copy::tree::tally::Tally;
 use crate::copy::tree::wishes::Follow;
 use big::Incoming;
 use compare::Candidate;
+use jobs::{Job, Jobs};
 use links::Links;
 use place::Place;
 
-/// Jobs that wait; each has at most a small file's contents.
-const JOBS_MAX: usize = 128;
 /// Files under way.
 const FILES_MAX: usize = 256;
 
@@ -73,14 +73,6 @@ impl std::fmt::Debug for Receiver<'_, '_> {
     }
 }
 
-/// What is to be made, in which directory, under which name.
-struct Job {
-    spot: Spot,
-    message: Message,
-    /// Whether a file is the same as what is there, where that was found out.
-    same: Option<bool>,
-}
-
 /// Where something is made.
 #[derive(Clone)]
 struct Spot {
@@ -94,13 +86,6 @@ impl Spot {
     fn path(&self) -> PathBuf {
         self.place.path_of(&self.name)
     }
-}
-
-#[derive(Default)]
-struct Jobs {
-    waiting: VecDeque<Job>,
-    /// Taken and not done yet.
-    under_way: usize,
 }
 
 /// Operands, as this end knows them: by names that their copies get in a directory, and paths for messages.
@@ -373,34 +358,6 @@ impl<'a, 's> Receiver<'a, 's> {
             return Err(self.breach("it has more hard links than can be"));
         }
         self.push(Job { spot, message, same: None })
-    }
-
-    /// Puts `job` where it gets done, when there is room.
-    fn push(&self, job: Job) -> Result<(), Over> {
-        let jobs = lock(&self.jobs);
-        let mut jobs =
-            wait(self.session, &self.jobs_bell, jobs, |jobs| jobs.waiting.len() < JOBS_MAX)?;
-        jobs.waiting.push_back(job);
-        drop(jobs);
-        self.jobs_bell.notify_all();
-        Ok(())
-    }
-
-    /// Does jobs until it is over.
-    fn work(&self) -> Result<(), Over> {
-        loop {
-            let jobs = lock(&self.jobs);
-            let mut jobs =
-                wait(self.session, &self.jobs_bell, jobs, |jobs| !jobs.waiting.is_empty())?;
-            let job = jobs.waiting.pop_front();
-            jobs.under_way += 1;
-            drop(jobs);
-            self.jobs_bell.notify_all();
-            let result = job.map_or(Ok(()), |job| self.make(job));
-            lock(&self.jobs).under_way -= 1;
-            self.jobs_bell.notify_all();
-            result?;
-        }
     }
 
     /// `--fsync`: one call for each file system, which waits for everything that was written.

@@ -3,7 +3,8 @@
 
 use std::fs::File;
 
-use super::{FILES_MAX, Job, Receiver, Spot};
+use super::jobs::Job;
+use super::{FILES_MAX, Receiver, Spot};
 use crate::copy::journal::Identity;
 use crate::copy::manifest;
 use crate::remote::protocol::{Entry, Message};

@@ -10,8 +10,9 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, mknodat};
 use nix::unistd::{AccessFlags, faccessat, symlinkat};
 
+use super::jobs::Job;
 use super::place::os;
-use super::{Job, Receiver, Spot};
+use super::{Receiver, Spot};
 use crate::copy::engine::{Kind, Sums};
 use crate::copy::error::FileError;
 use crate::copy::request::Conflict;
