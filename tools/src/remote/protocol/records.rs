@@ -68,7 +68,7 @@ records! {
         plain: bool,
         /// Data lanes.
         lanes: u32,
-        /// Bytes of pieces go over RDMA where they can; each lane then begins with [`Message::Ring`].
+        /// Bytes of pieces go over RDMA where they can; each lane then begins with [`Ring`](super::Message::Ring).
         rdma: bool,
     }
     /// A pattern.
