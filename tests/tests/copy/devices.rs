@@ -85,7 +85,7 @@ fn a_device_that_is_too_small_says_so() {
     }
 }
 
-/// `hugecp` to another machine, which is this one; `LOCAL` or `host:REMOTE`.
+/// `hugecp` to another machine, which is this one; one of the ends is `localhost:PATH`.
 fn between(dir: &Path, options: &[&str], source: &str, target: &str) -> Run {
     let rsh = dir.join("rsh");
     fs::write(&rsh, "#!/bin/sh\nshift\nexec \"$@\"\n").unwrap();
@@ -117,13 +117,13 @@ fn devices_of_another_machine_are_written_and_read() {
         // By a link, as names of devices are.
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(device.path(), &link).unwrap();
-        let far = format!("host:{}", link.display());
+        let far = format!("localhost:{}", link.display());
         between(dir.path(), options, source.to_str().unwrap(), &far).expect(0);
         fs::remove_file(&link).unwrap();
         let on_device = read(device.path(), 32 * MIB as usize);
         assert!(on_device[..len as usize] == fs::read(&source).unwrap()[..], "{options:?}");
         assert!(on_device[len as usize..].iter().all(|byte| *byte == 0xA5), "{options:?}");
-        let far = format!("host:{}", device.path().display());
+        let far = format!("localhost:{}", device.path().display());
         between(dir.path(), options, &far, back.to_str().unwrap()).expect(0);
         assert_same(device.path(), &back);
         fs::remove_file(&back).unwrap();
