@@ -8,41 +8,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use common::remote::{command, machines, run, script, there};
 use common::{Dir, Ran, bytes, wait_until};
-
-const HUGECP: &str = env!("CARGO_BIN_EXE_hugecp");
-
-/// A directory in which `./rsh` runs what it is told on this machine, whatever the host's name.
-fn machines() -> Dir {
-    let dir = Dir::new();
-    script(&dir, "rsh", "shift\nexec \"$@\"");
-    dir
-}
-
-fn script(dir: &Dir, name: &str, body: &str) -> PathBuf {
-    let path = dir.file(name, format!("#!/bin/sh\n{body}\n"));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
-fn command(dir: &Dir, rsh: &str, line: &str) -> std::process::Command {
-    let words = ["--rsh", rsh, "--remote-program", HUGECP].into_iter();
-    dir.hugecp(words.chain(line.split_whitespace()))
-}
-
-/// `hugecp` with `./rsh`.
-fn run(dir: &Dir, line: &str) -> Ran {
-    Ran(command(dir, "./rsh", line).output().unwrap())
-}
-
-/// `PATH` of the other machine, which has the same directories.
-fn there(dir: &Dir, name: &str) -> String {
-    format!("localhost:{}", dir.join(name).display())
-}
 
 #[test]
 fn files_go_there_and_come_back() {

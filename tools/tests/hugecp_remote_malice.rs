@@ -284,6 +284,8 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         force: true,
         conflict: 0,
         resume: false,
+        checksum: false,
+        check: false,
         fsync: false,
         verify: false,
         sparse: 0,
@@ -335,4 +337,32 @@ fn a_client_that_has_the_key_stays_in_the_root() {
         other => panic!("{other:?}"),
     }
     assert!(!dir.join("root/d").exists());
+}
+
+#[test]
+fn a_checksum_is_given_once_and_only_where_files_are_compared() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (_server, port) = start_server(&dir);
+    let data = bytes(1 << 20);
+    dir.file("root/a", &data);
+    let arena = tcp::arena(1).unwrap();
+    for (checksum, sums) in [(false, 0), (true, 1)] {
+        let request = Request { checksum, ..request(false, "a", "") };
+        let (mut main, _lane) = session(port, &secret, request, &arena);
+        let mut given = 0;
+        // Until the server has had enough, after the second question or the first.
+        while let Ok(message) = main.feed.receive() {
+            match message {
+                Message::File { file, .. } => say(&mut main, &Message::Compare { file }),
+                Message::Sum { file, hash } => {
+                    assert_eq!(hash, *blake3::hash(&data).as_bytes());
+                    given += 1;
+                    say(&mut main, &Message::Compare { file });
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(given, sums, "checksum: {checksum}");
+    }
 }

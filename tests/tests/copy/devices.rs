@@ -1,7 +1,7 @@
 //! Block devices as source and as target.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use bookend_tests::data::{assert_same, random_file, sparse_file};
@@ -82,5 +82,58 @@ fn a_device_that_is_too_small_says_so() {
         let run = hugecp(engine, &source, device.path()).expect(1);
         let name = device.path().display().to_string();
         assert!(run.stderr.contains(&name), "the device is not named: {run:#?}");
+    }
+}
+
+/// `hugecp` to another machine, which is this one; one of the ends is `localhost:PATH`.
+fn between(dir: &Path, options: &[&str], source: &str, target: &str) -> Run {
+    let rsh = dir.join("rsh");
+    fs::write(&rsh, "#!/bin/sh\nshift\nexec \"$@\"\n").unwrap();
+    fs::set_permissions(&rsh, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = bookend_tests::tools::hugecp();
+    let mut words =
+        vec!["--rsh", rsh.to_str().unwrap(), "--remote-program", program.to_str().unwrap()];
+    words.extend(options);
+    words.extend([source, target]);
+    Run::hugecp(words)
+}
+
+#[test]
+fn devices_of_another_machine_are_written_and_read() {
+    let lock = MachineLock::take();
+    let dir = scratch().dir("device");
+    let (source, back) = (dir.path().join("source"), dir.path().join("back"));
+    let data = [3 * MIB + 100..5 * MIB + 7, 9 * MIB..20 * MIB + 9000];
+    let len = 27 * MIB + 333;
+    for (block_bytes, options) in
+        [(512, &["--verify"][..]), (4096, &["--plain", "--fsync"]), (512, &["--sparse=always"])]
+    {
+        let Some(device) = or_say(LoopDevice::new(&lock, 32 * MIB, block_bytes)) else { return };
+        let all = OpenOptions::new().write(true).open(device.path()).unwrap();
+        all.write_all_at(&vec![0xA5; 32 * MIB as usize], 0).unwrap();
+        all.sync_all().unwrap();
+        drop(all);
+        sparse_file(&source, len, &data, 1).unwrap();
+        // By a link, as names of devices are.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(device.path(), &link).unwrap();
+        let far = format!("localhost:{}", link.display());
+        between(dir.path(), options, source.to_str().unwrap(), &far).expect(0);
+        fs::remove_file(&link).unwrap();
+        let on_device = read(device.path(), 32 * MIB as usize);
+        assert!(on_device[..len as usize] == fs::read(&source).unwrap()[..], "{options:?}");
+        assert!(on_device[len as usize..].iter().all(|byte| *byte == 0xA5), "{options:?}");
+        let far = format!("localhost:{}", device.path().display());
+        between(dir.path(), options, &far, back.to_str().unwrap()).expect(0);
+        assert_same(device.path(), &back);
+        fs::remove_file(&back).unwrap();
+        // A few bytes, and more than there is room for.
+        fs::write(&source, "few").unwrap();
+        between(dir.path(), options, source.to_str().unwrap(), &far).expect(0);
+        assert_eq!(read(device.path(), 4), [b"few", &on_device[3..4]].concat());
+        File::create(&source).unwrap().set_len(33 * MIB).unwrap();
+        let run = between(dir.path(), options, source.to_str().unwrap(), &far).expect(1);
+        assert!(run.stderr.contains("to a device of 33554432"), "{}", run.stderr);
+        fs::remove_file(&source).unwrap();
     }
 }

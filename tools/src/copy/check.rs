@@ -53,6 +53,71 @@ pub struct Found {
     pub differences: Vec<String>,
 }
 
+/// What a comparison says of a name, after its path.
+pub mod words {
+    /// The source has it.
+    pub const MISSING: &str = "is missing";
+    /// The source has it not.
+    pub const TOO_MUCH: &str = "is not in the source";
+    /// Of another kind.
+    pub const OTHER_KIND: &str = "is something else than in the source";
+    /// A symbolic link.
+    pub const LEADS_ELSEWHERE: &str = "leads elsewhere";
+    /// A device.
+    pub const OTHER_DEVICE: &str = "is another device";
+    /// A regular file.
+    pub const OTHER_CONTENTS: &str = "has other contents";
+    /// One of several names of a file.
+    pub const NOT_LINKED: &str = "is no name of the file that it is a name of in the source";
+    /// Extended attributes.
+    pub const OTHER_XATTRS: &str = "has other extended attributes or ACLs";
+
+    /// A regular file of `found` bytes instead of `expected`.
+    pub fn other_length(found: u64, expected: u64) -> String {
+        format!("has {found} bytes, the source {expected}")
+    }
+}
+
+/// Mode, owner and time of modification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Basics {
+    /// As `stat(2)` has it.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Seconds since 1970, and nanoseconds.
+    pub modified: (i64, i64),
+}
+
+impl Basics {
+    /// Those of what `metadata` is about.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+
+    /// How these differ from those of the `source`, in words. The mode of a symbolic link means nothing.
+    pub fn differences(&self, source: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        let is_symlink = source.mode & libc::S_IFMT == libc::S_IFLNK;
+        if !is_symlink && source.mode != self.mode {
+            let (is, was) = (self.mode & 0o7777, source.mode & 0o7777);
+            found.push(format!("has mode {is:04o}, the source {was:04o}"));
+        }
+        if source.owner != self.owner {
+            let ((uid, gid), (was, its)) = (self.owner, source.owner);
+            found.push(format!("belongs to {uid}:{gid}, the source to {was}:{its}"));
+        }
+        if source.modified != self.modified {
+            found.push("has another time of modification".to_owned());
+        }
+        found
+    }
+}
+
 /// Two directories, open.
 struct Pair {
     source: OwnedFd,
@@ -166,12 +231,12 @@ impl Check<'_> {
             if target.contains(name) {
                 self.entry(&pair, name);
             } else if !self.is_excluded(&pair.source, &pair.path, name) {
-                self.differs(&join(&pair.path, name), "is missing");
+                self.differs(&join(&pair.path, name), words::MISSING);
             }
         }
         for name in target.difference(&source) {
             if !self.is_excluded(&pair.target, &pair.path, name) {
-                self.differs(&join(&pair.path, name), "is not in the source");
+                self.differs(&join(&pair.path, name), words::TOO_MUCH);
             }
         }
     }
@@ -205,16 +270,16 @@ impl Check<'_> {
     /// Compares what is open on both sides, directories without what is in them.
     fn same(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
         if one.1.file_type() != other.1.file_type() {
-            return self.differs(path, "is something else than in the source");
+            return self.differs(path, words::OTHER_KIND);
         }
         if one.1.is_file() {
             self.contents(path, one, other);
         } else if one.1.is_symlink() {
             if readlinkat(one.0, c"") != readlinkat(other.0, c"") {
-                self.differs(path, "leads elsewhere");
+                self.differs(path, words::LEADS_ELSEWHERE);
             }
         } else if one.1.rdev() != other.1.rdev() {
-            self.differs(path, "is another device");
+            self.differs(path, words::OTHER_DEVICE);
         }
         self.attributes(path, one, other);
     }
@@ -223,8 +288,7 @@ impl Check<'_> {
         self.files.fetch_add(1, Ordering::Relaxed);
         let len = one.1.len();
         if len != other.1.len() {
-            let how = format!("has {} bytes, the source {len}", other.1.len());
-            return self.differs(path, &how);
+            return self.differs(path, &words::other_length(other.1.len(), len));
         }
         self.bytes.fetch_add(len, Ordering::Relaxed);
         let open = |file: &File| File::open(by_descriptor(file));
@@ -244,7 +308,7 @@ impl Check<'_> {
         };
         match same {
             Ok(true) => self.progress.add(len),
-            Ok(false) => self.differs(path, "has other contents"),
+            Ok(false) => self.differs(path, words::OTHER_CONTENTS),
             Err(error) => self.failed(path, "compare it", &error),
         }
     }
@@ -273,30 +337,19 @@ impl Check<'_> {
             let mut links = lock(&self.links);
             let first = links.entry(id_of(source)).or_insert_with(|| id_of(target));
             if *first != id_of(target) {
-                self.differs(path, "is no name of the file that it is a name of in the source");
+                self.differs(path, words::NOT_LINKED);
             }
         }
         if !self.what.attributes {
             return;
         }
-        if !source.is_symlink() && source.mode() != target.mode() {
-            let (is, was) = (target.mode() & 0o7777, source.mode() & 0o7777);
-            self.differs(path, &format!("has mode {is:04o}, the source {was:04o}"));
-        }
-        if (source.uid(), source.gid()) != (target.uid(), target.gid()) {
-            let (uid, gid) = (target.uid(), target.gid());
-            let how =
-                format!("belongs to {uid}:{gid}, the source to {}:{}", source.uid(), source.gid());
+        for how in Basics::of(target).differences(&Basics::of(source)) {
             self.differs(path, &how);
-        }
-        let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        if time(source) != time(target) {
-            self.differs(path, "has another time of modification");
         }
         if source.is_file() || source.is_dir() {
             match (xattrs(one.0), xattrs(other.0)) {
                 (Ok(one), Ok(other)) if one == other => {}
-                (Ok(_), Ok(_)) => self.differs(path, "has other extended attributes or ACLs"),
+                (Ok(_), Ok(_)) => self.differs(path, words::OTHER_XATTRS),
                 (Err(error), _) | (_, Err(error)) => {
                     self.failed(path, "read its extended attributes", &error);
                 }

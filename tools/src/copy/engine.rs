@@ -359,6 +359,17 @@ pub enum CopyError {
         /// The piece that differs.
         range: Range<u64>,
     },
+    /// What came from another machine is not what was read there.
+    #[error(
+        "{}: bytes {} to {} were changed on their way, or in the source while they were sent; copy it again",
+        path.display(), range.start, range.end
+    )]
+    Arrived {
+        /// The target.
+        path: PathBuf,
+        /// The piece.
+        range: Range<u64>,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,

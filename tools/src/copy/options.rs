@@ -208,7 +208,8 @@ of its own, authenticated and encrypted. With --key-file, HOST is a hugecp --ser
 ssh. Every piece has a checksum (BLAKE3) from where it was read, which is compared before it is written. \
 What was cut off, by a lost connection or a full disk, is gone on with when the same command is started \
 again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal. Links in the target are never \
-followed. Not between machines: --in-place, --engine, --checksum, --manifest, --check, --delete, --shard, \
+followed, but to a block device, which is written where it is. --checksum and --check take the checksums of big \
+files at both ends, and send small ones. Not between machines: --in-place, --engine, --manifest, --delete, --shard, \
 --parents, --files-from, and standard input and output.";
 
 /// `--engine`.

@@ -31,7 +31,7 @@ use super::signals::{Signals, Stopped};
 use super::source::device_len;
 use crate::cli::exit;
 use crate::remote::request::Wanted;
-use crate::remote::{client, host};
+use crate::remote::{client, comparison, host};
 
 /// Name in messages.
 pub(super) const TOOL: &str = "hugecp";
@@ -55,6 +55,7 @@ pub fn run(options: Options) -> ExitCode {
         return host::remote_side(&options.remote);
     }
     match Wanted::new(&options) {
+        Ok(Some(wanted)) if wanted.task.check => return comparison::check(&wanted, &options),
         Ok(Some(wanted)) => return client::copy(&wanted),
         Ok(None) => {}
         Err(error) => return misused(error),

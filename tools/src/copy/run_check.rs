@@ -34,6 +34,17 @@ pub fn check(options: &Options) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
+    watched(options, |progress| match &task {
+        Task::Trees(source, target, what) => check::trees(source, target, what, progress),
+        Task::Manifest(list) => check::manifest(list, progress),
+    })
+}
+
+/// Compares by `body`, with everything around it: signals, progress, and what is told.
+pub(crate) fn watched(
+    options: &Options,
+    body: impl FnOnce(&Arc<Progress>) -> Result<Found, String>,
+) -> ExitCode {
     let progress = Arc::new(Progress::default());
     let signals = match Signals::hold() {
         Ok(signals) => signals, // before the first thread
@@ -48,10 +59,7 @@ pub fn check(options: &Options) -> ExitCode {
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
     monitor.begin("the comparison".to_owned(), None);
-    let found = match &task {
-        Task::Trees(source, target, what) => check::trees(source, target, what, &progress),
-        Task::Manifest(list) => check::manifest(list, &progress),
-    };
+    let found = body(&progress);
     drop(monitor); // with its bar
     if let Some(status) = stopped.status() {
         return ExitCode::from(status);
@@ -72,8 +80,8 @@ fn task(options: &Options) -> Result<Task<'_>, String> {
             let processors = thread::available_parallelism().map_or(1, NonZero::get);
             let threads = options.threads.map_or(processors.min(8), |threads| threads as usize);
             let what = Checking {
-                attributes: options.preserve || options.trees.archive,
-                links: options.trees.archive || options.trees.no_dereference_links,
+                attributes: attributes(options),
+                links: links(options),
                 rules: rules(&options.trees).map_err(|error| error.to_string())?,
                 threads,
             };
@@ -81,6 +89,16 @@ fn task(options: &Options) -> Result<Task<'_>, String> {
         }
         _ => Err("--check takes SRC and DST, or --manifest FILE and no operands".to_owned()),
     }
+}
+
+/// Whether attributes are compared too.
+pub(crate) fn attributes(options: &Options) -> bool {
+    options.preserve || options.trees.archive
+}
+
+/// Whether it is compared which names are of one file.
+pub(crate) fn links(options: &Options) -> bool {
+    options.trees.archive || options.trees.no_dereference_links
 }
 
 fn tell(options: &Options, found: &Found) -> ExitCode {

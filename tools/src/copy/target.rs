@@ -124,7 +124,7 @@ impl Target {
             Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
             Place::New(path) => Self::stage(path, None, mode, settings.preserve, resumed),
             Place::Existing(path, old) => match kind_of(old.file_type()) {
-                Some(Kind::BlockDevice) => Self::device(path, settings.force),
+                Some(Kind::BlockDevice) => Self::device(&path.clone(), path, settings.force),
                 Some(Kind::Stream) => Self::stream(path),
                 _ if settings.in_place => Self::in_place(path, Some(old), mode),
                 _ => {
@@ -154,10 +154,14 @@ impl Target {
         Ok(Self::opened(file, path, Kind::Stream, None))
     }
 
-    /// An exclusive open fails where the device is mounted or part of a volume.
-    fn device(path: PathBuf, force: bool) -> Result<Self, FileError> {
+    /// The block device that `way` leads to; `path` is for messages. An exclusive open fails where the device is
+    /// mounted or part of a volume.
+    ///
+    /// # Errors
+    /// What opening it says.
+    pub fn device(way: &Path, path: PathBuf, force: bool) -> Result<Self, FileError> {
         let flags = if force { 0 } else { libc::O_EXCL };
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(way);
         let file = opened.map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => FileError::DeviceInUse(path.clone()),
             _ => FileError::target(&path, "open", error),

@@ -24,7 +24,8 @@ use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
-use crate::copy::run_trees::{self, Voice};
+use crate::copy::run_trees;
+use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
 use crate::copy::tree::tally::{Tally, Totals};
 
@@ -44,7 +45,7 @@ pub fn copy(wanted: &Wanted) -> ExitCode {
     run_trees::run(
         &wanted.request,
         |monitor| run_trees::look_ahead(&wanted.request, ahead, monitor),
-        |progress, voice| run(wanted, progress, voice),
+        |progress, voice| run(wanted, progress, voice, &|line| voice.tell(line)),
     )
 }
 
@@ -58,7 +59,16 @@ struct Reached {
     secret: [u8; SECRET_BYTES],
 }
 
-fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<Totals, RemoteError> {
+/// Copies or compares; tells `talk` what happens, and `explain` how.
+///
+/// # Errors
+/// [`RemoteError`] where it did not come to its end.
+pub(super) fn run(
+    wanted: &Wanted,
+    progress: Arc<Progress>,
+    talk: &dyn Talk,
+    explain: &dyn Fn(&str),
+) -> Result<Totals, RemoteError> {
     let host = wanted.host.as_str();
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
@@ -103,12 +113,12 @@ fn run(wanted: &Wanted, progress: Arc<Progress>, voice: &Voice<'_>) -> Result<To
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    voice.tell(&described(&task, &how, address, preface.cipher));
+    explain(&described(&task, &how, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    let over = transfer(wanted, &task, &session, (voice, &tally), main.feed, lanes);
+    let over = transfer(wanted, &task, &session, (talk, &tally), main.feed, lanes);
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
@@ -157,7 +167,7 @@ fn transfer<'a>(
     wanted: &Wanted,
     task: &Task,
     session: &Session<'_>,
-    (voice, tally): (&Voice<'_>, &Tally),
+    (talk, tally): (&dyn Talk, &Tally),
     feed: Box<dyn Feed + 'a>,
     lanes: Vec<Lane<'a>>,
 ) -> Result<Counts, Over> {
@@ -168,7 +178,7 @@ fn transfer<'a>(
             let operand =
                 |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
             let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Sender::new(session, task, &Root::Free, voice, tally).run(&operands, feed, lanes)
+            Sender::new(session, task, &Root::Free, talk, tally).run(&operands, feed, lanes)
         }
         Direction::Pull => {
             let operand = |path: &PathBuf| receiver::Operand {
@@ -176,7 +186,7 @@ fn transfer<'a>(
                 shown: sender::shown(&wanted.host, path),
             };
             let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Receiver::new(session, task, &Root::Free, voice, tally, operands.len()).run(
+            Receiver::new(session, task, &Root::Free, talk, tally, operands.len()).run(
                 &wanted.target,
                 &operands,
                 feed,

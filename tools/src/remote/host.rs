@@ -302,12 +302,21 @@ impl Talk for Far<'_, '_> {
     fn copying(&self, _: &std::path::Path, _: &std::path::Path) {}
 
     fn failed(&self, error: &FileError) {
-        const LONGEST: usize = 4096;
-        let text = error.to_string().chars().take(LONGEST).collect();
+        let text = shortened(&error.to_string());
         let _ = self.0.send_now(&Message::Trouble { text }); // where it fails, it is over
+    }
+
+    fn differs(&self, words: &str) {
+        let _ = self.0.send(&Message::Differs { text: shortened(words) });
     }
 
     fn remark(&self, _: &str) {}
 
     fn explain(&self, _: &FileReport) {}
+}
+
+/// As much of `text` as goes into a message.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 4096;
+    text.chars().take(LONGEST).collect()
 }

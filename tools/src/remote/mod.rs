@@ -8,12 +8,14 @@
 //! - [`session`] is what both ends have while a copy lasts; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
 //! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
-//! - [`client`] is the end that the user is at, [`host`] the other one; [`options`] and [`request`]
+//! - [`client`] is the end that the user is at, [`host`] the other one, [`comparison`] the former
+//!   for `--check`; [`options`] and [`request`]
 //!   are the command line.
 
 pub mod attributes;
 pub mod channel;
 pub mod client;
+pub mod comparison;
 pub mod direct;
 pub mod door;
 pub mod error;

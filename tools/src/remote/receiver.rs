@@ -9,11 +9,15 @@
 //! writes them. A file whose last piece is there gets its attributes and its name from whoever wrote that.
 
 mod big;
+mod check;
+mod compare;
+mod device;
 mod entries;
+mod jobs;
 mod links;
 mod place;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -32,11 +36,11 @@ use crate::copy::tree::operands::split;
 use crate::copy::tree::tally::Tally;
 use crate::copy::tree::wishes::Follow;
 use big::Incoming;
+use compare::Candidate;
+use jobs::{Job, Jobs};
 use links::Links;
 use place::Place;
 
-/// Jobs that wait; each has at most a small file's contents.
-const JOBS_MAX: usize = 128;
 /// Files under way.
 const FILES_MAX: usize = 256;
 
@@ -52,6 +56,8 @@ pub struct Receiver<'a, 's> {
     jobs_bell: Condvar,
     files: Mutex<HashMap<u32, Arc<Incoming>>>,
     files_bell: Condvar,
+    /// Files that are compared with what is there.
+    candidates: Mutex<HashMap<u32, Candidate>>,
     links: Links,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
@@ -67,12 +73,6 @@ impl std::fmt::Debug for Receiver<'_, '_> {
     }
 }
 
-/// What is to be made, in which directory, under which name.
-struct Job {
-    spot: Spot,
-    message: Message,
-}
-
 /// Where something is made.
 #[derive(Clone)]
 struct Spot {
@@ -86,13 +86,6 @@ impl Spot {
     fn path(&self) -> PathBuf {
         self.place.path_of(&self.name)
     }
-}
-
-#[derive(Default)]
-struct Jobs {
-    waiting: VecDeque<Job>,
-    /// Taken and not done yet.
-    under_way: usize,
 }
 
 /// Operands, as this end knows them: by names that their copies get in a directory, and paths for messages.
@@ -112,6 +105,10 @@ struct Position {
     stack: Vec<Option<Arc<Place>>>,
     /// The path of the source, in messages.
     source: PathBuf,
+    /// Where all is compared only: what the sender has not told of, in each of the directories.
+    unseen: Vec<BTreeSet<CString>>,
+    /// And what the first name of a file with several is.
+    linked: HashMap<u64, Id>,
 }
 
 impl<'a, 's> Receiver<'a, 's> {
@@ -134,6 +131,7 @@ impl<'a, 's> Receiver<'a, 's> {
             jobs_bell: Condvar::new(),
             files: Mutex::default(),
             files_bell: Condvar::new(),
+            candidates: Mutex::default(),
             links: Links::default(),
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
@@ -185,6 +183,9 @@ impl<'a, 's> Receiver<'a, 's> {
             jobs.waiting.is_empty() && jobs.under_way == 0
         })?);
         drop(wait(self.session, &self.files_bell, lock(&self.files), |files| files.is_empty())?);
+        if !lock(&self.candidates).is_empty() {
+            return Err(self.breach("it is done without the checksums that it was asked for"));
+        }
         self.finish_places()?;
         self.make_durable();
         for error in lock(&self.lost).drain(..) {
@@ -220,7 +221,13 @@ impl<'a, 's> Receiver<'a, 's> {
         main: &mut dyn Feed,
     ) -> Result<(), Over> {
         let session = self.session;
-        let mut at = Position { operand: None, stack: Vec::new(), source: PathBuf::new() };
+        let mut at = Position {
+            operand: None,
+            stack: Vec::new(),
+            source: PathBuf::new(),
+            unseen: Vec::new(),
+            linked: HashMap::new(),
+        };
         // In order and each once: where one went shall not lead the next one elsewhere.
         let mut next = 0;
         loop {
@@ -242,6 +249,7 @@ impl<'a, 's> Receiver<'a, 's> {
                     };
                     next += 1;
                     at.stack.clear();
+                    at.unseen.clear();
                     at.source.clone_from(&operand.shown);
                     at.operand = match self.operand(target, operand) {
                         Ok(spot) => Some(spot),
@@ -253,6 +261,7 @@ impl<'a, 's> Receiver<'a, 's> {
                 }
                 Message::Enter { entry } => self.enter(&mut at, &entry)?,
                 Message::Leave {} => {
+                    self.check_left(&mut at);
                     if at.stack.pop().is_none() {
                         return Err(self.breach("it leaves a directory that it did not enter"));
                     }
@@ -263,9 +272,13 @@ impl<'a, 's> Receiver<'a, 's> {
                 | Message::Symlink { ref entry, .. }
                 | Message::Node { ref entry, .. }
                 | Message::Link { ref entry } => {
-                    let spot = self.spot(&at, entry)?;
+                    let mut spot = self.spot(&at, entry)?;
+                    if self.task.check {
+                        spot = self.check_entry(&mut at, &message, spot)?;
+                    }
                     self.take(spot, message)?;
                 }
+                Message::Sum { file, hash } => self.hear_sum(file, hash)?,
                 Message::End { file, pieces } => self.expect(file, pieces),
                 Message::Abandon { file, discard } => self.give_up(file, discard),
                 _ => return Err(self.breach("it sends what only a receiver may")),
@@ -285,12 +298,16 @@ impl<'a, 's> Receiver<'a, 's> {
             Onto::Exactly => false,
             Onto::Either => self.root.is_directory(&target.path),
         };
+        // Links are followed where nothing is made under their names.
+        let follow =
+            self.task.check || (!self.task.wishes.recursive && self.root.is_device(&target.path));
+        let path = if follow { &self.root.resolved(&target.path) } else { &target.path };
         let (above, name) = if into {
             let (_, name) = split(std::path::Path::new(std::ffi::OsStr::new("")));
             let named = CString::new(operand.name.clone()).unwrap_or(name);
             (target.path.clone(), named)
         } else {
-            split(&target.path)
+            split(path)
         };
         let shown = self.root.shown(&above);
         let directory = self.root.directory(&above).map_err(|cause| match cause.kind() {
@@ -340,30 +357,7 @@ impl<'a, 's> Receiver<'a, 's> {
         if !self.links.announce(&message) {
             return Err(self.breach("it has more hard links than can be"));
         }
-        let jobs = lock(&self.jobs);
-        let mut jobs =
-            wait(self.session, &self.jobs_bell, jobs, |jobs| jobs.waiting.len() < JOBS_MAX)?;
-        jobs.waiting.push_back(Job { spot, message });
-        drop(jobs);
-        self.jobs_bell.notify_all();
-        Ok(())
-    }
-
-    /// Does jobs until it is over.
-    fn work(&self) -> Result<(), Over> {
-        loop {
-            let jobs = lock(&self.jobs);
-            let mut jobs =
-                wait(self.session, &self.jobs_bell, jobs, |jobs| !jobs.waiting.is_empty())?;
-            let job = jobs.waiting.pop_front();
-            jobs.under_way += 1;
-            drop(jobs);
-            self.jobs_bell.notify_all();
-            let result = job.map_or(Ok(()), |job| self.make(job));
-            lock(&self.jobs).under_way -= 1;
-            self.jobs_bell.notify_all();
-            result?;
-        }
+        self.push(Job { spot, message, same: None })
     }
 
     /// `--fsync`: one call for each file system, which waits for everything that was written.

@@ -11,7 +11,8 @@ use super::task::{self, Target, Task};
 use crate::copy::options::Options;
 use crate::copy::plan::SMALL_BYTES;
 use crate::copy::request::{Endpoint, Request, UsageError};
-use crate::copy::tree::wishes::Wishes;
+use crate::copy::run_check;
+use crate::copy::tree::wishes::{Follow, Wishes};
 
 /// Which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,8 +113,11 @@ impl Wanted {
         Self::of(options, direction, host).map(Some)
     }
 
-    fn of(options: Options, direction: Direction, host: String) -> Result<Self, UsageError> {
+    fn of(mut options: Options, direction: Direction, host: String) -> Result<Self, UsageError> {
         let remote = options.remote.clone();
+        let check = options.check;
+        let (attributes, links) = (run_check::attributes(&options), run_check::links(&options));
+        options.trees.recursive |= check;
         let words = remote.rsh.clone().unwrap_or_else(|| "ssh".into());
         let words = words.as_bytes().split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let rsh = words.map(|word| OsString::from_vec(word.to_vec())).collect();
@@ -124,16 +128,24 @@ impl Wanted {
             Endpoint::Standard => Err(standard()),
         });
         let sources: Vec<PathBuf> = sources.collect::<Result<_, _>>()?;
-        let target = Target::of(&request.destination).ok_or_else(standard)?;
-        let wishes = request.trees.clone().unwrap_or_else(Wishes::of_files);
+        let mut target = Target::of(&request.destination).ok_or_else(standard)?;
+        let mut wishes = request.trees.clone().unwrap_or_else(Wishes::of_files);
         let lanes = remote.streams.unwrap_or_else(task::lanes);
-        let (settings, plain) = (request.settings, remote.plain);
+        let (mut settings, plain) = (request.settings, remote.plain);
+        if check {
+            if sources.len() != 1 {
+                return Err(UsageError::Remote("--check compares one with another", PAIR));
+            }
+            target.onto = Onto::Exactly;
+            wishes = Wishes { follow: Follow::Operands, links, ..wishes };
+            settings.preserve = attributes;
+        }
         let rdma = match remote.transport {
             Transport::Auto => plain,
             Transport::Tcp => false,
             Transport::Rdma => true,
         };
-        let task = Task { settings, wishes, plain, lanes, rdma };
+        let task = Task { settings, wishes, plain, lanes, rdma, check };
         Ok(Self {
             host,
             direction,
@@ -164,6 +176,7 @@ impl Wanted {
 
 const THROUGH: &str = "run hugecp on one of them, or copy here and from here";
 const ONE: &str = "copy from one after the other";
+const PAIR: &str = "name SRC and DST, one of them on the other machine";
 const LOCAL: &str = "if it is a file of this machine, write ./ before it";
 
 /// What is not done between machines.
@@ -171,7 +184,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
     let trees = &options.trees;
     for (given, option) in [
         (options.in_place, "--in-place"),
-        (options.check, "--check"),
         (options.capabilities, "--capabilities"),
         (options.manifest.is_some(), "--manifest"),
         (options.engine != crate::copy::options::EngineChoice::Auto, "--engine"),
@@ -179,7 +191,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         (trees.parents, "--parents"),
         (trees.files_from.is_some(), "--files-from"),
         (trees.delete, "--delete"),
-        (trees.checksum, "--checksum"),
         (trees.shard.is_some(), "--shard"),
     ] {
         if given {
@@ -235,6 +246,9 @@ mod tests {
         let into = wanted("hugecp -t h:d a").unwrap().unwrap();
         assert_eq!(into.target, Target { path: "d".into(), onto: Onto::Into });
         assert!(wanted("hugecp a b").unwrap().is_none());
+        let check = wanted("hugecp --check -p a h:b").unwrap().unwrap();
+        assert!(check.task.check && check.task.wishes.recursive && check.task.settings.preserve);
+        assert_eq!(check.target, Target { path: "b".into(), onto: Onto::Exactly });
     }
 
     #[test]
@@ -246,7 +260,8 @@ mod tests {
             ("hugecp - h:a", "\"-\""),
             ("hugecp --in-place a h:b", "--in-place"),
             ("hugecp -r --delete a h:b", "--delete"),
-            ("hugecp --checksum a h:b", "--checksum"),
+            ("hugecp --check --manifest m a h:b", "--manifest"),
+            ("hugecp --check a c h:b", "--check compares one"),
         ] {
             let error = wanted(line).unwrap_err().to_string();
             assert!(error.contains(part), "{line}: {error}");

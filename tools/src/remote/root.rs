@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -77,6 +77,20 @@ impl Root {
             _ if follow => openat(at, name, flags, Mode::empty()),
             _ => openat(at, name, flags | OFlag::O_NOFOLLOW, Mode::empty()),
         }
+    }
+
+    /// What `path` leads to, where links may be followed.
+    pub fn resolved(&self, path: &Path) -> PathBuf {
+        match self {
+            Self::Free => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            Self::Beneath(..) => path.to_owned(),
+        }
+    }
+
+    /// Whether `path` leads to a block device that may be written.
+    pub fn is_device(&self, path: &Path) -> bool {
+        let is = |found: std::fs::Metadata| found.file_type().is_block_device();
+        self.has_devices() && path.metadata().is_ok_and(is)
     }
 
     /// Whether devices may be made and read: through one, whoever has it gets out.

@@ -14,9 +14,14 @@
 //! pass. With `--plain` that holds for messages too, and so for the bytes of pieces: their checksums are in
 //! messages. They can be read on their way, and not changed unnoticed.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::sys::sendfile::sendfile64;
+use nix::sys::socket::{MsgFlags, send};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use super::protocol::{FRAME_MAX, Malformed, Message};
@@ -244,6 +249,42 @@ impl<W: Write> Writer<W> {
     pub fn flush(&mut self) -> io::Result<()> {
         let used = std::mem::take(&mut self.used);
         self.to.write_all(&self.out[..used])
+    }
+}
+
+/// More follows at once.
+const MSG_MORE: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_MORE);
+
+impl<W: Write + AsFd> Writer<W> {
+    /// Sends `bytes` as they are, which lie at `offset` in `file` too: as far as that is possible the kernel takes them
+    /// from its page cache, and nobody copies them.
+    ///
+    /// # Errors
+    /// What writing says.
+    pub fn plain_from(&mut self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // With what was gathered in one packet: the other end would wake for a few bytes.
+        let gathered = std::mem::take(&mut self.used);
+        let mut sent = 0;
+        while sent < gathered {
+            let rest = &self.out[sent..gathered];
+            match send(self.to.as_fd().as_raw_fd(), rest, MSG_MORE) {
+                Ok(more) => sent += more,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let mut at = offset as i64; // offsets of files fit
+        let mut left = bytes.len();
+        while left > 0 {
+            match sendfile64(&self.to, file, Some(&mut at), left) {
+                // The file was cut short, or is of a kind that has no pages to send.
+                Ok(0) | Err(Errno::EINVAL | Errno::ENOSYS) => break,
+                Ok(more) => left -= more,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.to.write_all(&bytes[bytes.len() - left..])
     }
 }
 

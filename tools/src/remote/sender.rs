@@ -2,9 +2,11 @@
 //! sends what is in big files over the data lanes.
 //!
 //! Threads: one walks (the caller's), one listens to the receiver, one for each data lane takes
-//! pieces from the files whose turn it is, reads them, hashes them and sends them. The walk goes on
+//! pieces from the files whose turn it is, reads them, hashes them and sends them; some take checksums of
+//! whole files, where the receiver is to compare. The walk goes on
 //! while files are under way, up to `OPEN_MAX` of them.
 
+mod compare;
 mod pieces;
 mod walk;
 
@@ -22,6 +24,7 @@ use crate::copy::error::FileError;
 use crate::copy::limit::Limiter;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::tally::Tally;
+use compare::Comparisons;
 use pieces::{Outgoing, Queue};
 use walk::Walk;
 pub use walk::shown;
@@ -45,6 +48,7 @@ pub struct Sender<'a, 's> {
     /// Rings when a file is done.
     room: Condvar,
     queue: Queue,
+    comparisons: Comparisons,
     next: AtomicU32,
     done: Mutex<Option<Counts>>,
     done_bell: Condvar,
@@ -84,6 +88,7 @@ impl<'a, 's> Sender<'a, 's> {
             files: Mutex::default(),
             room: Condvar::new(),
             queue: Queue::default(),
+            comparisons: Comparisons::default(),
             next: AtomicU32::new(0),
             done: Mutex::default(),
             done_bell: Condvar::new(),
@@ -114,9 +119,15 @@ impl<'a, 's> Sender<'a, 's> {
                     let _ = self.send_pieces(&mut *sink);
                 });
             }
+            for _ in 0..if self.task.compares() { super::task::lanes() } else { 0 } {
+                scope.spawn(|| {
+                    let _ = self.compare_files();
+                });
+            }
             let result = self.send(operands);
             self.session.end();
             self.queue.wake();
+            self.comparisons.wake();
             result
         })
     }
@@ -146,6 +157,11 @@ impl<'a, 's> Sender<'a, 's> {
                 Message::Have { file, extents } => self.have(file, &extents)?,
                 Message::Go { file } => self.go(file)?,
                 Message::Skip { file } => self.skip(file)?,
+                Message::Compare { file } => self.compare(file)?,
+                Message::Differs { text } => {
+                    session.count_trouble()?;
+                    self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
+                }
                 Message::Trouble { text } => self.trouble(&text)?,
                 Message::Done { counts } => {
                     *lock(&self.done) = Some(counts);

@@ -30,6 +30,8 @@ pub struct Session<'a> {
     pub timeout: Duration,
     /// Bytes copied, and whether the user has stopped it.
     pub progress: Arc<Progress>,
+    /// What long work of this end looks at: it is cancelled when the session is over, and counts nothing.
+    pub work: Progress,
     sink: Mutex<Box<dyn Sink + 'a>>,
     closers: Mutex<Vec<Box<dyn Closer>>>,
     failure: Mutex<Option<RemoteError>>,
@@ -65,6 +67,7 @@ impl<'a> Session<'a> {
             host,
             timeout,
             progress,
+            work: Progress::default(),
             sink: Mutex::new(sink),
             closers: Mutex::default(),
             failure: Mutex::default(),
@@ -123,6 +126,7 @@ impl<'a> Session<'a> {
     /// Ends it well, or because of what has failed.
     pub fn end(&self) {
         self.over.store(true, Ordering::Release);
+        self.work.cancel();
         drop(lock(&self.bell.0));
         self.bell.1.notify_all();
         lock(&self.closers).iter().for_each(|closer| closer.close());

@@ -27,6 +27,8 @@ pub struct Task {
     pub lanes: u32,
     /// Bytes of pieces go over RDMA where they can.
     pub rdma: bool,
+    /// Compare with what is there, and write nothing.
+    pub check: bool,
 }
 
 /// Where copies go.
@@ -70,6 +72,13 @@ pub fn name_of(source: &Path) -> PathText {
 }
 
 impl Task {
+    /// Whether files of the same length are compared by checksum: where they are not to be copied if they are equal, and
+    /// their times do not tell.
+    pub fn compares(&self) -> bool {
+        let settings = &self.settings;
+        self.check || settings.checksum || (settings.resume && !settings.preserve)
+    }
+
     /// The request for it: `sources` are paths where the other end reads them.
     pub fn request(&self, push: bool, sources: &[PathBuf], target: &Target) -> Request {
         let (settings, wishes) = (&self.settings, &self.wishes);
@@ -100,7 +109,9 @@ impl Task {
                 Conflict::ReplaceOlder => 2,
             },
             resume: settings.resume,
+            checksum: settings.checksum,
             fsync: settings.fsync,
+            check: self.check,
             verify: settings.wishes.verify,
             sparse: match settings.tuning.sparse {
                 Sparse::Auto => 0,
@@ -139,7 +150,7 @@ impl Task {
             preserve: request.preserve,
             in_place: false,
             fsync: request.fsync,
-            checksum: false,
+            checksum: request.checksum,
             resume: request.resume,
             verbose: false,
             explain: false,
@@ -179,7 +190,7 @@ impl Task {
             from0: false,
         };
         let (plain, lanes, rdma) = (request.plain, request.lanes, request.rdma);
-        Ok(Self { settings, wishes, plain, lanes, rdma })
+        Ok(Self { settings, wishes, plain, lanes, rdma, check: request.check })
     }
 }
 
@@ -190,11 +201,16 @@ pub fn lanes() -> u32 {
     processors.min(ENOUGH) as u32
 }
 
-/// Bytes of a piece: under a limit they are small, so that the flow is even.
-pub fn piece_bytes(settings: &Settings) -> u64 {
+/// Bytes of a piece that the processor copies: it is still in the cache nearest to it when it is hashed and copied on.
+const NEAR_BYTES: u64 = 256 << 10;
+
+/// Bytes of a piece, where nobody says how many: under a limit they are small, so that the flow is even.
+pub fn piece_bytes(task: &Task) -> u64 {
     let most = super::protocol::PIECE_MAX as u64;
-    let wanted = settings.tuning.block_size.map_or(most, |wanted| wanted.clamp(4096, most));
-    crate::copy::limit::Limiter::new(settings.tuning.bwlimit).request_size(wanted)
+    let tuning = &task.settings.tuning;
+    let usual = if task.rdma { most } else { NEAR_BYTES };
+    let wanted = tuning.block_size.map_or(usual, |wanted| wanted.clamp(4096, most));
+    crate::copy::limit::Limiter::new(tuning.bwlimit).request_size(wanted)
 }
 
 const _: () = assert!(Bytes::mib(1).get() == super::protocol::PIECE_MAX as u64);

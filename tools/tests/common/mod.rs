@@ -1,6 +1,7 @@
 //! What the tests of `hugecp` as a program share: a directory, a run, and what it printed.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod remote;
 pub mod trees;
 
 use std::ffi::OsStr;
@@ -25,9 +26,10 @@ impl Dir {
         self.0.path().join(name)
     }
 
-    /// A file of that name and contents.
+    /// A file of that name and contents, in directories that are made where they are missing.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, contents).unwrap();
         path
     }
@@ -38,7 +40,12 @@ impl Dir {
 
     /// Names in the directory, hidden ones too, in order.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.path())
+        self.names_in("")
+    }
+
+    /// And in a directory of it.
+    pub fn names_in(&self, name: &str) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.join(name))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();

@@ -2,12 +2,14 @@
 //!
 //! Dimensions: encrypted or not, one big file from the page cache to memory (tmpfs); seconds of wall time,
 //! bytes a second, and the ratios. Both ends share this machine's processors, as they do for the peers.
-//! iperf3 moves bytes of no file from memory to nowhere: it is the bar that the wire and the processors set.
+//! iperf3 moves bytes of no file from memory to nowhere: it is the bar that the wire and the processors set. The last row
+//! is the work on the bytes without any network, by this process ([`floor`]).
 //! Every figure is the median over rounds, in each of which everybody runs once. Each copy is compared
 //! with the source byte for byte in the first round.
 //!
 //! Nothing is written but the table; files live in a tmpfs that goes at the end, the namespaces go with it.
 
+mod floor;
 mod peers;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -64,6 +66,7 @@ fn run(options: &Options) -> Result<(), Skip> {
     let target = memory.path().join("in/target");
     let all = peers.all(&source, options.seconds);
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
+    let mut floor = Vec::new();
     for round in 0..options.runs {
         for (peer, rates) in all.iter().zip(&mut rates) {
             let _ = std::fs::remove_file(&target); // there is none before the first
@@ -74,8 +77,11 @@ fn run(options: &Options) -> Result<(), Skip> {
             }
             rates.push(rate);
         }
+        let _ = std::fs::remove_file(&target);
+        let rate = floor::rate(&source, &target, size);
+        floor.push(rate.map_err(|error| Skip(format!("{}: {error}", target.display())))?);
     }
-    print(&all, &mut rates, size);
+    print(&all, &mut rates, &mut floor, size);
     Ok(())
 }
 
@@ -113,7 +119,7 @@ fn median(values: &mut [f64]) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn print(all: &[Peer], rates: &mut [Vec<f64>], size: u64) {
+fn print(all: &[Peer], rates: &mut [Vec<f64>], floor: &mut [f64], size: u64) {
     let medians: Vec<Option<f64>> = rates.iter_mut().map(|rates| median(rates)).collect();
     let of = |name: &str| all.iter().position(|peer| peer.name == name).and_then(|at| medians[at]);
     println!("{size} bytes, from the page cache to tmpfs, over veth, medians");
@@ -121,14 +127,17 @@ fn print(all: &[Peer], rates: &mut [Vec<f64>], size: u64) {
     let ratio = |rate: f64, peer: Option<f64>| {
         peer.map_or_else(|| "-".to_owned(), |peer| format!("{:.2}", rate / peer))
     };
-    for ((peer, rates), median) in all.iter().zip(rates.iter()).zip(&medians) {
+    let floor_median = median(floor);
+    let peers = all.iter().zip(rates.iter()).zip(&medians);
+    let rows = peers.map(|((peer, rates), median)| (peer.name, rates.as_slice(), median));
+    for (name, rates, median) in rows.chain([("the work without network", &*floor, &floor_median)])
+    {
         let (Some(rate), Some(least), Some(most)) = (median, rates.first(), rates.last()) else {
-            println!("{:<28} {:>9}", peer.name, "not run");
+            println!("{name:<28} {:>9}", "not run");
             continue;
         };
         println!(
-            "{:<28} {:>9.0} {:>19} {:>10} {:>10}",
-            peer.name,
+            "{name:<28} {:>9.0} {:>19} {:>10} {:>10}",
             rate / 1e6,
             format!("{:.0}..{:.0}", least / 1e6, most / 1e6),
             ratio(*rate, of(peers::RSYNC)),

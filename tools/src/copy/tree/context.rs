@@ -30,6 +30,10 @@ pub trait Talk: Sync {
     fn copying(&self, source: &Path, target: &Path);
     /// Something failed, which is no reason to stop.
     fn failed(&self, error: &FileError);
+    /// What a comparison has found (`--check`).
+    fn differs(&self, words: &str) {
+        let _ = words; // who copies does not compare
+    }
     /// Something worth knowing, which is no failure.
     fn remark(&self, words: &str);
     /// What an engine did (`--explain`).

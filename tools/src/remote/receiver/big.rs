@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use super::{FILES_MAX, Receiver, Spot};
-use crate::copy::engine::{CopyError, Log, PieceSum, Sums};
+use crate::copy::engine::{CopyError, Kind, Log, PieceSum, Sums};
 use crate::copy::error::FileError;
 use crate::copy::journal::Identity;
 use crate::copy::target::Target;
@@ -21,6 +21,8 @@ use crate::remote::sender::EXTENTS_MAX;
 use crate::remote::session::{Over, lock};
 use crate::remote::transport::Feed;
 
+use super::compare::Candidate;
+use super::device::Covered;
 use super::entries::Standing;
 
 /// Pieces of one file: each that is to be verified takes memory.
@@ -35,6 +37,11 @@ pub(super) struct Incoming {
     file: File,
     /// Past the page cache.
     direct: Option<Direct>,
+    /// Held while the page cache is written to: the kernel lets one writer of a file in at a time, and has
+    /// the others spin, who could compare checksums meanwhile.
+    writing: Mutex<()>,
+    /// What of a device was written.
+    covered: Option<Covered>,
     len: u64,
     /// Where pieces are to be verified in the end.
     sums: Option<Sums>,
@@ -61,28 +68,47 @@ impl std::fmt::Debug for Spot {
     }
 }
 
+/// What is done about a file that is offered.
+enum Begun {
+    /// Nothing, because of what is there; whether that was counted.
+    Left { counted: bool },
+    /// First it is found out whether this is the same.
+    Ask(File),
+    /// It is to come, but for these parts.
+    Open(Box<Incoming>, Vec<Extent>),
+}
+
 impl Incoming {
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match &self.direct {
             Some(direct) if direct.write(bytes, offset)? => Ok(()),
-            _ => self.file.write_all_at(bytes, offset),
+            _ => {
+                let _writing = lock(&self.writing);
+                self.file.write_all_at(bytes, offset)
+            }
         }
     }
 }
 
 impl Receiver<'_, '_> {
-    /// Opens a file whose contents are to come, and says that it is ready, or does not want it.
+    /// Opens a file whose contents are to come, and says that it is ready, or does not want it; or first asks
+    /// whether it has the `same` contents as what is there.
     pub(super) fn open(
         &self,
         spot: Spot,
         entry: &Entry,
         number: u32,
         identity: &[u8; 56],
+        same: Option<bool>,
     ) -> Result<(), Over> {
         let identity = Identity::from_bytes(identity);
-        match self.begin(&spot, entry, number, identity) {
-            Ok(Some((incoming, known))) => {
-                let begun = Arc::new(incoming);
+        match self.begin(&spot, entry, number, identity, same) {
+            Ok(Begun::Ask(file)) => {
+                let entry = entry.clone();
+                self.ask(number, Candidate::new(spot, entry, identity, file))
+            }
+            Ok(Begun::Open(incoming, known)) => {
+                let begun = Arc::new(*incoming);
                 {
                     let mut files = lock(&self.files);
                     if files.len() >= FILES_MAX || files.insert(number, begun).is_some() {
@@ -96,9 +122,9 @@ impl Receiver<'_, '_> {
                 }
                 self.session.send_now(&Message::Go { file: number })
             }
-            Ok(None) => {
+            Ok(Begun::Left { counted }) => {
                 self.session.progress.add(identity.len());
-                self.tally.left.add(1);
+                self.tally.left.add(u64::from(!counted));
                 let there = look(&spot.place.file, &spot.name, false);
                 self.settle(entry.link, &spot, there.ok().map(|(_, there)| id_of(&there)));
                 self.session.send_now(&Message::Skip { file: number })
@@ -117,13 +143,26 @@ impl Receiver<'_, '_> {
         entry: &Entry,
         number: u32,
         identity: Identity,
-    ) -> Result<Option<(Incoming, Vec<Extent>)>, FileError> {
+        same: Option<bool>,
+    ) -> Result<Begun, FileError> {
         let (attributes, len) = (&entry.attributes, identity.len());
-        let old = match self.standing(spot, attributes, Some(len))? {
-            Standing::Stays => return Ok(None),
-            Standing::Replaceable(old) => old,
+        if let Some(device) = self.device(spot, entry, len)? {
+            let incoming = self.incoming(spot, entry, number, (device, len), Vec::new())?;
+            return Ok(Begun::Open(Box::new(incoming), Vec::new()));
+        }
+        let old = match (self.standing(spot, attributes, Some(len))?, same) {
+            (Standing::Stays, _) => return Ok(Begun::Left { counted: false }),
+            (Standing::Candidate(file, _), None) => return Ok(Begun::Ask(file)),
+            (Standing::Candidate(file, _), Some(true)) => {
+                self.leave_same(spot, attributes, &file)?;
+                return Ok(Begun::Left { counted: true });
+            }
+            (Standing::Candidate(_, there), Some(false)) => self.replaceable(spot, there)?,
+            (Standing::Replaceable(old), _) => old,
         };
-        let resumed = Some(identity).filter(|_| len >= RESUMABLE_BYTES);
+        // What tells of changes of a regular file tells nothing of those of a device.
+        let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
+        let resumed = Some(identity).filter(|_| regular && len >= RESUMABLE_BYTES);
         let target = self.stage(spot, attributes, old, resumed)?;
         let failed = |error| FileError::copy(error, &target, len);
         let io = |operation: &str| {
@@ -140,27 +179,41 @@ impl Receiver<'_, '_> {
             None => Vec::new(),
         };
         target.file.set_len(len).map_err(|cause| failed(io("set the length of it")(cause)))?;
-        let file = target.file.try_clone().map_err(|cause| failed(io("open it again")(cause)))?;
         let bytes: u64 = known.iter().map(|piece| piece.range.end - piece.range.start).sum();
         self.tally.resumed.add(bytes);
         self.session.progress.add(bytes);
         let mut extents = extents(&known);
         extents.truncate(EXTENTS_MAX); // what the sender does not know of comes again
-        let log = target.unfinished().map(|log| Arc::clone(log) as Arc<dyn Log>);
-        let state = State { target: Some(target), written: 0, expected: None };
-        let incoming = Incoming {
+        let incoming = self.incoming(spot, entry, number, (target, len), known)?;
+        Ok(Begun::Open(Box::new(incoming), extents))
+    }
+
+    /// A file whose pieces may come to `target`, but for those that are `known`.
+    fn incoming(
+        &self,
+        spot: &Spot,
+        entry: &Entry,
+        number: u32,
+        (target, len): (Target, u64),
+        known: Vec<PieceSum>,
+    ) -> Result<Incoming, FileError> {
+        let file = target.file.try_clone();
+        let file = file.map_err(|cause| FileError::target(&target.path, "open again", cause))?;
+        let device = target.kind == Kind::BlockDevice;
+        Ok(Incoming {
             number,
-            direct: self.task.rdma.then(|| Direct::to_write(&file, len)).flatten(),
+            direct: (self.task.rdma || device).then(|| Direct::to_write(&file, len)).flatten(),
             file,
+            writing: Mutex::default(),
+            covered: device.then(Covered::default),
             len,
             sums: self.task.settings.wishes.verify.then(|| Sums::with(known, None)),
-            log,
-            state: Mutex::new(state),
-            attributes: attributes.clone(),
+            log: target.unfinished().map(|log| Arc::clone(log) as Arc<dyn Log>),
+            state: Mutex::new(State { target: Some(target), written: 0, expected: None }),
+            attributes: entry.attributes.clone(),
             link: entry.link,
             spot: spot.clone(),
-        };
-        Ok(Some((incoming, extents)))
+        })
     }
 
     /// Receives pieces on one lane until it is over.
@@ -190,17 +243,25 @@ impl Receiver<'_, '_> {
             return Err(self.breach("it sends a piece that lies behind the end of its file"));
         }
         if blake3::hash(bytes) != piece.hash {
-            let (host, at) = (self.session.host.clone(), &piece.range);
-            let path = crate::copy::quote::quote(file.spot.path());
-            let why =
-                format!("bytes {} to {} of {path} were changed on their way", at.start, at.end);
-            return Err(self.session.fail(RemoteError::Lost { host, why }));
+            let (path, range) = (file.spot.path(), piece.range);
+            let error = CopyError::Arrived { path, range };
+            // Whoever sends from the page cache may have sent what was written since it was hashed.
+            return match self.task.plain && !self.task.rdma {
+                true => self.fail(file, error),
+                false => Err(self.session.fail(RemoteError::Lost {
+                    host: self.session.host.clone(),
+                    why: error.to_string(),
+                })),
+            };
         }
         if let Err(cause) = file.write(bytes, piece.range.start) {
             let (path, offset) = (file.spot.path(), piece.range.start);
             return self.fail(file, CopyError::Write { path, offset, cause });
         }
         self.session.progress.add(piece.range.end - piece.range.start);
+        if let Some(covered) = &file.covered {
+            covered.note(&piece.range);
+        }
         if let Some(log) = &file.log {
             log.note(&piece);
         }
@@ -246,6 +307,9 @@ impl Receiver<'_, '_> {
 
     fn finish_target(&self, file: &Incoming, target: Target) -> Result<Option<Id>, FileError> {
         let settings = &self.task.settings;
+        if let Some(covered) = &file.covered {
+            self.zero_rest(&target, covered, file.len)?;
+        }
         if let Some(sums) = &file.sums {
             let progress = crate::copy::engine::Progress::part_of(&self.session.progress);
             let verified = verify::verify(&target.side(), 0..file.len, sums, &progress);
@@ -265,6 +329,9 @@ impl Receiver<'_, '_> {
 
     /// The sender gives a file up.
     pub(super) fn give_up(&self, number: u32, discard: bool) {
+        if let Some(candidate) = lock(&self.candidates).remove(&number) {
+            self.settle(candidate.entry.link, &candidate.spot, None);
+        }
         let Some(file) = lock(&self.files).get(&number).cloned() else { return };
         let target = lock(&file.state).target.take();
         if let Some(unfinished) = target.as_ref().and_then(Target::unfinished)

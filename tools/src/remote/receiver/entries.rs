@@ -1,18 +1,19 @@
 //! What comes in one message: small files, symbolic links, FIFOs, sockets, devices, hard links.
 
 use std::ffi::{CStr, OsString};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, mknodat};
 use nix::unistd::{AccessFlags, faccessat, symlinkat};
 
+use super::jobs::Job;
 use super::place::os;
-use super::{Job, Receiver, Spot};
-use crate::copy::engine::Sums;
+use super::{Receiver, Spot};
+use crate::copy::engine::{Kind, Sums};
 use crate::copy::error::FileError;
 use crate::copy::request::Conflict;
 use crate::copy::staging;
@@ -32,19 +33,24 @@ pub(super) enum Standing {
     Replaceable(Option<Metadata>),
     /// Something that stays.
     Stays,
+    /// A regular file as long as the copy, open, which stays if it has the same contents.
+    Candidate(File, Metadata),
 }
 
 impl Receiver<'_, '_> {
     /// Does a job. What fails is told, and is no reason to stop.
     pub(super) fn make(&self, job: Job) -> Result<(), Over> {
-        let Job { spot, message } = job;
-        if self.task.settings.verbose && !matches!(message, Message::End { .. }) {
+        let Job { spot, message, same } = job;
+        if self.task.check {
+            return self.check_contents(spot, message, same);
+        }
+        if self.task.settings.verbose && same.is_none() {
             self.talk.copying(&spot.source, &spot.path());
         }
         let (entry, result) = match &message {
             Message::Small { entry, content } => (entry, self.small(&spot, entry, &content.0)),
             Message::File { entry, file, identity } => {
-                return self.open(spot, entry, *file, identity);
+                return self.open(spot, entry, *file, identity, same);
             }
             Message::Symlink { entry, text } => {
                 let text = OsString::from_vec(text.0.clone());
@@ -69,14 +75,32 @@ impl Receiver<'_, '_> {
     /// A file with its contents. Gives what it is then.
     fn small(&self, spot: &Spot, entry: &Entry, content: &[u8]) -> Result<Option<Id>, FileError> {
         let attributes = &entry.attributes;
-        let old = match self.standing(spot, attributes, Some(content.len() as u64))? {
+        let len = content.len() as u64;
+        if let Some(device) = self.device(spot, entry, len)? {
+            return self.fill_small(device, attributes, content);
+        }
+        let old = match self.standing(spot, attributes, Some(len))? {
             Standing::Stays => {
                 self.tally.left.add(1);
                 return Ok(look(&spot.place.file, &spot.name, false).ok().map(|(_, m)| id_of(&m)));
             }
+            Standing::Candidate(file, there) if has_contents(&file, content) => {
+                return self.leave_same(spot, attributes, &file).map(|()| Some(id_of(&there)));
+            }
+            Standing::Candidate(_, there) => self.replaceable(spot, there)?,
             Standing::Replaceable(old) => old,
         };
         let target = self.stage(spot, attributes, old, None)?;
+        self.fill_small(target, attributes, content)
+    }
+
+    /// Writes all that is to be in `target`, and gives it its name.
+    fn fill_small(
+        &self,
+        target: Target,
+        attributes: &Attributes,
+        content: &[u8],
+    ) -> Result<Option<Id>, FileError> {
         let write = |cause| FileError::target(&target.path, "write", cause);
         target.file.write_all_at(content, 0).map_err(write)?;
         if self.task.settings.wishes.verify {
@@ -87,6 +111,8 @@ impl Receiver<'_, '_> {
             let progress = crate::copy::engine::Progress::default();
             verify::verify(&target.side(), 0..content.len() as u64, &sums, &progress)
                 .map_err(|error| FileError::copy(error, &target, 0))?;
+        } else if target.kind != Kind::Regular && self.task.settings.fsync {
+            target.file.sync_all().map_err(write)?; // no file system of a target has it
         }
         self.name(target, attributes, content.len() as u64)
     }
@@ -117,6 +143,7 @@ impl Receiver<'_, '_> {
     ) -> Result<Option<Id>, FileError> {
         let settings = &self.task.settings;
         let lost = match settings.preserve {
+            _ if target.kind != Kind::Regular => Vec::new(), // a device keeps its own
             true => attributes::give(&target.file, attributes),
             false => target.set_own_attributes(),
         };
@@ -271,13 +298,67 @@ impl Receiver<'_, '_> {
         if !there.is_file() {
             return Ok(Standing::Replaceable(None));
         }
+        // What cannot be read is replaced, or not, by the usual rules.
+        if self.task.compares()
+            && Some(there.len()) == len
+            && let Some(file) = open_same(spot, &there)
+        {
+            return Ok(Standing::Candidate(file, there));
+        }
+        self.replaceable(spot, there).map(Standing::Replaceable)
+    }
+
+    /// A regular file that is to be replaced, if it may be.
+    ///
+    /// # Errors
+    /// Where it may not be written.
+    pub(super) fn replaceable(
+        &self,
+        spot: &Spot,
+        there: Metadata,
+    ) -> Result<Option<Metadata>, FileError> {
+        let settings = &self.task.settings;
         let (at, flags) = (&spot.place.file, AtFlags::AT_EACCESS);
         match faccessat(at, spot.name.as_c_str(), AccessFlags::W_OK, flags) {
             Err(Errno::EACCES | Errno::EPERM) if !settings.force => {
                 let mode = there.mode() & 0o7777;
                 Err(FileError::Unwritable { path: spot.path(), mode })
             }
-            _ => Ok(Standing::Replaceable(Some(there))),
+            _ => Ok(Some(there)),
         }
     }
+
+    /// Leaves a file that is the same already; with `-p` it is given its attributes.
+    pub(super) fn leave_same(
+        &self,
+        spot: &Spot,
+        attributes: &Attributes,
+        file: &File,
+    ) -> Result<(), FileError> {
+        self.tally.left.add(1);
+        let what = match self.task.settings.preserve {
+            true => attributes::give(file, attributes),
+            false => Vec::new(),
+        };
+        if what.is_empty() {
+            Ok(())
+        } else {
+            Err(FileError::Attributes { path: spot.path(), what })
+        }
+    }
+}
+
+/// Opens what is there to be read, if it still is what was looked at.
+pub(super) fn open_same(spot: &Spot, there: &Metadata) -> Option<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let opened = openat(&spot.place.file, spot.name.as_c_str(), flags, Mode::empty()).ok()?;
+    let file = File::from(opened);
+    file.metadata().is_ok_and(|now| id_of(&now) == id_of(there)).then_some(file)
+}
+
+/// Whether all of `file` is `content`.
+pub(super) fn has_contents(file: &File, content: &[u8]) -> bool {
+    let mut there = vec![0; content.len() + 1]; // of a small file
+    let read = crate::copy::compare::read(file, &mut there, 0);
+    read.is_ok_and(|read| there[..read] == *content)
 }

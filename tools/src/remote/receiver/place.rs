@@ -82,6 +82,18 @@ impl Place {
         Self { file, path: Arc::new(path), way: None, outer: None, _above: None, finish: None }
     }
 
+    /// The directory at `spot`, of which nothing is left to do.
+    pub fn inner(spot: &Spot, file: File) -> Self {
+        Self {
+            file,
+            path: Arc::clone(&spot.place.path),
+            way: Some(Way::further(spot.place.way.as_ref(), &spot.name)),
+            outer: Some(Arc::clone(spot.place.outer.as_ref().unwrap_or(&spot.place))),
+            _above: Some(Arc::clone(&spot.place)),
+            finish: None,
+        }
+    }
+
     fn path(&self) -> PathBuf {
         let mut path = self.path.as_path().to_owned();
         let names = self.way.as_ref().map(|way| way.names()).unwrap_or_default();
@@ -136,6 +148,13 @@ impl Receiver<'_, '_> {
         }
         let spot = self.spot(at, entry)?;
         at.source.push(entry.name.as_ref().map_or(OsStr::new("."), |name| os(name.as_c_str())));
+        if self.task.check {
+            at.see(entry);
+            let (place, unseen) = spot.and_then(|spot| self.check_directory(&spot, entry)).unzip();
+            at.stack.push(place.map(Arc::new));
+            at.unseen.push(unseen.unwrap_or_default());
+            return Ok(());
+        }
         let place = spot.and_then(|spot| match self.make_directory(&spot, entry) {
             Ok(place) => Some(Arc::new(place)),
             Err(error) => {
@@ -172,16 +191,9 @@ impl Receiver<'_, '_> {
             self.tally.directories.add(1);
         }
         self.will_write(&file);
-        let way = Some(Way::further(spot.place.way.as_ref(), &spot.name));
-        let outer = spot.place.outer.as_ref().unwrap_or(&spot.place);
         let lost = Arc::clone(&self.lost);
-        Ok(Place {
-            file,
-            path: Arc::clone(&spot.place.path),
-            way,
-            outer: Some(Arc::clone(outer)),
-            _above: Some(Arc::clone(&spot.place)),
-            finish: Some(Finish { attributes, preserve, fresh, lost }),
-        })
+        let mut place = Place::inner(spot, file);
+        place.finish = Some(Finish { attributes, preserve, fresh, lost });
+        Ok(place)
     }
 }

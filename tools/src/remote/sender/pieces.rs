@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Sender;
-use crate::copy::engine::{CopyError, PieceSum, Sparse};
+use super::compare::without_checksum;
+use crate::copy::engine::{CopyError, PieceSum, Progress, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::journal::{self, Identity};
+use crate::copy::manifest;
 use crate::copy::zeros;
 use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
@@ -41,6 +43,8 @@ struct State {
     /// What the receiver has.
     known: Vec<PieceSum>,
     started: bool,
+    /// The receiver wants its checksum.
+    asked: bool,
     /// Nothing more is taken.
     stopped: bool,
     /// Pieces taken and not sent yet.
@@ -99,6 +103,7 @@ impl Outgoing {
             data: data.into(),
             known: Vec::new(),
             started: false,
+            asked: false,
             stopped: false,
             under_way: 0,
             sent: 0,
@@ -138,6 +143,20 @@ impl Outgoing {
         state.known = Vec::new();
         let left: u64 = state.data.iter().map(|range| range.end - range.start).sum();
         Some(self.len.saturating_sub(left))
+    }
+
+    /// The receiver wants the checksum of it. Whether it may: once, and before it is ready for it.
+    pub fn ask(&self) -> bool {
+        let mut state = lock(&self.state);
+        !state.started && !std::mem::replace(&mut state.asked, true)
+    }
+
+    /// The checksum of all of it.
+    pub fn checksum(&self, work: &Progress) -> Result<blake3::Hash, FileError> {
+        let path = || self.path.clone();
+        let hash = manifest::hash(&self.file, self.len, work)
+            .map_err(|error| without_checksum(path(), error))?;
+        if self.is_unchanged() { Ok(hash) } else { Err(FileError::Changed(path())) }
     }
 
     /// Nothing more of it is wanted. Whether nothing of it is under way.
@@ -210,7 +229,7 @@ impl Sender<'_, '_> {
     /// Sends pieces over one lane until it is over.
     pub(super) fn send_pieces(&self, sink: &mut dyn Sink) -> Result<(), Over> {
         let session = self.session;
-        let piece_bytes = task::piece_bytes(&self.task.settings);
+        let piece_bytes = task::piece_bytes(self.task);
         loop {
             let (file, range) = self.queue.take(session, piece_bytes)?;
             let len = (range.end - range.start) as usize; // at most PIECE_MAX
@@ -220,17 +239,20 @@ impl Sender<'_, '_> {
                 .map_err(|cause| session.fail(RemoteError::write(&session.host, &cause)))?;
             if let Err(error) = file.read(body, &range) {
                 self.failed(&error);
-                self.abandon(&file, true)?;
+                self.abandon_piece(&file)?;
                 continue;
             }
             let body = &body[..len];
             let skip = self.task.settings.tuning.sparse == Sparse::Always && zeros::is_zero(body);
             if !skip {
                 let hash = *blake3::hash(body).as_bytes();
-                let (file, offset, len) = (file.number, range.start, len as u32);
-                let piece = Message::Piece { file, offset, len, hash };
-                sink.send_piece(&piece)
-                    .map_err(|cause| session.fail(RemoteError::write(&session.host, &cause)))?;
+                let (offset, len) = (range.start, len as u32);
+                let piece = Message::Piece { file: file.number, offset, len, hash };
+                let sent = match file.regular && file.direct.is_none() {
+                    true => sink.send_piece_of(&piece, &file.file),
+                    false => sink.send_piece(&piece),
+                };
+                sent.map_err(|cause| session.fail(RemoteError::write(&session.host, &cause)))?;
             }
             session.progress.add(len as u64);
             if file.gave(!skip) {
@@ -256,12 +278,20 @@ impl Sender<'_, '_> {
     }
 
     /// A piece of a file could not be read.
-    fn abandon(&self, file: &Outgoing, discard: bool) -> Result<(), Over> {
+    fn abandon_piece(&self, file: &Outgoing) -> Result<(), Over> {
         file.stop();
-        self.session.send_now(&Message::Abandon { file: file.number, discard })?;
+        self.session.send_now(&Message::Abandon { file: file.number, discard: true })?;
         if file.gave(false) {
             self.forget(file);
         }
+        Ok(())
+    }
+
+    /// A file, of which nothing is under way, is not to be sent.
+    pub(super) fn abandon(&self, file: &Outgoing) -> Result<(), Over> {
+        file.stop();
+        self.session.send_now(&Message::Abandon { file: file.number, discard: false })?;
+        self.forget(file);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 pub mod rdma;
 pub mod tcp;
 
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -39,6 +40,16 @@ pub trait Sink: Send {
     /// # Errors
     /// What the system says.
     fn send_piece(&mut self, piece: &Message) -> io::Result<()>;
+
+    /// As [`send_piece`](Self::send_piece); the bytes also lie where the piece says in `file`, from which the kernel may
+    /// take them. If somebody writes there meanwhile, they are not those of the checksum any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn send_piece_of(&mut self, piece: &Message, file: &File) -> io::Result<()> {
+        let _ = file; // the body has them
+        self.send_piece(piece)
+    }
 }
 
 /// The end of a lane that receives.

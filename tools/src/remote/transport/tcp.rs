@@ -6,6 +6,7 @@
 //! preface   "hugecp" | version (2 bytes) | whose secret (1) | session (16) | lane (1) | cipher (1)
 //! ```
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -249,6 +250,17 @@ impl Sink for TcpSink<'_> {
         }
         self.writer.sealed(body)?;
         self.writer.flush()
+    }
+
+    fn send_piece_of(&mut self, piece: &Message, file: &File) -> io::Result<()> {
+        let (true, Message::Piece { offset, .. }) = (self.plain, piece) else {
+            return self.send_piece(piece);
+        };
+        let len = piece_len(piece).map_err(io::Error::other)?;
+        let body = self.body.as_ref().and_then(|body| body.get(..len));
+        let body = body.ok_or(io::ErrorKind::InvalidInput)?;
+        self.writer.message(piece)?;
+        self.writer.plain_from(file, *offset, body)
     }
 }
 

@@ -36,6 +36,8 @@ fn request() -> Request {
         force: false,
         conflict: 2,
         resume: true,
+        checksum: false,
+        check: false,
         fsync: true,
         verify: false,
         sparse: 1,
@@ -82,6 +84,9 @@ fn samples() -> Vec<Message> {
         Message::Have { file: 1, extents },
         Message::Go { file: 1 },
         Message::Skip { file: 1 },
+        Message::Compare { file: 1 },
+        Message::Sum { file: 1, hash: [7; 32] },
+        Message::Differs { text: "differs".into() },
         Message::Trouble { text: "trouble".into() },
         Message::Done {
             counts: Counts {
