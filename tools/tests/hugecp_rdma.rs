@@ -490,6 +490,8 @@ fn agree_and_say(
     assert!(matches!(lane.feed.receive(), Ok(Message::Credit { .. })));
     begin(main);
     say(lane, word);
-    // The ring stays until the client has had enough.
-    while lane.feed.receive().is_ok() {}
+    // The ring stays until the client has had enough; it is not silence that it has enough of.
+    while main.feed.receive().is_ok() {
+        say(main, &Message::Alive {});
+    }
 }
