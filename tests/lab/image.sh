@@ -111,7 +111,8 @@ take() {
         mkdir -p "$tree${file%/*}"
         # Without debugging information: a tenth of the size.
         strip --strip-debug -o "$tree$file" "$file" 2>/dev/null || cp "$file" "$tree$file"
-        ldd "$file" 2>/dev/null | sed -n 's/^.*=> \(\/[^ ]*\) (.*/\1/p' | while read -r library; do
+        # A file that is no program, and a static one, needs none.
+        { ldd "$file" 2>/dev/null || true; } | sed -n 's/^.*=> \(\/[^ ]*\) (.*/\1/p' | while read -r library; do
             [ -e "$cache/userland$library" ] || [ -e "$cache/userland/usr$library" ] ||
                 install -D "$library" "$tree$library"
         done

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bookend_registration::verbs::{Device, Domain};
@@ -26,14 +26,20 @@ use common::{Dir, Ran, bytes};
 const HOST: &str = "192.0.2.1";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One test at a time: the device is one, and some take it away. `None` with the reason said outside of the lab.
-fn lab(test: &str) -> Option<MutexGuard<'static, ()>> {
-    static DEVICE: Mutex<()> = Mutex::new(());
-    if std::env::var_os("BOOKEND_LAB").is_none() {
+/// Held by who uses the device, and alone by who takes it away.
+static DEVICE: RwLock<()> = RwLock::new(());
+
+fn is_lab(test: &str) -> bool {
+    let found = std::env::var_os("BOOKEND_LAB").is_some();
+    if !found {
         println!("skipped: {test}: runs in the lab only: tests/lab/run");
-        return None;
     }
-    Some(DEVICE.lock().unwrap_or_else(PoisonError::into_inner))
+    found
+}
+
+/// `None` with the reason said outside of the lab.
+fn lab(test: &str) -> Option<RwLockReadGuard<'static, ()>> {
+    is_lab(test).then(|| DEVICE.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A directory in which `./rsh` runs what it is told on this machine; `pid` is the number of the other end.
@@ -260,7 +266,10 @@ impl Drop for NoDevice {
 
 #[test]
 fn without_a_device_it_is_tcp_and_says_why() {
-    let Some(_lab) = lab("without_a_device_it_is_tcp_and_says_why") else { return };
+    if !is_lab("without_a_device_it_is_tcp_and_says_why") {
+        return;
+    }
+    let _alone = DEVICE.write().unwrap_or_else(PoisonError::into_inner);
     let dir = machines();
     let data = bytes(2 << 20);
     dir.file("a", &data);
@@ -481,6 +490,8 @@ fn agree_and_say(
     assert!(matches!(lane.feed.receive(), Ok(Message::Credit { .. })));
     begin(main);
     say(lane, word);
-    // The ring stays until the client has had enough.
-    while lane.feed.receive().is_ok() {}
+    // The ring stays until the client has had enough; it is not silence that it has enough of.
+    while main.feed.receive().is_ok() {
+        say(main, &Message::Alive {});
+    }
 }

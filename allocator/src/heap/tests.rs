@@ -316,8 +316,11 @@ fn threads_of_the_process_that_come_and_go_use_the_same_objects() {
 #[test]
 fn threads_that_come_and_go_leave_nothing_behind() {
     let heap = heap();
+    // Both have their objects at the same time, so that each round takes the same.
+    let both = std::sync::Barrier::new(2);
     let work = |thread: &Thread<'_, Linux>| {
         let live: Vec<_> = (0..100).map(|n| Stamped::new(thread, 16 + 8 * n, 1)).collect();
+        both.wait();
         live.into_iter().for_each(|stamped| stamped.free(thread));
     };
     let mut slabs = Vec::new();

