@@ -4,19 +4,9 @@ use std::process::Command;
 
 #[test]
 fn data_tools_answer_the_same_with_libbookend_preloaded() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{root}/target"));
-    let built = Command::new(cargo)
-        .args(["build", "-q", "--release", "--locked", "-p", "bookend-preload", "--target-dir"])
-        .arg(&target)
-        .current_dir(root)
-        .status()
-        .unwrap();
-    assert!(built.success());
     let output = Command::new(env!("CARGO_BIN_EXE_data-tools"))
         .args(["--quick", "--lib"])
-        .arg(format!("{target}/release/libbookend.so"))
+        .arg(bookend_tests::tools::library())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,4 @@
-//! The binaries under test, and what a run of one gave.
+//! What users run, built for tests, and what a run of a tool gave.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 /// When it does not build.
 pub fn hugecp() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build().join("hugecp"))
+    PATH.get_or_init(|| release().join("hugecp"))
 }
 
 /// The built `fragbench`.
@@ -20,7 +20,7 @@ pub fn hugecp() -> &'static Path {
 /// When it does not build.
 pub fn fragbench() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build().join("fragbench"))
+    PATH.get_or_init(|| release().join("fragbench"))
 }
 
 /// The built `hugectl`.
@@ -29,12 +29,26 @@ pub fn fragbench() -> &'static Path {
 /// When it does not build.
 pub fn hugectl() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build().join("hugectl"))
+    PATH.get_or_init(|| release().join("hugectl"))
 }
 
-/// Builds the tools, optimised, beside this test's own binary: files of gigabytes are copied, and
-/// a test of another package is not told where they are. Nothing is done where they are up to date,
-/// nor in the lab, which brings them.
+/// The built `libbookend.so`.
+///
+/// # Panics
+/// When it does not build.
+pub fn library() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| release().join("libbookend.so"))
+}
+
+/// Builds what users run, optimised, beside this test's own binary: files of gigabytes are copied, and
+/// a test of another package is not told where it is. Nothing is done where it is up to date, nor in
+/// the lab, which brings it.
+fn release() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(build)
+}
+
 fn build() -> PathBuf {
     let exe = std::env::current_exe().expect("a running test has a file");
     // target/PROFILE/deps/TEST-HASH, or target/PROFILE/PROGRAM
@@ -45,9 +59,17 @@ fn build() -> PathBuf {
         return target.join("release");
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    for (name, _) in std::env::vars_os() {
+        if is_of_a_package(&name) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["build", "--quiet", "--release", "--package", "bookend-tools", "--bins"])
+        // The same selection as in tests/run, or dependencies would have other features.
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(["--package", "bookend-tools", "--package", "bookend-preload"])
         .arg("--target-dir")
         .arg(target)
         .stdin(Stdio::null())
@@ -59,6 +81,13 @@ fn build() -> PathBuf {
         String::from_utf8_lossy(&output.stderr)
     );
     target.join("release")
+}
+
+/// What cargo tells a test of its package: build scripts that depend on it (ring's does) would run again,
+/// and all that comes after them be built again.
+fn is_of_a_package(variable: &OsStr) -> bool {
+    let of = ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"];
+    of.iter().any(|start| variable.as_encoded_bytes().starts_with(start.as_bytes()))
 }
 
 /// What a run of a tool gave.

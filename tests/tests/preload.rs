@@ -7,33 +7,10 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use bookend_tests::machine::{HugePages, MachineLock};
 use bookend_tests::skip::{Skip, or_say};
-
-/// The shared object, built as users build it.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let build = Command::new(cargo)
-            .args(["build", "--release", "--locked", "--package", "bookend-preload"])
-            .args(["--message-format=json"])
-            .output()
-            .expect("cargo runs");
-        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-        let messages = String::from_utf8(build.stdout).unwrap();
-        let artifact = messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
-            .find_map(|file| {
-                file.as_str().filter(|f| f.ends_with("libbookend.so")).map(PathBuf::from)
-            });
-        artifact.expect("cargo names the shared object")
-    })
-}
+use bookend_tests::tools;
 
 /// Compiles a program from the sources beside this file.
 fn compile(source: &str) -> PathBuf {
@@ -62,7 +39,7 @@ fn compile_as(source: &str, name: &str, options: &[&str]) -> PathBuf {
 
 fn run(program: &mut Command, preload: bool) -> Output {
     if preload {
-        program.env("LD_PRELOAD", library());
+        program.env("LD_PRELOAD", tools::library());
     }
     program.output().unwrap_or_else(|error| panic!("{program:?}: {error}"))
 }
@@ -177,7 +154,7 @@ fn assert_aborts(program: &mut Command, kind: &str) {
 
 #[test]
 fn only_the_allocators_symbols_are_exported_and_thread_locals_are_static() {
-    let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(library()).output();
+    let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(tools::library()).output();
     let Some(nm) = or_say(nm.map_err(|error| Skip(format!("nm: {error}")))) else { return };
     let symbols = String::from_utf8(nm.stdout).unwrap();
     let names: Vec<_> = symbols.lines().filter_map(|line| line.split(' ').nth(2)).collect();
@@ -188,7 +165,7 @@ fn only_the_allocators_symbols_are_exported_and_thread_locals_are_static() {
     let rust =
         names.iter().find(|name| name.contains("rust") || (ours(name) && name.contains("17h")));
     assert_eq!(rust, None, "Rust's own symbols stay inside");
-    let readelf = Command::new("readelf").arg("-d").arg(library()).output().unwrap();
+    let readelf = Command::new("readelf").arg("-d").arg(tools::library()).output().unwrap();
     let dynamic = String::from_utf8(readelf.stdout).unwrap();
     assert!(dynamic.contains("libbookend.so.0") && dynamic.contains("STATIC_TLS"), "{dynamic}");
 }
@@ -212,7 +189,7 @@ fn statistics_are_printed_at_the_end() {
 fn objects_of_c_programs_move() {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../allocator/preload/include");
     let include = include.to_str().expect("a path in UTF-8");
-    let library = library();
+    let library = tools::library();
     let options = ["-I", include, "-Wl,--no-as-needed", library.to_str().expect("UTF-8")];
     let program = compile_as("movable.c", "movable_c", &options);
     // By the name that it is linked to.

@@ -56,7 +56,8 @@ fn a_cable_that_is_pulled_out_ends_it_in_time_and_it_goes_on_later() {
         slow.args(["--timeout", "3", "--bwlimit", "30M", &from, &to]);
         let child = slow.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         let child = child.spawn().unwrap();
-        while records(&target) < 10 {
+        // Of 256 KiB each: 10 MiB.
+        while records(&target) < 40 {
             std::thread::sleep(Duration::from_millis(10));
         }
         network.unplug().unwrap();
