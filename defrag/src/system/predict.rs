@@ -15,6 +15,7 @@
 //!   has them: compaction does not move pages as large as those it makes, and reclaim takes colder
 //!   ones first.
 //!
+//! Blocks of anonymous pages at the top of a zone stay as well: it is there that compaction moves pages to.
 //! Blocks in which pinned pages stand are taken off by how likely they are to be pinned. Gigantic
 //! pages are counted by runs of such blocks. The other rungs promise nothing of their own: they are
 //! other ways to the same blocks.
@@ -148,12 +149,13 @@ impl Sums {
         };
         let hot = survey.blocks.iter().enumerate().filter(|&block| hot(block)).count() as u64;
         let hot = (hot * survey.one_in) as f64;
+        let at_top = survey.of_node(node).map(|zone| zone.anonymous_at_top).sum::<u64>() as f64;
         let can_go = blocks[Class::Free.index()] + blocks[Class::Recoverable.index()];
         Self {
             suitable: 0.0,
             spare: 0.0,
             kept: 0.0,
-            can_go: can_go as f64 - hot - held(known, node),
+            can_go: (can_go as f64 - hot - at_top - held(known, node)).max(0.0),
             slab: shrinking(known, node),
             offline: recyclable(known, node),
             files: pages(&[Class::Recoverable, Class::Slab, Class::Blocked], &[Kind::File])

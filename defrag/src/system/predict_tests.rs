@@ -236,3 +236,14 @@ fn gigantic_pages_need_whole_runs() {
     assert_eq!(promises(&memory, &[], 0.7, PageSize::GIB1), [1, 1, 1], "five, all to shrink");
     assert_eq!(promises(&memory, &[], 0.0, PageSize::GIB1), [1, 1, 1]);
 }
+
+#[test]
+fn anonymous_pages_where_compaction_moves_pages_to_stay() {
+    let reclaim = |anonymous: std::ops::Range<usize>| {
+        let mut blocks = [(FILE, FILE); 64];
+        blocks[anonymous].fill((ANON, ANON));
+        promises(&memory(&blocks, &[5120]), &[], 0.0, PageSize::MIB2)[2]
+    };
+    // Of 64 blocks the last two are the top of their zone.
+    assert_eq!((reclaim(0..4), reclaim(60..64), reclaim(58..62)), (60, 58, 60));
+}

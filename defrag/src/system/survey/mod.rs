@@ -36,6 +36,10 @@ pub struct Survey {
     pub one_in: u64,
 }
 
+/// The last of so many parts of a zone is where compaction gets its free pages from: it looks for these from the
+/// zone's end on, and for pages to move from its beginning.
+const TOP: u64 = 32;
+
 /// A zone's sums.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ZoneSurvey {
@@ -51,6 +55,9 @@ pub struct ZoneSurvey {
     pub pages: [Pages; Class::COUNT],
     /// Blocks by class.
     pub blocks: [u64; Class::COUNT],
+    /// Recoverable blocks of mostly anonymous pages in the last 32nd of the zone. Compaction moves pages to
+    /// there, and none away.
+    pub anonymous_at_top: u64,
     /// Free pages in per-CPU lists.
     in_lists: u64,
     /// Blocks that only pages without flags stand in the way of, by how many these are.
@@ -75,6 +82,7 @@ impl ZoneSurvey {
             end: start + zone.spanned,
             pages: [[0; Kind::COUNT]; Class::COUNT],
             blocks: [0; Class::COUNT],
+            anonymous_at_top: 0,
             in_lists: zone.in_lists,
             lone: vec![Lone::default(); pages_a_block(base) as usize + 1],
         }
@@ -84,10 +92,15 @@ impl ZoneSurvey {
         (self.start..self.end).contains(&pfn)
     }
 
-    fn add(&mut self, counts: &Pages) {
+    /// Adds the block that begins with page `pfn`.
+    fn add(&mut self, pfn: u64, counts: &Pages) {
         let block = Block::new(counts);
         let class = block.class().index();
         self.blocks[class] += 1;
+        let anonymous = counts[Kind::Anon.index()] + counts[Kind::Locked.index()];
+        let is_mostly = block.class() == Class::Recoverable && 2 * anonymous > counts.iter().sum();
+        self.anonymous_at_top +=
+            u64::from(is_mostly && pfn >= self.end - (self.end - self.start) / TOP);
         if let Some(lone) = self.lone.get_mut(block.blockers() as usize).filter(|_| block.is_lone())
         {
             lone.blocks += 1;
@@ -103,6 +116,7 @@ impl ZoneSurvey {
         for (mine, theirs) in self.pages.iter_mut().zip(&other.pages) {
             add(mine, theirs);
         }
+        self.anonymous_at_top += other.anonymous_at_top;
         for (mine, theirs) in self.lone.iter_mut().zip(&other.lone) {
             mine.blocks += theirs.blocks;
             add(&mut mine.pages, &theirs.pages);
@@ -141,6 +155,7 @@ impl ZoneSurvey {
     fn scale(&mut self, one_in: u64) {
         let pages = self.pages.iter_mut().flatten();
         pages.chain(&mut self.blocks).for_each(|count| *count *= one_in);
+        self.anonymous_at_top *= one_in;
     }
 
     /// Pages of a kind in blocks of a class.

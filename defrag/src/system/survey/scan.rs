@@ -169,7 +169,7 @@ fn scan(
             }
             let counts = count(words, pages);
             if let Some(zone) = seen.zones.iter_mut().find(|zone| zone.has(index * pages)) {
-                zone.add(&counts);
+                zone.add(index * pages, &counts);
             }
             let block = Block::new(&counts);
             if is_hot_folio(words) { block.heated() } else { block }
