@@ -109,6 +109,16 @@ impl Pinned {
     }
 }
 
+/// How likely it is that pages which somebody has pinned stand in a block.
+pub fn chance(pinned: &[Pinned], block: u64) -> f64 {
+    1.0 - pinned.iter().map(|pinned| 1.0 - pinned.chance(block)).product::<f64>()
+}
+
+/// Whether a block is to be taken for pinned.
+pub fn is_held(pinned: &[Pinned], block: u64) -> bool {
+    chance(pinned, block) > 0.5
+}
+
 /// How many pages a mapping has in which block.
 type PagesByBlock = BTreeMap<u64, u32>;
 

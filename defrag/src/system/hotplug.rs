@@ -12,7 +12,7 @@ use bookend::units::{Bytes, Node, PageSize};
 
 use super::bounded::{self, Limit, Written};
 use super::files::{FileError, Files};
-use super::holders::{pinned, processes};
+use super::holders::{is_held, pinned, processes};
 use super::machine::Did;
 use super::survey::{Block, Class, Survey, survey};
 
@@ -20,8 +20,6 @@ use super::survey::{Block, Class, Survey, survey};
 const TRY: Duration = Duration::from_secs(2);
 /// How many blocks are tried in all.
 pub(super) const TRIES: usize = 16;
-/// Blocks that are likelier to be pinned are taken for pinned.
-pub(super) const CHANCE: f64 = 0.5;
 
 const MEMORY: &str = "sys/devices/system/memory";
 
@@ -44,8 +42,7 @@ pub fn recycle_one(
     }
     let survey = survey(files, base)?;
     let pinned = processes(files).and_then(|all| pinned(files, base, &all)).unwrap_or_default();
-    let held = |block: usize| pinned.iter().any(|pinned| pinned.chance(block as u64) > CHANCE);
-    let empty = that_empty(&survey, size, node, |block| !held(block));
+    let empty = that_empty(&survey, size, node, |block| !is_held(&pinned, block));
     let there = files.numbered(MEMORY, "memory", "")?;
     let left = empty.filter(|(number, _)| there.contains(number) && !tried.contains(number));
     let Some(number) = most_promising(left) else {
@@ -84,7 +81,7 @@ pub(super) fn that_empty<'a>(
     survey: &'a Survey,
     size: Bytes,
     node: Option<Node>,
-    can_go: impl Fn(usize) -> bool + 'a,
+    can_go: impl Fn(u64) -> bool + 'a,
 ) -> impl Iterator<Item = (u64, &'a [Block])> {
     let len = (size.get() >> PageSize::MIB2.shift()) as usize;
     let all = survey.blocks.chunks_exact(len).enumerate();
@@ -93,7 +90,7 @@ pub(super) fn that_empty<'a>(
         let movable = |block: &Block| matches!(block.class(), Class::Free | Class::Recoverable);
         (node.is_none() || survey.node_of(first) == node)
             && blocks.iter().all(movable)
-            && (first..first + len).all(&can_go)
+            && (first as u64..(first + len) as u64).all(&can_go)
     };
     all.filter(move |&(number, blocks)| empties(number, blocks))
         .map(|(number, blocks)| (number as u64, blocks))

@@ -248,15 +248,20 @@ fn compaction_that_ends_early_goes_on_while_it_gains() {
     assert_eq!(machine.cold, 900, "nothing was reclaimed");
 }
 
-#[test]
-fn the_kernel_is_not_asked_to_move_pages_where_it_gives_up_cache_instead() {
-    let mut machine = Simulated {
+/// A machine that gives up cache for each page that it has to make.
+fn costly_to_ask() -> Simulated {
+    Simulated {
         spare: 40_000,
         coaxable: 5000,
         coaxing_reclaims: true,
         cold: 9000,
         ..Default::default()
-    };
+    }
+}
+
+#[test]
+fn the_kernel_is_not_asked_to_move_pages_where_it_gives_up_cache_instead() {
+    let mut machine = costly_to_ask();
     climbed(&mut machine, &Goal { max_rung: Rung::Compact, ..goal(5000) });
     let gone = 9000 - machine.cold;
     assert!((1..400).contains(&gone), "{gone} pages of cache went");
@@ -267,12 +272,8 @@ fn no_more_is_tried_than_could_be_had() {
     let lot = || Simulated {
         pools: BTreeMap::from([(LARGE, 3)]),
         ready: ready(2),
-        spare: 40_000,
-        coaxable: 5000,
-        coaxing_reclaims: true,
-        cold: 9000,
         recyclable: 9,
-        ..Default::default()
+        ..costly_to_ask()
     };
     let mut machine = lot();
     let outcome = climbed(&mut machine, &Goal { ceiling: ceiling(2, 2), ..goal(5000) });
@@ -292,13 +293,7 @@ fn no_more_is_tried_than_could_be_had() {
 
 #[test]
 fn asking_has_nothing_reclaimed_for_a_page_that_is_not_ready() {
-    let mut machine = Simulated {
-        spare: 40_000,
-        coaxable: 5000,
-        coaxing_reclaims: true,
-        cold: 9000,
-        ..Default::default()
-    };
+    let mut machine = costly_to_ask();
     let outcome = climbed(&mut machine, &Goal { max_rung: Rung::Ask, ..goal(5000) });
     assert_eq!((outcome.obtained, machine.cold, machine.calls), (0, 9000, vec!["resize"]));
 }

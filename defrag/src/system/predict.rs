@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use bookend::units::{Bytes, Node, PageSize};
 use serde::Serialize;
 
-use super::holders::Pinned;
+use super::holders::{Pinned, chance, is_held};
 use super::hotplug;
 use super::rung::Rung;
 use super::survey::{Block, Class, Kind, Survey};
@@ -53,13 +53,6 @@ pub struct Known<'a> {
     pub slab_share: f64,
     /// Bytes of a memory block, where these can be taken offline.
     pub memory_block: Option<Bytes>,
-}
-
-impl Known<'_> {
-    /// How likely it is that pinned pages stand in a block.
-    fn chance(&self, block: u64) -> f64 {
-        1.0 - self.pinned.iter().map(|pinned| 1.0 - pinned.chance(block)).product::<f64>()
-    }
 }
 
 /// What the rungs should give of pages of a size, on a node or the whole machine.
@@ -172,7 +165,8 @@ fn shrinking(known: &Known<'_>, node: Option<Node>) -> f64 {
     let blocks = survey.blocks.iter().enumerate().filter(|(number, block)| {
         block.class() == Class::Slab && (node.is_none() || survey.node_of(*number) == node)
     });
-    let goes = |(number, block)| shrinks(known, block) * (1.0 - known.chance(number as u64));
+    let goes =
+        |(number, block)| shrinks(known, block) * (1.0 - chance(known.pinned, number as u64));
     blocks.map(goes).sum::<f64>() * survey.one_in as f64
 }
 
@@ -181,8 +175,7 @@ fn recyclable(known: &Known<'_>, node: Option<Node>) -> f64 {
     let survey = known.survey;
     // A glance sees no memory block whole.
     let Some(size) = known.memory_block.filter(|_| survey.one_in == 1) else { return 0.0 };
-    let can_go = |block: usize| known.chance(block as u64) <= hotplug::CHANCE;
-    let mut hot: Vec<_> = hotplug::that_empty(survey, size, node, can_go)
+    let mut hot: Vec<_> = hotplug::that_empty(survey, size, node, |b| !is_held(known.pinned, b))
         .map(|(_, blocks)| blocks.iter().filter(|block| block.is_hot()).count())
         .collect();
     hot.sort_unstable_by_key(|&hot| std::cmp::Reverse(hot));
@@ -209,7 +202,7 @@ fn held(known: &Known<'_>, node: Option<Node>) -> f64 {
     };
     let blocks: BTreeSet<_> = known.pinned.iter().flat_map(|pinned| pinned.blocks.keys()).collect();
     let blocks = blocks.into_iter().copied().filter(here);
-    blocks.map(|block| known.chance(block)).sum::<f64>() * survey.one_in as f64
+    blocks.map(|block| chance(known.pinned, block)).sum::<f64>() * survey.one_in as f64
 }
 
 fn small(known: &Known<'_>, sums: &Sums, page: PageSize) -> Vec<(Rung, f64)> {
@@ -260,7 +253,7 @@ fn runs(known: &Known<'_>, page: PageSize, node: Option<Node>, slab: bool) -> u6
         Class::Slab if slab => shrinks(known, block),
         _ => 0.0,
     };
-    let pinned = |block: usize| known.chance(block as u64) > 0.5;
+    let pinned = |block: usize| is_held(known.pinned, block as u64);
     let good = |(number, blocks): (usize, &[Block])| {
         let first = number * len;
         blocks.len() == len

@@ -6,6 +6,33 @@ use std::ops::Range;
 
 use super::sys::{self, Seek};
 
+/// No drive has blocks of more than a page.
+const UNIT: u64 = 4096;
+/// Bytes zeroed by one command, between looks at whether it is over.
+const STEP: u64 = 1 << 30;
+
+/// Has a block device read as zeros in `hole`, as far as that is whole blocks and the device has a command for it;
+/// says where it does. `None` where it `is_over` meanwhile.
+pub fn zero(device: &File, hole: &Range<u64>, is_over: impl Fn() -> bool) -> Option<Range<u64>> {
+    let whole = hole.start.next_multiple_of(UNIT)..hole.end - hole.end % UNIT;
+    if whole.is_empty() {
+        return Some(hole.start..hole.start);
+    }
+    let mut at = whole.start;
+    while at < whole.end {
+        if is_over() {
+            return None;
+        }
+        let end = whole.end.min(at + STEP);
+        // Whatever speaks against it: what was not zeroed is to be written.
+        if sys::zero_out(device, at..end).is_err() {
+            break;
+        }
+        at = end;
+    }
+    Some(whole.start..at)
+}
+
 /// Finds the ranges of `file` that hold data, in order, within its first `len` bytes. The file's
 /// position changes.
 ///

@@ -313,27 +313,25 @@ impl QueuePair {
         }
     }
 
-    /// Waits for the next request to end: for a moment awake, and then in steps that are a part of the time waited.
+    /// Waits for the next request to end.
     ///
     /// # Errors
     /// [`WorkError`].
     pub fn wait(&self, timeout: Duration) -> Result<Completion, WorkError> {
-        /// What a device takes for a small request; for more, the processor is left to others.
-        const AWAKE: Duration = Duration::from_micros(100);
-        const STEPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(1));
         let start = Instant::now();
+        let mut tries = 0u32;
         loop {
             if let Some(completion) = self.poll()? {
                 return Ok(completion);
             }
-            let waited = start.elapsed();
-            if waited > timeout {
+            if start.elapsed() > timeout {
                 return Err(WorkError::TimedOut(timeout));
             }
-            if waited < AWAKE {
-                std::thread::yield_now();
+            tries += 1;
+            if tries > 1000 {
+                std::thread::sleep(Duration::from_micros(50));
             } else {
-                std::thread::sleep((waited / 8).clamp(STEPS.0, STEPS.1));
+                std::thread::yield_now();
             }
         }
     }

@@ -200,29 +200,14 @@ pub fn ranges_to_write(
     })
 }
 
-/// Has the target read as zeros in `holes`, as far as they are whole blocks; says in which ranges it does.
+/// Has the target read as zeros in `holes`, as far as it can; says in which ranges it does.
 fn zeroed(job: &Job<'_>, holes: &[Range<u64>]) -> Result<Vec<Range<u64>>, CopyError> {
-    let mut zeroed = Vec::new();
-    for hole in holes {
-        // No drive has blocks of more than a page.
-        let unit = Memory::ALIGN as u64;
-        let whole = hole.start.next_multiple_of(unit)..hole.end - hole.end % unit;
-        let mut at = whole.start;
-        while at < whole.end {
-            if job.progress.is_cancelled() {
-                return Err(CopyError::Cancelled);
-            }
-            let end = whole.end.min(at + ALLOCATE_STEP);
-            // Whatever speaks against it: what was not zeroed is written.
-            if sys::zero_out(job.target.file, at..end).is_err() {
-                break;
-            }
-            at = end;
-        }
-        if at > whole.start {
-            zeroed.push(whole.start..at);
-        }
-    }
+    let zero = |hole| {
+        let done = holes::zero(job.target.file, hole, || job.progress.is_cancelled());
+        done.ok_or(CopyError::Cancelled)
+    };
+    let mut zeroed = holes.iter().map(zero).collect::<Result<Vec<_>, _>>()?;
+    zeroed.retain(|range| !range.is_empty());
     Ok(zeroed)
 }
 

@@ -78,25 +78,32 @@ fn put_len(len: usize, out: &mut Vec<u8>) {
     u32::try_from(len).unwrap_or(u32::MAX).put(out);
 }
 
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_len(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+fn take_bytes<'a>(input: &mut Input<'a>) -> Result<&'a [u8], Malformed> {
+    let len = u32::take(input)? as usize;
+    input.bytes(len)
+}
+
 /// Bytes without a meaning of their own.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Blob(pub Vec<u8>);
 
 impl Field for Blob {
     fn put(&self, out: &mut Vec<u8>) {
-        put_len(self.0.len(), out);
-        out.extend_from_slice(&self.0);
+        put_bytes(&self.0, out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let len = u32::take(input)? as usize;
-        Ok(Self(input.bytes(len)?.to_vec()))
+        Ok(Self(take_bytes(input)?.to_vec()))
     }
 }
 
 impl Field for String {
     fn put(&self, out: &mut Vec<u8>) {
-        put_len(self.len(), out);
-        out.extend_from_slice(self.as_bytes());
+        put_bytes(self.as_bytes(), out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         let Blob(bytes) = Blob::take(input)?;
@@ -159,12 +166,10 @@ impl Name {
 
 impl Field for Name {
     fn put(&self, out: &mut Vec<u8>) {
-        put_len(self.0.as_bytes().len(), out);
-        out.extend_from_slice(self.0.as_bytes());
+        put_bytes(self.0.as_bytes(), out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let len = u32::take(input)? as usize;
-        Self::new(input.bytes(len)?)
+        Self::new(take_bytes(input)?)
     }
 }
 
@@ -174,12 +179,10 @@ pub struct PathText(pub Vec<u8>);
 
 impl Field for PathText {
     fn put(&self, out: &mut Vec<u8>) {
-        put_len(self.0.len(), out);
-        out.extend_from_slice(&self.0);
+        put_bytes(&self.0, out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let len = u32::take(input)? as usize;
-        let bytes = input.bytes(len)?;
+        let bytes = take_bytes(input)?;
         if bytes.len() > PATH_MAX || bytes.contains(&0) {
             return Err(Malformed("a path with a zero byte, or longer than paths are"));
         }

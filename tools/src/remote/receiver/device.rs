@@ -12,16 +12,12 @@ use super::place::os;
 use super::{Receiver, Spot};
 use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
-use crate::copy::sys;
+use crate::copy::holes;
 use crate::copy::target::Target;
 use crate::copy::tree::entry::{by_descriptor, look};
 use crate::remote::protocol::Entry;
 use crate::remote::session::lock;
 
-/// No drive has blocks of more than a page.
-const UNIT: u64 = 4096;
-/// Bytes zeroed by one command.
-const STEP: u64 = 1 << 30;
 /// Bytes of zeros written at once.
 const ZEROS: u64 = 1 << 20;
 
@@ -48,17 +44,8 @@ impl Covered {
 
     /// What of `0..len` was not.
     fn rest(&self, len: u64) -> Vec<Range<u64>> {
-        let (mut rest, mut at) = (Vec::new(), 0);
-        for (&start, &end) in lock(&self.0).iter() {
-            if at < start {
-                rest.push(at..start);
-            }
-            at = end;
-        }
-        if at < len {
-            rest.push(at..len);
-        }
-        rest
+        let written: Vec<_> = lock(&self.0).iter().map(|(&start, &end)| start..end).collect();
+        holes::between(&written, len)
     }
 }
 
@@ -105,19 +92,8 @@ impl Receiver<'_, '_> {
     ) -> Result<(), FileError> {
         let failed = |cause| FileError::target(&target.path, "write zeros to", cause);
         for hole in covered.rest(len) {
-            let whole = hole.start.next_multiple_of(UNIT)..hole.end - hole.end % UNIT;
-            let mut at = whole.start;
-            while at < whole.end {
-                if self.session.is_over() {
-                    return Err(failed(io::ErrorKind::Interrupted.into()));
-                }
-                let end = whole.end.min(at + STEP);
-                if sys::zero_out(&target.file, at..end).is_err() {
-                    break; // whatever speaks against it
-                }
-                at = end;
-            }
-            let zeroed = whole.start.min(hole.end)..at.max(whole.start).min(hole.end);
+            let zeroed = holes::zero(&target.file, &hole, || self.session.is_over())
+                .ok_or_else(|| failed(io::ErrorKind::Interrupted.into()))?;
             for part in [hole.start..zeroed.start, zeroed.end..hole.end] {
                 self.write_zeros(target, part).map_err(failed)?;
             }
