@@ -124,6 +124,40 @@ fn a_tree_is_the_same_there() {
 }
 
 #[test]
+fn what_the_source_does_not_have_is_removed_there() {
+    let mut seen = Vec::new();
+    for way in ["here", "push", "pull"] {
+        let dir = machines();
+        tree(&dir, "tree");
+        tree(&dir, "copy");
+        for name in ["copy/extra/deep/er", "copy/a/d/gone", "outside"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        // What a run that was killed left of a file that is copied now, and of one that is no more, too.
+        for name in ["copy/extra/f", "copy/a/kept.o", "copy/.gone.hugecp-part", "outside/kept"] {
+            dir.file(name, "x");
+        }
+        symlink("../outside", dir.join("copy/to-outside")).unwrap();
+        let (source, target) = match way {
+            "here" => ("tree".to_owned(), "copy".to_owned()),
+            "push" => ("tree".to_owned(), there(&dir, "copy")),
+            _ => (there(&dir, "tree"), "copy".to_owned()),
+        };
+        let line = format!("-aT --json --delete --exclude *.o {source} {target}");
+        let report = run(&dir, &line).ok().out();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        assert!(dir.join("outside/kept").exists() && dir.join("copy/a/kept.o").exists());
+        let left = dir.command("find", ["copy", "-printf", "%P %y %s\n"]).output().unwrap();
+        let mut left: Vec<_> =
+            String::from_utf8_lossy(&left.stdout).lines().map(str::to_owned).collect();
+        left.sort();
+        seen.push((report["deleted"].clone(), left));
+    }
+    assert_eq!(seen[0].0, 8, "each name counts: {seen:?}");
+    assert!(seen[0] == seen[1] && seen[0] == seen[2], "{seen:?}");
+}
+
+#[test]
 fn operands_go_where_cp_puts_them() {
     let dir = machines();
     dir.file("a", "a");

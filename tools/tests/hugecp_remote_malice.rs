@@ -129,7 +129,7 @@ fn what_was_not_asked_for_is_not_taken() {
         ("", vec![symlink("", Path::new("/"))], "what is no file"),
         ("-r", vec![Message::Operand { index: 0 }], "not asked for"),
         ("-r", vec![Message::Operand { index: 1 }], "not asked for"),
-        ("-r", vec![Message::Leave {}], "leaves a directory"),
+        ("-r", vec![Message::Leave { complete: true }], "leaves a directory"),
         ("-r", vec![small("a", "in no directory")], "in no directory"),
         ("-r", vec![enter(""), small("", "without a name")], "in no directory"),
         ("-r", vec![Message::Go { file: 0 }], "only a receiver may"),
@@ -147,6 +147,22 @@ fn what_was_not_asked_for_is_not_taken() {
 }
 
 #[test]
+fn nothing_is_removed_where_the_sender_did_not_tell_of_everything() {
+    let leave = |complete| Message::Leave { complete };
+    for (messages, left) in [
+        (vec![enter(""), small("new", "x"), leave(false), Message::Finish {}], true),
+        (vec![enter(""), small("new", "x"), leave(true), Message::Finish {}], false),
+        (vec![enter(""), small("new", "x")], true), // and then the connection is gone
+    ] {
+        let dir = Dir::new();
+        dir.file("dst/old", "x");
+        let ran = pull_messages(&dir, "-r -T --delete", messages);
+        assert_eq!(dir.join("dst/old").exists(), left, "{}", ran.err());
+        assert!(ran.status() == 1 || dir.join("dst/new").exists(), "{}", ran.err());
+    }
+}
+
+#[test]
 fn links_lead_nothing_out_of_the_target() {
     let dir = Dir::new();
     fs::create_dir(dir.join("outside")).unwrap();
@@ -159,9 +175,9 @@ fn links_lead_nothing_out_of_the_target() {
         enter("l"),
         small("stolen", "x"),
         file("big", 0, 2 << 20),
-        Message::Leave {},
+        Message::Leave { complete: true },
         small("l2", "good"),
-        Message::Leave {},
+        Message::Leave { complete: true },
         Message::Finish {},
     ];
     pull_messages(&dir, "-r -T", messages).fails(1, &["cannot copy a directory to", "dst/l'"]);
@@ -279,6 +295,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         follow: 0,
         links: false,
         one_file_system: false,
+        delete: false,
         rules: Vec::new(),
         preserve: false,
         force: true,

@@ -14,6 +14,13 @@ use common::{Dir, Ran, bytes, wait_until};
 
 const LEN: usize = 48 << 20;
 
+/// How long the file of the fifty kills is: `BOOKEND_TEST_KILLED_MIB` MiB, where that is set. It is read whole, so
+/// that twice as much memory is wanted.
+fn killed_len() -> usize {
+    let Ok(mib) = std::env::var("BOOKEND_TEST_KILLED_MIB") else { return LEN };
+    mib.parse::<usize>().expect("BOOKEND_TEST_KILLED_MIB is a number of MiB") << 20
+}
+
 /// What a killed run left.
 struct Left {
     /// Records in the journal.
@@ -69,18 +76,22 @@ fn kill_after(mut child: Child, wait: Duration) -> Option<Ran> {
 
 #[test]
 fn fifty_kills_at_random_moments_and_nothing_is_copied_twice() {
-    // A rate at which the copy takes about a second, so that most kills find it under way.
+    // A rate at which the copy takes about a second, so that most kills find it under way. One of gigabytes may
+    // be slower than that by itself, and is given as long.
+    let len = killed_len();
+    let rate = format!("{}M", len * 60 / LEN);
+    let longest = 400 + 800 * (len as u64 >> 30); // ms; what was there is read again first
     for engine in ["auto", "direct", "buffered"] {
         let dir = Dir::new();
-        let data = bytes(LEN);
+        let data = bytes(len);
         dir.file("a", &data);
-        let options = ["--engine", engine, "--bwlimit", "60M"];
+        let options = ["--engine", engine, "--bwlimit", &rate];
         let (mut kills, mut partway, mut state) = (0, 0, 12345_u64);
         let mut before: Option<Left> = None;
         while kills < 17 {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let ended =
-                kill_after(start(&dir, &options), Duration::from_millis((state >> 33) % 400));
+                kill_after(start(&dir, &options), Duration::from_millis((state >> 33) % longest));
             if let Some(ran) = ended {
                 check_end(&dir, ran, before.as_ref(), &data);
                 fs::remove_file(dir.join("b")).unwrap();

@@ -133,7 +133,7 @@ pub(super) fn run(
             hard_links: counts.hard_links,
             specials: counts.specials,
             left: counts.left,
-            deleted: 0,
+            deleted: counts.deleted,
             parts: 0,
             failures: tally.totals().failures,
         }),

@@ -21,6 +21,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
@@ -63,8 +64,8 @@ pub struct Receiver<'a, 's> {
     made: Option<Mutex<HashSet<Id>>>,
     /// One open directory on every file system that was written to, for `--fsync`.
     written: Mutex<HashMap<u64, File>>,
-    /// What directories lost when they were finished.
-    lost: Arc<Mutex<Vec<FileError>>>,
+    /// What there is to tell of directories that were finished.
+    finished: Arc<place::Finished>,
 }
 
 impl std::fmt::Debug for Receiver<'_, '_> {
@@ -105,9 +106,10 @@ struct Position {
     stack: Vec<Option<Arc<Place>>>,
     /// The path of the source, in messages.
     source: PathBuf,
-    /// Where all is compared only: what the sender has not told of, in each of the directories.
+    /// Where all is compared only, or what is too much is removed: what the sender has not told of, in each of the
+    /// directories.
     unseen: Vec<BTreeSet<CString>>,
-    /// And what the first name of a file with several is.
+    /// Where all is compared only: what the first name of a file with several is.
     linked: HashMap<u64, Id>,
 }
 
@@ -135,7 +137,7 @@ impl<'a, 's> Receiver<'a, 's> {
             links: Links::default(),
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
-            lost: Arc::default(),
+            finished: Arc::default(),
         }
     }
 
@@ -166,6 +168,7 @@ impl<'a, 's> Receiver<'a, 's> {
                 });
             }
             let result = self.receive(target, operands, &mut *main);
+            self.finished.broken_off.store(result.is_err(), Ordering::Relaxed);
             self.session.end();
             self.jobs_bell.notify_all();
             result
@@ -188,7 +191,8 @@ impl<'a, 's> Receiver<'a, 's> {
         }
         self.finish_places()?;
         self.make_durable();
-        for error in lock(&self.lost).drain(..) {
+        self.tally.deleted.add(self.finished.deleted.get());
+        for error in lock(&self.finished.failures).drain(..) {
             self.failed(&error);
         }
         let counts = self.counts();
@@ -204,7 +208,7 @@ impl<'a, 's> Receiver<'a, 's> {
         for spot in self.links.take_awaiting() {
             self.failed(&links::not_copied(&spot));
         }
-        while Arc::strong_count(&self.lost) > 1 {
+        while Arc::strong_count(&self.finished) > 1 {
             if self.session.is_over() {
                 return Err(Over);
             }
@@ -260,19 +264,14 @@ impl<'a, 's> Receiver<'a, 's> {
                     };
                 }
                 Message::Enter { entry } => self.enter(&mut at, &entry)?,
-                Message::Leave {} => {
-                    self.check_left(&mut at);
-                    if at.stack.pop().is_none() {
-                        return Err(self.breach("it leaves a directory that it did not enter"));
-                    }
-                    at.source.pop();
-                }
+                Message::Leave { complete } => self.leave(&mut at, complete)?,
                 Message::Small { ref entry, .. }
                 | Message::File { ref entry, .. }
                 | Message::Symlink { ref entry, .. }
                 | Message::Node { ref entry, .. }
                 | Message::Link { ref entry } => {
                     let mut spot = self.spot(&at, entry)?;
+                    at.see(entry);
                     if self.task.check {
                         spot = self.check_entry(&mut at, &message, spot)?;
                     }
@@ -381,6 +380,7 @@ impl<'a, 's> Receiver<'a, 's> {
             hard_links: tally.hard_links.get(),
             specials: tally.specials.get(),
             left: tally.left.get(),
+            deleted: tally.deleted.get(),
         }
     }
 

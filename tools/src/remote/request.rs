@@ -190,7 +190,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         (options.reflink == crate::copy::options::When::Always, "--reflink"),
         (trees.parents, "--parents"),
         (trees.files_from.is_some(), "--files-from"),
-        (trees.delete, "--delete"),
         (trees.shard.is_some(), "--shard"),
     ] {
         if given {
@@ -259,7 +258,8 @@ mod tests {
             ("hugecp h:a b c", "several machines"),
             ("hugecp - h:a", "\"-\""),
             ("hugecp --in-place a h:b", "--in-place"),
-            ("hugecp -r --delete a h:b", "--delete"),
+            ("hugecp -r --delete a c h:b", "--delete needs one SRC"),
+            ("hugecp -r --parents a h:b", "--parents"),
             ("hugecp --check --manifest m a h:b", "--manifest"),
             ("hugecp --check a c h:b", "--check compares one"),
         ] {

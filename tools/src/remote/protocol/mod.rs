@@ -36,7 +36,7 @@ pub use records::{
 };
 
 /// The version of what is said here. Two ends with different ones do not talk.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Bytes of a message at most, the bytes of a piece aside.
 pub const FRAME_MAX: usize = 1 << 20;
 /// Bytes of a file that goes in one message with its name.
@@ -126,7 +126,10 @@ messages! {
     /// A directory; what follows is in it.
     11 Enter { /** It. */ entry: Entry }
     /// The directory is at its end.
-    12 Leave {}
+    12 Leave {
+        /// Whether all of it was told of that is to be copied: what else is there, the source does not have.
+        complete: bool,
+    }
     /// A file with its contents.
     13 Small { /** It. */ entry: Entry, /** All of it. */ content: Blob }
     /// A file whose contents come in pieces.

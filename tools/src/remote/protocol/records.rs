@@ -40,6 +40,8 @@ records! {
         links: bool,
         /// Stay on one file system.
         one_file_system: bool,
+        /// Remove what the source does not have.
+        delete: bool,
         /// What to leave out: whether it is that or the contrary, and the pattern.
         rules: Vec<RuleText>,
         /// Carry over mode, times, ownership and attributes.
@@ -148,5 +150,7 @@ records! {
         specials: u64,
         /// Targets left as they were.
         left: u64,
+        /// Names removed, with all below them.
+        deleted: u64,
     }
 }

@@ -1,7 +1,6 @@
 //! `--check`: what the sender tells of is compared with what is there, and nothing is written.
 //!
-//! The listening thread compares names, kinds and attributes; contents are for those who otherwise write them. Of each
-//! directory that the sender is in, the names are kept that it has not told of: as many as there are here.
+//! The listening thread compares names, kinds and attributes; contents are for those who otherwise write them.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -15,7 +14,7 @@ use nix::fcntl::readlinkat;
 
 use super::compare::Candidate;
 use super::entries::{has_contents, open_same};
-use super::place::{Place, Way};
+use super::place::{Place, names_in};
 use super::{Position, Receiver, Spot};
 use crate::copy::check::{Basics, words};
 use crate::copy::error::said;
@@ -23,20 +22,10 @@ use crate::copy::journal::Identity;
 use crate::copy::quote::quote;
 use crate::copy::tree::directory::{id_of, open_directory};
 use crate::copy::tree::entry::{by_descriptor, look};
-use crate::copy::tree::list;
 use crate::remote::attributes;
 use crate::remote::protocol::{Entry, ExtendedAttribute, Message};
 use crate::remote::sender::LINKS_MAX;
 use crate::remote::session::Over;
-
-impl Position {
-    /// The sender has told of an entry.
-    pub(super) fn see(&mut self, entry: &Entry) {
-        if let (Some(name), Some(unseen)) = (&entry.name, self.unseen.last_mut()) {
-            unseen.remove(name.as_c_str());
-        }
-    }
-}
 
 impl Receiver<'_, '_> {
     fn differs(&self, path: &Path, how: &str) {
@@ -81,9 +70,7 @@ impl Receiver<'_, '_> {
                 return None;
             }
         };
-        let names = list::list(&directory);
-        let names = names.map(|entries| entries.into_iter().map(|entry| entry.name).collect());
-        let names = names.unwrap_or_else(|error| {
+        let names = names_in(&directory).unwrap_or_else(|error| {
             self.cannot(&spot.path(), "read it", &error);
             BTreeSet::new()
         });
@@ -92,27 +79,9 @@ impl Receiver<'_, '_> {
         Some((Place::inner(spot, file), names))
     }
 
-    /// The sender has told of everything in a directory.
-    pub(super) fn check_left(&self, at: &mut Position) {
-        let (Some(unseen), Some(Some(place))) = (at.unseen.pop(), at.stack.last()) else { return };
-        for name in unseen {
-            if !self.is_excluded(place, &name) {
-                self.differs(&place.path_of(&name), words::TOO_MUCH);
-            }
-        }
-    }
-
-    fn is_excluded(&self, place: &Place, name: &CString) -> bool {
-        let rules = &self.task.wishes.rules;
-        if rules.is_empty() {
-            return false;
-        }
-        let is_directory = look(&place.file, name, false).is_ok_and(|(_, found)| found.is_dir());
-        let way = Way::further(place.way.as_ref(), name);
-        // From the operand on, which is the first name.
-        let names: Vec<&[u8]> =
-            way.names().into_iter().skip(1).map(|name| name.to_bytes()).collect();
-        rules.excludes(&names.join(&b'/'), is_directory)
+    /// Tells of what the sender does not have in a directory.
+    pub(super) fn check_left(&self, place: &Place, unseen: impl Iterator<Item = CString>) {
+        unseen.for_each(|name| self.differs(&place.path_of(&name), words::TOO_MUCH));
     }
 
     /// Compares an entry that is no directory, but for its contents; gives where it is if these are to be compared.
@@ -123,7 +92,6 @@ impl Receiver<'_, '_> {
         spot: Option<Spot>,
     ) -> Result<Option<Spot>, Over> {
         let Some(entry) = message.entry() else { return Ok(None) };
-        at.see(entry);
         let Some(spot) = spot else { return Ok(None) };
         let Some((there, now)) = self.check_kind_of(&spot, entry) else { return Ok(None) };
         if entry.link != 0 {

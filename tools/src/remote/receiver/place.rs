@@ -1,20 +1,28 @@
 //! A directory in which things are made: it is open as long as somebody has something to do in it, and
-//! gets its attributes when nobody has any more.
+//! gets its attributes when nobody has any more; before that, what the source does not have is removed, if that is asked
+//! for. Of each directory that the sender is in, the names are kept that it has not told of: as many as there are here.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::{Position, Receiver, Spot};
 use crate::copy::error::{FileError, said};
+use crate::copy::tree::delete;
 use crate::copy::tree::directory::open_directory;
+use crate::copy::tree::entry::look;
+use crate::copy::tree::list;
+use crate::copy::tree::tally::Count;
 use crate::remote::attributes;
 use crate::remote::protocol::{Attributes, Entry};
 use crate::remote::sender::DEPTH_MAX;
@@ -33,6 +41,8 @@ pub(super) struct Place {
     pub outer: Option<Arc<Place>>,
     /// The one that it is in, which is finished after it.
     _above: Option<Arc<Place>>,
+    /// What is to be removed from it; nothing as long as not all of it is known.
+    too_much: OnceLock<BTreeSet<CString>>,
     finish: Option<Finish>,
 }
 
@@ -68,7 +78,18 @@ struct Finish {
     attributes: Attributes,
     preserve: bool,
     fresh: bool,
-    lost: Arc<Mutex<Vec<FileError>>>,
+    finished: Arc<Finished>,
+}
+
+/// What came of finishing directories.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    /// What failed.
+    pub failures: Mutex<Vec<FileError>>,
+    /// How many names were removed.
+    pub deleted: Count,
+    /// Whether it was broken off: nothing is removed any more.
+    pub broken_off: AtomicBool,
 }
 
 /// A name as the system's strings are.
@@ -79,7 +100,15 @@ pub(super) fn os(name: &CStr) -> &OsStr {
 impl Place {
     /// What an operand goes into.
     pub fn outer(file: File, path: PathBuf) -> Self {
-        Self { file, path: Arc::new(path), way: None, outer: None, _above: None, finish: None }
+        Self {
+            file,
+            path: Arc::new(path),
+            way: None,
+            outer: None,
+            _above: None,
+            too_much: OnceLock::new(),
+            finish: None,
+        }
     }
 
     /// The directory at `spot`, of which nothing is left to do.
@@ -90,7 +119,30 @@ impl Place {
             way: Some(Way::further(spot.place.way.as_ref(), &spot.name)),
             outer: Some(Arc::clone(spot.place.outer.as_ref().unwrap_or(&spot.place))),
             _above: Some(Arc::clone(&spot.place)),
+            too_much: OnceLock::new(),
             finish: None,
+        }
+    }
+
+    /// Removes what the source does not have. Not before all that is made in it is there: what an earlier run left of
+    /// that is among it.
+    fn remove_too_much(&self, finish: &Finish) {
+        let Some(too_much) = self.too_much.get().filter(|names| !names.is_empty()) else { return };
+        let Finished { failures, deleted, broken_off } = &*finish.finished;
+        if broken_off.load(Ordering::Relaxed) {
+            return;
+        }
+        let failed = |name: &CStr, cause| {
+            let path = self.path_of(name);
+            lock(failures).push(FileError::target(&path, "delete", cause));
+        };
+        match self.file.try_clone() {
+            Ok(directory) => {
+                let result = delete::extra(&directory.into(), |name, _| !too_much.contains(name));
+                deleted.add(result.removed);
+                result.failures.into_iter().for_each(|(name, cause)| failed(&name, cause));
+            }
+            Err(cause) => failed(c".", cause),
         }
     }
 
@@ -111,6 +163,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(finish) = self.finish.take() else { return };
+        self.remove_too_much(&finish);
         let what = if finish.preserve {
             attributes::give(&self.file, &finish.attributes)
         } else {
@@ -118,7 +171,7 @@ impl Drop for Place {
         };
         if !what.is_empty() {
             let path = self.path();
-            lock(&finish.lost).push(FileError::Attributes { path, what });
+            lock(&finish.finished.failures).push(FileError::Attributes { path, what });
         }
     }
 }
@@ -148,25 +201,62 @@ impl Receiver<'_, '_> {
         }
         let spot = self.spot(at, entry)?;
         at.source.push(entry.name.as_ref().map_or(OsStr::new("."), |name| os(name.as_c_str())));
+        at.see(entry);
         if self.task.check {
-            at.see(entry);
             let (place, unseen) = spot.and_then(|spot| self.check_directory(&spot, entry)).unzip();
             at.stack.push(place.map(Arc::new));
             at.unseen.push(unseen.unwrap_or_default());
             return Ok(());
         }
-        let place = spot.and_then(|spot| match self.make_directory(&spot, entry) {
-            Ok(place) => Some(Arc::new(place)),
+        let made = spot.and_then(|spot| match self.make_directory(&spot, entry) {
+            Ok(made) => Some(made),
             Err(error) => {
                 self.failed(&error);
                 None
             }
         });
-        at.stack.push(place);
+        let (place, unseen) = made.unzip();
+        at.stack.push(place.map(Arc::new));
+        at.unseen.push(unseen.unwrap_or_default());
         Ok(())
     }
 
-    fn make_directory(&self, spot: &Spot, entry: &Entry) -> Result<Place, FileError> {
+    /// The sender is through with the directory that it has entered last.
+    pub(super) fn leave(&self, at: &mut Position, complete: bool) -> Result<(), Over> {
+        let Some(place) = at.stack.pop() else {
+            return Err(self.breach("it leaves a directory that it did not enter"));
+        };
+        at.source.pop();
+        let unseen = at.unseen.pop().unwrap_or_default();
+        let Some(place) = place else { return Ok(()) };
+        let unseen = unseen.into_iter().filter(|name| !self.is_excluded(&place, name));
+        if self.task.check {
+            self.check_left(&place, unseen);
+        } else if complete {
+            let _ = place.too_much.set(unseen.collect()); // it is left once
+        }
+        Ok(())
+    }
+
+    fn is_excluded(&self, place: &Place, name: &CString) -> bool {
+        let rules = &self.task.wishes.rules;
+        if rules.is_empty() {
+            return false;
+        }
+        let is_directory = look(&place.file, name, false).is_ok_and(|(_, found)| found.is_dir());
+        let way = Way::further(place.way.as_ref(), name);
+        // From the operand on, which is the first name.
+        let names: Vec<&[u8]> =
+            way.names().into_iter().skip(1).map(|name| name.to_bytes()).collect();
+        rules.excludes(&names.join(&b'/'), is_directory)
+    }
+
+    /// Makes a directory, or opens the one that is there; gives also what may be too much in it.
+    fn make_directory(
+        &self,
+        spot: &Spot,
+        entry: &Entry,
+    ) -> Result<(Place, BTreeSet<CString>), FileError> {
         let (path, preserve) = (spot.path(), self.task.settings.preserve);
         let attributes = entry.attributes.clone();
         // Nobody else may look in until it has its own mode.
@@ -182,18 +272,38 @@ impl Receiver<'_, '_> {
         if self.task.settings.verbose {
             self.talk.copying(&spot.source, &path);
         }
-        let file = match open_directory(&spot.place.file, &spot.name, false) {
-            Ok(file) => File::from(file),
+        let directory = match open_directory(&spot.place.file, &spot.name, false) {
+            Ok(directory) => directory,
             Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(FileError::InTheWay(path)),
             Err(errno) => return Err(FileError::target(&path, "open", errno)),
         };
         if fresh {
             self.tally.directories.add(1);
         }
+        let there = match self.task.wishes.delete && !fresh {
+            true => names_in(&directory),
+            false => Ok(BTreeSet::new()),
+        };
+        let there = there.map_err(|cause| FileError::target(&path, "read directory", cause))?;
+        let file = File::from(directory);
         self.will_write(&file);
-        let lost = Arc::clone(&self.lost);
+        let finished = Arc::clone(&self.finished);
         let mut place = Place::inner(spot, file);
-        place.finish = Some(Finish { attributes, preserve, fresh, lost });
-        Ok(place)
+        place.finish = Some(Finish { attributes, preserve, fresh, finished });
+        Ok((place, there))
     }
+}
+
+impl Position {
+    /// The sender has told of an entry.
+    pub(super) fn see(&mut self, entry: &Entry) {
+        if let (Some(name), Some(unseen)) = (&entry.name, self.unseen.last_mut()) {
+            unseen.remove(name.as_c_str());
+        }
+    }
+}
+
+/// The names in a directory.
+pub(super) fn names_in(directory: &OwnedFd) -> io::Result<BTreeSet<CString>> {
+    Ok(list::list(directory)?.into_iter().map(|entry| entry.name).collect())
 }

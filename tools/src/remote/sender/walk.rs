@@ -40,6 +40,8 @@ struct Level {
     directory: OwnedFd,
     id: Id,
     entries: std::vec::IntoIter<Entry>,
+    /// Whether the receiver was told of everything in it.
+    complete: bool,
     path: PathBuf,
     shown: PathBuf,
     relative: Vec<u8>,
@@ -110,7 +112,7 @@ impl Sender<'_, '_> {
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.entries.next() else {
                 walk.above.remove(&level.id);
-                self.session.send(&Message::Leave {})?;
+                self.session.send(&Message::Leave { complete: level.complete })?;
                 levels.pop();
                 continue;
             };
@@ -129,8 +131,10 @@ impl Sender<'_, '_> {
                 shown: level.shown.join(name),
                 relative,
             };
-            let inner = self.or_tell(self.entry(&spot, walk))?.flatten();
-            levels.extend(inner);
+            match self.or_tell(self.entry(&spot, walk))? {
+                Some(inner) => levels.extend(inner),
+                None => level.complete = false,
+            }
         }
         Ok(())
     }
@@ -255,19 +259,20 @@ impl Sender<'_, '_> {
         self.session.send(&Message::Enter { entry })?;
         let directory = OwnedFd::from(directory);
         let entries = if self.task.wishes.one_file_system && id.0 != walk.device {
-            Vec::new()
+            None
         } else {
-            list::list(&directory).unwrap_or_else(|cause| {
+            let failed = |cause| {
                 let path = spot.path.clone();
                 self.failed(&FileError::Source { path, operation: "read directory", cause });
-                Vec::new()
-            })
+            };
+            list::list(&directory).map_err(failed).ok()
         };
         walk.above.insert(id, spot.path.clone());
         Ok(Some(Level {
             directory,
             id,
-            entries: entries.into_iter(),
+            complete: entries.is_some(),
+            entries: entries.unwrap_or_default().into_iter(),
             path: spot.path.clone(),
             shown: spot.shown.clone(),
             relative: spot.relative.clone(),

@@ -46,8 +46,8 @@ fn without_devices_a_lane_goes_on_as_it_was() {
     std::thread::scope(|scope| {
         let one = scope.spawn(move || end(one, Part::Sends, "none here"));
         let mut other = end(other, Part::Receives, "none there");
-        say(&mut one.join().unwrap(), &Message::Leave {}).unwrap();
-        assert_eq!(other.feed.receive().unwrap(), Message::Leave {});
+        say(&mut one.join().unwrap(), &Message::Leave { complete: true }).unwrap();
+        assert_eq!(other.feed.receive().unwrap(), Message::Leave { complete: true });
     });
 }
 
