@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::error::MovableError;
+use super::mover::Batch;
 use super::owner::{NOBODY, OWNERS_MAX, Owner, told};
 use super::protocol::{self, Buried, Ended};
 use super::registry::{Door, DropFn, Keep, Number};
@@ -36,6 +37,8 @@ pub(super) struct Inner<O: Os> {
     owners: RwLock<Vec<Arc<dyn Owner>>>,
     /// One thread at a time moves.
     pub mover: Lock<()>,
+    /// What a round fills, kept for the next one.
+    pub batch: Lock<Batch>,
     /// How objects are to be dropped that were freed while the mover had them.
     doomed: Lock<HashMap<u32, DropFn>>,
     /// Blocks that became free while the placement moved them.
@@ -68,6 +71,7 @@ impl<O: Os> Inner<O> {
             state: Lock::new(State { store, keep: None }),
             owners: RwLock::default(),
             mover: Lock::new(()),
+            batch: Lock::new(Batch::default()),
             doomed: Lock::default(),
             orphans: Lock::default(),
             objects_max: objects,

@@ -133,6 +133,12 @@ impl Slab {
         Offset::of_bytes(self.start() + u64::from(place) * u64::from(self.size))
     }
 
+    /// Whether an offset is of a place in it.
+    pub fn holds(&self, at: Offset) -> bool {
+        let bytes = u64::from(self.run.count) * SLICE_BYTES as u64;
+        (at.bytes() as u64).wrapping_sub(self.start()) < bytes
+    }
+
     /// The place that an offset is of.
     pub fn place(&self, at: Offset) -> u32 {
         (at.bytes() as u64 - self.start()) as u32 / self.size // less than a block

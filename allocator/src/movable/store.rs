@@ -117,6 +117,40 @@ impl<O: Os> Store<O> {
         at
     }
 
+    /// Frees places. The blocks that nothing is left in: no longer the store's.
+    ///
+    /// Neighbours mostly come one after the other, and a slab is looked up once for them.
+    pub fn give_all(&mut self, places: &[Offset]) -> Vec<BlockRange> {
+        let mut empty = Vec::new();
+        let mut left = places;
+        while let [first, rest @ ..] = left {
+            let Some(slab) = self.slab_at(*first) else {
+                empty.extend(self.give(*first));
+                left = rest;
+                continue;
+            };
+            let (this, mut given) = (self.slab_mut(slab), 0);
+            // The last one is left for the rest of the work.
+            while let [at, next, ..] = left
+                && this.taken > 1
+                && this.holds(*next)
+            {
+                this.give(this.place(*at));
+                given += 1;
+                left = &left[1..];
+            }
+            let was_full = this.taken + given == this.places;
+            let (size, block) = (this.size, first.block());
+            self.live[block.as_usize()] -= given * size;
+            if was_full && given > 0 {
+                self.list(slab);
+            }
+            empty.extend(self.give(left[0]));
+            left = &left[1..];
+        }
+        empty
+    }
+
     /// Frees the place at `at`. The block, if nothing is left in it: no longer the store's.
     pub fn give(&mut self, at: Offset) -> Option<BlockRange> {
         let Some(slab) = self.slab_at(at) else {

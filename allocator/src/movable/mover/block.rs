@@ -1,7 +1,7 @@
 //! Emptying blocks of slabs: objects go to room in other blocks, or each to the same place in another
 //! block.
 
-use super::round::{Item, Terms};
+use super::round::{Item, Ready, Terms};
 use super::{Budget, Carried, Moving};
 use crate::heap::classes::SLICES;
 use crate::movable::error::{MovableError, Obstacle};
@@ -119,27 +119,30 @@ impl<O: Os> Moving<'_, O> {
             if insist { (INSISTING, INSISTING_BYTES) } else { (BATCH, BATCH_BYTES) };
         let mut pass = Pass { slice: 0, place: 0, objects_max, bytes_max, obstacle: None };
         let mut done = Carried::default();
+        // Nobody else wants it: one thread at a time moves.
+        let mut batch = core::mem::take(&mut *self.heap.batch.lock());
         loop {
             if budget.is_spent() {
                 done.obstacle = Some(Obstacle::Budget);
-                return done;
+                break;
             }
-            let items = self.gather(block, target, &mut pass);
-            if items.is_empty() {
+            self.gather(block, target, &mut pass, &mut batch.objects);
+            if batch.objects.is_empty() {
                 done.meet(pass.obstacle);
-                return done;
+                break;
             }
-            let (carried, places) = self.round(&items, Terms { insist, pin: false }, budget);
-            self.give_back(&places);
-            done.add(carried);
+            done.add(self.round(&mut batch, Terms { insist, pin: false }, budget));
+            self.give_back(&batch.places);
         }
+        *self.heap.batch.lock() = batch;
+        done
     }
 
     /// The next objects of a pass, and places for them.
-    fn gather(&self, block: BlockId, target: Target, pass: &mut Pass) -> Vec<Item> {
+    fn gather(&self, block: BlockId, target: Target, pass: &mut Pass, items: &mut Vec<Ready>) {
         let mut state = self.heap.state();
         let store = &mut state.store;
-        let (mut items, mut bytes) = (Vec::new(), 0);
+        let mut bytes = 0;
         for slab in store.slabs_of(block) {
             let Slab { run, bin, size, .. } = *store.slab(slab);
             if run.first < pass.slice {
@@ -151,7 +154,7 @@ impl<O: Os> Moving<'_, O> {
             let mut room = None;
             while let Some((place, index)) = store.slab(slab).next_taken(pass.place) {
                 if items.len() == pass.objects_max || bytes >= pass.bytes_max {
-                    return items;
+                    return;
                 }
                 pass.place = place + 1;
                 let from = store.slab(slab).offset(place);
@@ -172,11 +175,10 @@ impl<O: Os> Moving<'_, O> {
                 };
                 let len = u64::from(size);
                 bytes += len;
-                items.push(Item { index, owner: bin.owner, from, to, len, held: false });
+                items.push(Item { index, owner: bin.owner, from, to, len, held: false }.into());
             }
         }
         pass.slice = SLICES;
-        items
     }
 
     /// Why the object of a place is not even tried: `Some(None)` where there is none.

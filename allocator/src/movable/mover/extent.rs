@@ -160,7 +160,7 @@ impl<O: Os> Moving<'_, O> {
         protocol::begin_emptying(stamp);
         let mut carried = Carried::default();
         for insist in [false, true, true] {
-            carried = self.round(&[item], Terms { insist, pin }, budget).0;
+            carried = self.move_one(item, Terms { insist, pin }, budget).0;
             if carried.obstacle != Some(Obstacle::InUse) {
                 break;
             }

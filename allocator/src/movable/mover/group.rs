@@ -1,6 +1,6 @@
 //! Which objects of a round are claimed, copied and published together.
 
-use super::round::Ready;
+use super::round::{Item, Ready};
 use crate::movable::owner::NOBODY;
 
 /// Objects and bytes that are claimed together: a microsecond or two of copying.
@@ -28,9 +28,24 @@ pub(super) fn groups(batch: &mut [Ready]) -> impl Iterator<Item = &mut [Ready]> 
     })
 }
 
+/// Puts objects together that are neighbours in both places, as one to copy, for `copy`.
+pub(super) fn stretches(objects: impl Iterator<Item = Item>, mut copy: impl FnMut(Item)) {
+    let mut stretch: Option<Item> = None;
+    for item in objects {
+        match &mut stretch {
+            Some(all) if all.is_followed_by(&item) => all.len += item.len,
+            other => {
+                if let Some(all) = other.replace(item) {
+                    copy(all);
+                }
+            }
+        }
+    }
+    stretch.map(copy);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::round::Item;
     use super::*;
     use crate::movable::word::Offset;
 
@@ -42,6 +57,28 @@ mod tests {
 
     fn lengths(batch: &mut [Ready]) -> Vec<usize> {
         groups(batch).map(|group| group.len()).collect()
+    }
+
+    #[test]
+    fn neighbours_in_both_places_are_copied_together() {
+        let item = |from: u64, to: u64, len| {
+            let (from, to) = (Offset::of_bytes(from), Offset::of_bytes(to));
+            Item { index: 0, owner: NOBODY, from, to, len, held: false }
+        };
+        let all = [
+            item(0, 1024, 64),
+            item(64, 1088, 64),
+            item(128, 1152, 32),
+            item(160, 2048, 32), // not there
+            item(256, 2080, 32), // not here
+            item(288, 2112, 16),
+        ];
+        let mut copied = Vec::new();
+        stretches(all.into_iter(), |item| {
+            copied.push((item.from.bytes(), item.to.bytes(), item.len));
+        });
+        assert_eq!(copied, [(0, 1024, 160), (160, 2048, 32), (256, 2080, 48)]);
+        stretches(std::iter::empty(), |item| panic!("{item:?} is copied"));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl<O: Os> Moving<'_, O> {
             let stamp = self.heap.tables.stamp(from);
             protocol::begin_emptying(stamp);
             let terms = Terms { insist: attempt > 0, pin: true };
-            let (carried, places) = self.round(&[item], terms, budget);
+            let (carried, places) = self.move_one(item, terms, budget);
             protocol::end_emptying(stamp, stamps::next());
             self.give_back(&places);
             match carried.obstacle {

@@ -12,6 +12,7 @@ mod long_term;
 mod round;
 
 pub use block::Closed;
+pub(super) use round::Batch;
 
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Release;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::group::groups;
+use super::group::{groups, stretches};
 use super::{Budget, Carried, Moving};
 use crate::movable::error::Obstacle;
 use crate::movable::owner::{Answer, NOBODY, Owner, Subject, asked, told};
@@ -24,7 +24,7 @@ const CHUNK: usize = 128 << 10;
 
 /// An object to be moved.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Item {
+pub(in crate::movable) struct Item {
     pub index: u32,
     pub owner: u16,
     pub from: Offset,
@@ -36,10 +36,26 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// Whether `next` stands behind it in both places.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        let len = self.len as usize;
+        next.from.bytes() == self.from.bytes() + len && next.to.bytes() == self.to.bytes() + len
+    }
+
     /// Whether the places overlap.
     fn slides(&self) -> bool {
         self.from.bytes().abs_diff(self.to.bytes()) < self.len as usize
     }
+}
+
+/// The objects of a round, and the places that are free after it, old or new.
+///
+/// It is kept from one round to the next, for memory that is new to the processor's cache costs a small object as much
+/// as its copy does.
+#[derive(Debug, Default)]
+pub(in crate::movable) struct Batch {
+    pub objects: Vec<Ready>,
+    pub places: Vec<Offset>,
 }
 
 /// What a round may do.
@@ -51,49 +67,62 @@ pub(super) struct Terms {
     pub pin: bool,
 }
 
-/// An object of a round whose owner, if it has one, agreed.
-pub(super) struct Ready {
+/// An object of a round; once it is isolated, one whose owner, if it has one, agreed.
+#[derive(Debug)]
+pub(in crate::movable) struct Ready {
     pub item: Item,
     pub owner: Option<Arc<dyn Owner>>,
     /// Why it was not moved; nothing where it is gone.
     pub fate: Result<(), Option<Obstacle>>,
 }
 
+impl From<Item> for Ready {
+    fn from(item: Item) -> Self {
+        Self { item, owner: None, fate: Ok(()) }
+    }
+}
+
 impl<O: Os> Moving<'_, O> {
-    /// Moves a batch, of blocks whose stamps are odd. Says also which places are free then, old or
-    /// new.
-    pub(super) fn round(
+    /// Moves one object.
+    pub(super) fn move_one(
         &self,
-        items: &[Item],
+        item: Item,
         terms: Terms,
         budget: &mut Budget,
     ) -> (Carried, Vec<Offset>) {
+        let mut batch = Batch { objects: vec![item.into()], places: Vec::new() };
+        let carried = self.round(&mut batch, terms, budget);
+        (carried, batch.places)
+    }
+
+    /// Moves the objects of a batch, of blocks whose stamps are odd, and takes them out of it.
+    pub(super) fn round(&self, batch: &mut Batch, terms: Terms, budget: &mut Budget) -> Carried {
         let heap = self.heap;
         let mut done = Carried::default();
-        let mut places = Vec::with_capacity(items.len());
-        let mut batch: Vec<Ready> = Vec::with_capacity(items.len());
-        for &item in items {
-            match self.isolate(item) {
-                Ok(ready) => batch.push(ready),
-                Err(obstacle) => {
-                    done.meet(obstacle);
-                    places.push(item.to);
-                }
+        let Batch { objects: batch, places } = batch;
+        places.clear();
+        places.reserve(batch.len());
+        batch.retain_mut(|ready| match self.isolate(ready) {
+            Ok(()) => true,
+            Err(obstacle) => {
+                done.meet(obstacle);
+                places.push(ready.item.to);
+                false
             }
-        }
-        let waited = self.wait(&batch, &terms, budget);
+        });
+        let waited = self.wait(batch, &terms, budget);
         if waited {
-            self.pass_over_pinned(&mut batch);
+            self.pass_over_pinned(batch);
             // Before any of their handles is stale.
             let (all, mut stale) = (batch.len() as u64, 0);
             unsettle(all);
-            groups(&mut batch).for_each(|group| stale += self.carry(group, &terms, budget));
+            groups(batch).for_each(|group| stale += self.carry(group, &terms, budget));
             settle(all - stale);
         } else {
             batch.iter_mut().for_each(|ready| ready.fate = Err(Some(Obstacle::InUse)));
         }
         heap.tables.insists.store(NEVER, Release);
-        for ready in batch {
+        for ready in batch.drain(..) {
             let (kept, freed) = match ready.fate {
                 Ok(()) => (ready.item.to, ready.item.from),
                 Err(_) => (ready.item.from, ready.item.to),
@@ -108,14 +137,15 @@ impl<O: Os> Moving<'_, O> {
             places.push(freed);
             self.put_back(&ready, kept);
         }
-        (done, places)
+        done
     }
 
     /// Asks an owner, and readies the object. What is in the way, if anything but that it is gone.
-    fn isolate(&self, item: Item) -> Result<Ready, Option<Obstacle>> {
+    fn isolate(&self, ready: &mut Ready) -> Result<(), Option<Obstacle>> {
+        let item = ready.item;
         let word = self.heap.tables.word(item.index);
-        let ready = Ready { item, owner: self.heap.owner(item.owner), fate: Ok(()) };
         if item.owner != NOBODY {
+            ready.owner = self.heap.owner(item.owner);
             if !item.held && !protocol::hold(word, item.from) {
                 return Err(Some(Obstacle::Pinned));
             }
@@ -130,7 +160,7 @@ impl<O: Os> Moving<'_, O> {
         }
         // What is pinned or gone by now fails to be claimed.
         protocol::ready(word, item.from, KEEP | LATE);
-        Ok(ready)
+        Ok(())
     }
 
     /// Waits until nobody is left who began before.
@@ -183,11 +213,17 @@ impl<O: Os> Moving<'_, O> {
             claimed |= u64::from(ready.fate.is_ok()) << n;
         }
         let is_claimed = |n: usize| claimed >> n & 1 == 1;
-        for (_, ready) in group.iter_mut().enumerate().filter(|(n, _)| is_claimed(*n)) {
-            // Nobody else has its address, so that both places are this thread's.
-            let copied = self.copy(&ready.item);
-            let agreed = copied.and_then(|()| self.migrate(&ready.item, ready.owner.as_deref()));
-            ready.fate = agreed.map_err(Some);
+        // Nobody else has the address of any, so that all the places are this thread's.
+        if let [ready] = group {
+            if claimed == 1 {
+                let copied = self.copy(&ready.item);
+                let agreed =
+                    copied.and_then(|()| self.migrate(&ready.item, ready.owner.as_deref()));
+                ready.fate = agreed.map_err(Some);
+            }
+        } else {
+            let objects = group.iter().enumerate().filter(|(n, _)| is_claimed(*n));
+            stretches(objects.map(|(_, ready)| ready.item), |stretch| self.copy_whole(&stretch));
         }
         let (mut doomed, mut stale) = (0u64, 0);
         for (n, ready) in group.iter().enumerate().filter(|(n, _)| is_claimed(*n)) {
@@ -225,16 +261,23 @@ impl<O: Os> Moving<'_, O> {
         protocol::publish(self.heap.tables.word(item.index), at, pin)
     }
 
+    /// Copies what is claimed, however long that takes.
+    fn copy_whole(&self, item: &Item) {
+        let tables = &self.heap.tables;
+        let (from, to) = (tables.address(item.from), tables.address(item.to));
+        // SAFETY: both places lie in blocks that are populated, and are this thread's alone.
+        unsafe { ptr::copy(from, to, item.len as usize) };
+    }
+
     /// Copies an object that is claimed; gives up where somebody waits for a long one.
     fn copy(&self, item: &Item) -> Result<(), Obstacle> {
-        let tables = &self.heap.tables;
-        let (from, to, len) = (tables.address(item.from), tables.address(item.to), item.len);
         if item.slides() {
             // What is half over itself cannot be given up.
-            // SAFETY: both places lie in blocks that are populated and this thread's alone.
-            unsafe { ptr::copy(from, to, len as usize) };
+            self.copy_whole(item);
             return Ok(());
         }
+        let tables = &self.heap.tables;
+        let (from, to, len) = (tables.address(item.from), tables.address(item.to), item.len);
         let mut done = 0;
         while done < len as usize {
             let chunk = CHUNK.min(len as usize - done);
@@ -294,7 +337,7 @@ impl<O: Os> Moving<'_, O> {
     /// Frees places that objects have left, or not come to.
     pub(super) fn give_back(&self, places: &[Offset]) {
         let mut state = self.heap.state();
-        let empty: Vec<_> = places.iter().filter_map(|&at| state.store.give(at)).collect();
+        let empty = state.store.give_all(places);
         drop(state);
         empty.into_iter().for_each(|range| self.heap.give_blocks(range));
     }

@@ -5,6 +5,7 @@ mod callbacks;
 mod containers;
 mod failures;
 mod moves;
+mod places;
 mod properties;
 mod threads;
 

@@ -79,8 +79,8 @@ pub struct Context<'a> {
     pub targets: Mutex<HashSet<Id>>,
     /// Files made, where several operands could make the same.
     pub made: Option<Mutex<HashSet<Id>>>,
-    /// Pairs of devices, and whether files on them can share blocks.
-    pub clones: Mutex<HashMap<(u64, u64), bool>>,
+    /// Pairs of devices, and from which length on files on them are to share blocks.
+    pub clones: Mutex<HashMap<(u64, u64), u64>>,
     /// What this process does among several, if it is not alone.
     pub team: Option<Duty>,
     /// Checksums of what was copied, where they are asked for.

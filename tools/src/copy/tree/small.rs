@@ -33,14 +33,17 @@ use crate::copy::attributes::{self, OWNER};
 use crate::copy::engine::{EngineName, Sparse};
 use crate::copy::error::{self, FileError};
 use crate::copy::holes;
+use crate::copy::probe::{FileSystem, file_system};
 use crate::copy::staging::Staging;
 use crate::copy::sys::clone_file;
 
 /// Bytes read at once: they stay in a processor's cache until they are written.
 const BUFFER: usize = 256 << 10;
 
-/// From this length on, sharing blocks takes less time than copying them.
+/// From this length on, sharing blocks takes less time than copying them. Of Btrfs, any: what it keeps of a file that is
+/// written (checksums, an extent) costs more than another reference to that.
 const CLONE_BYTES: u64 = 64 << 10;
+const CLONE_BYTES_BTRFS: u64 = 1;
 
 thread_local! {
     static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -151,7 +154,7 @@ impl Context<'_> {
         self.limiter
             .take(len, &self.progress)
             .map_err(|error| FileError::Copy { error, advice: String::new() })?;
-        if len >= CLONE_BYTES && self.clone_small(spot, source, target, metadata)? {
+        if self.clone_small(spot, source, target, metadata)? {
             return Ok(target.metadata().map_err(read_error)?.len() == len);
         }
         MEMORY.with_borrow_mut(|memory| {
@@ -181,7 +184,7 @@ impl Context<'_> {
         })
     }
 
-    /// Lets the target share the source's blocks, where their file systems can.
+    /// Lets the target share the source's blocks, where their file systems can and it is worth it.
     fn clone_small(
         &self,
         spot: Spot<'_>,
@@ -193,19 +196,26 @@ impl Context<'_> {
             return Ok(false);
         }
         let pair = (metadata.dev(), spot.directory.id(super::directory::Side::Target).0);
-        if lock(&self.clones).get(&pair) == Some(&false) {
+        let known = lock(&self.clones).get(&pair).copied();
+        let least = known.unwrap_or_else(|| {
+            let least = match file_system(target) {
+                Ok(FileSystem::Btrfs) => CLONE_BYTES_BTRFS,
+                _ => CLONE_BYTES,
+            };
+            lock(&self.clones).insert(pair, least);
+            least
+        });
+        if metadata.len() < least {
             return Ok(false);
         }
-        let cloned = clone_file(source, target);
-        let can = match &cloned {
-            Ok(()) => true,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::EXDEV | libc::ENOTTY | libc::ENOSYS) => false,
-                _ => return Ok(false), // this file alone; reading and writing will tell
-            },
-        };
-        lock(&self.clones).insert(pair, can);
-        Ok(can)
+        match clone_file(source, target).map_err(|error| error.raw_os_error()) {
+            Ok(()) => Ok(true),
+            Err(Some(libc::EOPNOTSUPP | libc::EXDEV | libc::ENOTTY | libc::ENOSYS)) => {
+                lock(&self.clones).insert(pair, u64::MAX);
+                Ok(false)
+            }
+            Err(_) => Ok(false), // this file alone; reading and writing will tell
+        }
     }
 
     /// What the file is created with, and what is to be done about it afterwards.
