@@ -6,14 +6,16 @@
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-#[cfg(bookend_sanitized)]
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// See the [module](self).
 #[derive(Default)]
 pub(crate) struct Lock<T> {
     state: Mutex<T>,
+    /// How many wait for it.
+    waiting: AtomicU32,
     #[cfg(bookend_sanitized)]
     handed_on: AtomicU32,
 }
@@ -22,19 +24,47 @@ impl<T> Lock<T> {
     pub fn new(state: T) -> Self {
         Self {
             state: Mutex::new(state),
+            waiting: AtomicU32::new(0),
             #[cfg(bookend_sanitized)]
             handed_on: AtomicU32::new(0),
         }
     }
 
     pub fn lock(&self) -> Locked<'_, T> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.wait(),
+        };
         #[cfg(bookend_sanitized)]
         self.handed_on.load(Ordering::Acquire);
         Locked {
             state,
             #[cfg(bookend_sanitized)]
             handed_on: &self.handed_on,
+        }
+    }
+}
+
+impl<T> Lock<T> {
+    #[cold]
+    fn wait(&self) -> MutexGuard<'_, T> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    /// Lets those have the lock who wait for it, before this thread takes it again: it is not handed on by itself, and
+    /// whoever takes it again and again would have it before anybody is awake. For a bounded time.
+    pub fn let_others(&self) {
+        const PATIENCE: Duration = Duration::from_micros(200);
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let start = Instant::now();
+        while self.waiting.load(Ordering::Relaxed) > 0 && start.elapsed() < PATIENCE {
+            std::thread::yield_now();
         }
     }
 }

@@ -86,6 +86,11 @@ impl<O: Os> Inner<O> {
         self.state.lock()
     }
 
+    /// Lets whoever waits for the state have it first.
+    pub fn let_others(&self) {
+        self.state.let_others();
+    }
+
     // Owners.
 
     pub fn add_owner(&self, owner: Arc<dyn Owner>) -> Result<u16, MovableError> {

@@ -1,5 +1,8 @@
 //! Slabs: runs of slices cut into places for objects of one size and one owner.
 
+use core::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashMap;
+
 use crate::heap::classes::{ALIGN_MIN, Class, SLAB_OBJECT_MAX, SLICE_BYTES, SLICES};
 use crate::heap::filler::Slices;
 use crate::units::BLOCK_BYTES;
@@ -88,6 +91,39 @@ pub(super) struct Bin {
     pub owner: u16,
     pub size: Size,
     pub zone: Zone,
+}
+
+/// Something for each bin.
+pub(super) type ByBin<T> = HashMap<Bin, T, BuildHasherDefault<BinHasher>>;
+
+/// Hashes a bin, for every object that is made or freed: in a few cycles, since there are not many, and nobody gains from
+/// bins that collide.
+#[derive(Default)]
+pub(super) struct BinHasher(u64);
+
+impl Hasher for BinHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_isize(&mut self, number: isize) {
+        self.write_u64(number as u64); // which variant
+    }
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
+        self.0 = (self.0.rotate_left(16) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn finish(&self) -> u64 {
+        // The table takes bits of both ends, of which the upper ones are the better ones.
+        self.0 ^ self.0 >> 32
+    }
 }
 
 /// See the [module](self).

@@ -1,9 +1,8 @@
-//! What stands where in a heap and its arena at one moment, for whoever plans moves.
-
-use std::collections::HashMap;
+//! What stands where in a heap and its arena, for whoever plans moves: each block as it was at one moment. While it is
+//! taken others go on, so that moments differ; whoever moves looks again.
 
 use super::heap::Inner;
-use super::slab::{Bin, Zone};
+use super::slab::{ByBin, Zone};
 use crate::os::Os;
 use crate::placement::Class;
 use crate::units::{BlockId, BlockRange, Blocks, Bytes};
@@ -75,6 +74,16 @@ pub struct Share {
     pub free: u32,
 }
 
+/// What is known of a kind of places while a snapshot is taken.
+struct Kind {
+    bin: u32,
+    /// The last share of it.
+    share: usize,
+}
+
+/// Extents that are looked at without letting others at the heap.
+const TOGETHER: usize = 16;
+
 impl Snapshot {
     /// Free blocks, wherever they stand.
     pub fn free_blocks(&self) -> Blocks {
@@ -113,11 +122,15 @@ impl Snapshot {
                 extents.push((placed.range, stuck.peek() == Some(&placed.range)));
             }
         }
-        let mut bins = HashMap::new();
-        let state = heap.state();
-        for (range, stuck) in extents {
-            let occupied = snapshot.occupied(&state.store, range, stuck, &mut bins);
-            snapshot.movable.push(occupied);
+        let mut bins = ByBin::default();
+        for some in extents.chunks(TOGETHER) {
+            let state = heap.state();
+            for &(range, stuck) in some {
+                let occupied = snapshot.occupied(&state.store, range, stuck, &mut bins);
+                snapshot.movable.push(occupied);
+            }
+            drop(state);
+            heap.let_others();
         }
         snapshot
     }
@@ -127,7 +140,7 @@ impl Snapshot {
         store: &super::store::Store<O>,
         range: BlockRange,
         stuck: bool,
-        bins: &mut HashMap<Bin, u32>,
+        bins: &mut ByBin<Kind>,
     ) -> Occupied {
         let block = range.start();
         let (live, holds) = match store.big(block) {
@@ -156,23 +169,28 @@ impl Snapshot {
         &mut self,
         store: &super::store::Store<O>,
         block: BlockId,
-        bins: &mut HashMap<Bin, u32>,
+        bins: &mut ByBin<Kind>,
     ) {
         let first = self.shares.len();
         for slab in store.slabs_of(block) {
             let slab = store.slab(slab);
-            let bin = *bins.entry(slab.bin).or_insert_with(|| {
+            let kind = bins.entry(slab.bin).or_insert_with(|| {
                 self.bins.push(BinShape {
                     place: Bytes::new(u64::from(slab.size)),
                     places: slab.places,
                     slices: slab.run.count as u8,
                 });
-                self.bins.len() as u32 - 1
+                Kind { bin: self.bins.len() as u32 - 1, share: 0 }
             });
             let (taken, free) = (slab.taken, slab.places - slab.taken);
-            match self.shares[first..].iter_mut().find(|share| share.bin == bin) {
-                Some(share) => (share.taken, share.free) = (share.taken + taken, share.free + free),
-                None => self.shares.push(Share { bin, taken, free }),
+            match self.shares[first..].get_mut(kind.share.wrapping_sub(first)) {
+                Some(share) if share.bin == kind.bin => {
+                    (share.taken, share.free) = (share.taken + taken, share.free + free);
+                }
+                _ => {
+                    kind.share = self.shares.len();
+                    self.shares.push(Share { bin: kind.bin, taken, free });
+                }
             }
         }
     }

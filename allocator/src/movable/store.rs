@@ -4,9 +4,9 @@
 //! New objects go to the lowest slab that has room, so that the highest ones empty by themselves. A
 //! block that is *closed* takes nothing in: it is being emptied.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::slab::{Bin, Slab, Zone};
+use super::slab::{Bin, ByBin, Slab, Zone};
 use super::word::Offset;
 use crate::heap::classes::{SLICE_SHIFT, SLICES};
 use crate::heap::filler::{Filler, Slices};
@@ -33,7 +33,7 @@ pub(super) struct Store<O: Os> {
     /// For each slice, the slab that it belongs to plus one.
     slab_of: Array<u32, O>,
     /// Slabs with room in blocks that are open, by the number of their first slice.
-    roomy: HashMap<Bin, BTreeSet<u32>>,
+    roomy: ByBin<BTreeSet<u32>>,
     /// By first block.
     bigs: BTreeMap<u32, Big>,
     /// Bytes of the places taken in each block.
@@ -51,7 +51,7 @@ impl<O: Os> Store<O> {
             slabs: Vec::new(),
             free_slabs: Vec::new(),
             slab_of: Array::new(os.clone(), blocks.as_usize() * SLICES as usize)?,
-            roomy: HashMap::new(),
+            roomy: ByBin::default(),
             bigs: BTreeMap::new(),
             live: Array::new(os.clone(), blocks.as_usize())?,
             free_indexes: Vec::new(),

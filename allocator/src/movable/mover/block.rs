@@ -133,6 +133,7 @@ impl<O: Os> Moving<'_, O> {
             }
             done.add(self.round(&mut batch, Terms { insist, pin: false }, budget));
             self.give_back(&batch.places);
+            self.heap.let_others();
         }
         *self.heap.batch.lock() = batch;
         done
