@@ -44,9 +44,7 @@ impl<T> Lock<T> {
             handed_on: &self.handed_on,
         }
     }
-}
 
-impl<T> Lock<T> {
     #[cold]
     fn wait(&self) -> MutexGuard<'_, T> {
         self.waiting.fetch_add(1, Ordering::Relaxed);

@@ -158,6 +158,26 @@ fn what_the_source_does_not_have_is_removed_there() {
 }
 
 #[test]
+fn nothing_is_removed_where_the_source_could_not_be_read_whole() {
+    for way in ["here", "push", "pull"] {
+        let dir = machines();
+        for name in ["tree/whole/f", "tree/part/f", "copy/whole/extra", "copy/part/extra"] {
+            dir.file(name, "x");
+        }
+        symlink(".", dir.join("tree/part/loop")).unwrap();
+        let (source, target) = match way {
+            "here" => ("tree".to_owned(), "copy".to_owned()),
+            "push" => ("tree".to_owned(), there(&dir, "copy")),
+            _ => (there(&dir, "tree"), "copy".to_owned()),
+        };
+        run(&dir, &format!("-rLT --delete {source} {target}")).fails(1, &["loop"]);
+        assert!(dir.join("copy/part/f").exists() && dir.join("copy/whole/f").exists(), "{way}");
+        assert!(dir.join("copy/part/extra").exists(), "{way}: what may be in the source is gone");
+        assert!(!dir.join("copy/whole/extra").exists(), "{way}");
+    }
+}
+
+#[test]
 fn operands_go_where_cp_puts_them() {
     let dir = machines();
     dir.file("a", "a");

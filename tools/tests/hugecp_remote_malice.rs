@@ -152,7 +152,9 @@ fn nothing_is_removed_where_the_sender_did_not_tell_of_everything() {
     for (messages, left) in [
         (vec![enter(""), small("new", "x"), leave(false), Message::Finish {}], true),
         (vec![enter(""), small("new", "x"), leave(true), Message::Finish {}], false),
-        (vec![enter(""), small("new", "x")], true), // and then the connection is gone
+        // And then the connection is gone.
+        (vec![enter(""), small("new", "x")], true),
+        (vec![enter(""), small("new", "x"), file("big", 0, 2 << 20), leave(true)], true),
     ] {
         let dir = Dir::new();
         dir.file("dst/old", "x");

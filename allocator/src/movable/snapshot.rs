@@ -183,6 +183,7 @@ impl Snapshot {
                 Kind { bin: self.bins.len() as u32 - 1, share: 0 }
             });
             let (taken, free) = (slab.taken, slab.places - slab.taken);
+            // One of an earlier block is out of the range.
             match self.shares[first..].get_mut(kind.share.wrapping_sub(first)) {
                 Some(share) if share.bin == kind.bin => {
                     (share.taken, share.free) = (share.taken + taken, share.free + free);
