@@ -426,7 +426,7 @@ fn begin(main: &mut Lane<'_>) {
     identity[16..24].copy_from_slice(&(2 * PIECE_MAX as u64).to_le_bytes());
     say(main, &Message::Operand { index: 0 });
     say(main, &Message::File { entry, file: 0, identity });
-    while !matches!(main.feed.receive(), Ok(Message::Go { file: 0 })) {}
+    while !matches!(main.feed.receive(), Ok(Message::Go { file: 0, .. })) {}
 }
 
 #[test]
@@ -441,15 +441,15 @@ fn pieces_that_lie_are_not_written() {
         assert_eq!((upgrades.rings, upgrades.reason), (1, None));
         begin(main);
         lane.sink.body().unwrap()[..1000].fill(7);
-        let hash = *blake3::hash(b"other").as_bytes();
-        lane.sink.send_piece(&Message::Piece { file: 0, offset: 0, len: 1000, hash }).unwrap();
+        let sum = *blake3::hash(b"other").as_bytes(); // of no kind of sum
+        lane.sink.send_piece(&Message::Piece { file: 0, offset: 0, len: 1000, sum }).unwrap();
         while main.feed.receive().is_ok() {}
     };
     pull(&dir, "--plain", Box::new(changed)).fails(1, &["were changed on their way"]);
     assert!(!dir.join("dst").exists());
     // A piece that was announced and never written, and one over TCP where none may be.
     for (word, part) in [
-        (Message::Written { file: 0, offset: 0, len: 1000, hash: [0; 32] }, "did not come in 3 s"),
+        (Message::Written { file: 0, offset: 0, len: 1000, sum: [0; 32] }, "did not come in 3 s"),
         (Message::Ready {}, "what is no piece on a lane of RDMA"),
     ] {
         let dir = Dir::new();

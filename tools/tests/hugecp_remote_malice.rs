@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bookend_tools::copy::sum::{Sum, Summer};
 use bookend_tools::remote::key;
 use bookend_tools::remote::protocol::{
     Attributes, Blob, Entry, Message, Moment, Name, PathText, Request, VERSION,
@@ -132,7 +133,7 @@ fn what_was_not_asked_for_is_not_taken() {
         ("-r", vec![Message::Leave { complete: true }], "leaves a directory"),
         ("-r", vec![small("a", "in no directory")], "in no directory"),
         ("-r", vec![enter(""), small("", "without a name")], "in no directory"),
-        ("-r", vec![Message::Go { file: 0 }], "only a receiver may"),
+        ("-r", vec![Message::Go { file: 0, summer: Summer::UNKEYED }], "only a receiver may"),
         (
             "-r",
             vec![Message::Hello { version: VERSION, program: String::new(), aes: true }],
@@ -217,11 +218,15 @@ fn pieces_that_lie_are_not_written() {
         let evil = move |main: &mut Lane<'_>, pieces: &mut Lane<'_>| {
             say(main, &Message::Operand { index: 0 });
             say(main, &file("", 0, whole));
-            while !matches!(main.feed.receive(), Ok(Message::Go { file: 0 })) {}
+            let summer = loop {
+                if let Ok(Message::Go { file: 0, summer }) = main.feed.receive() {
+                    break summer;
+                }
+            };
             pieces.sink.body().unwrap()[..content.len()].copy_from_slice(content);
-            let hash = *blake3::hash(if offset == 0 { b"other" } else { content }).as_bytes();
+            let Sum(sum) = summer.sum(offset, if offset == 0 { b"other" } else { content });
             let len = content.len() as u32;
-            pieces.sink.send_piece(&Message::Piece { file: 0, offset, len, hash }).unwrap();
+            pieces.sink.send_piece(&Message::Piece { file: 0, offset, len, sum }).unwrap();
         };
         pull(&dir, "", Box::new(evil)).fails(1, &[part]);
         assert!(!dir.join("dst").exists());

@@ -6,7 +6,8 @@
 #![no_main]
 
 use bookend_tools::copy::engine::PieceSum;
-use bookend_tools::copy::journal::{self, Identity};
+use bookend_tools::copy::journal::{self, Header, Identity};
+use bookend_tools::copy::sum::{SUMMER_BYTES, Sum, Summer};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -20,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
 /// What holds of whatever is read.
 fn check(bytes: &[u8]) {
     let Some(found) = journal::parse(bytes) else { return };
-    let len = found.identity.len();
+    let len = found.header.identity.len();
     assert!(found.valid_bytes <= bytes.len());
     assert!(found.pieces.iter().all(|piece| piece.range.start < piece.range.end));
     assert!(found.pieces.iter().all(|piece| piece.range.end <= len));
@@ -49,18 +50,21 @@ fn journal_of(mut input: &[u8]) -> Vec<u8> {
     for field in fields.chunks_exact_mut(8) {
         field.copy_from_slice(&number(4).unwrap_or_default().to_le_bytes());
     }
-    let identity = Identity::from_bytes(&fields);
-    let mut bytes = identity.header();
+    let mut summer = [0; SUMMER_BYTES];
+    summer[0] = number(1).unwrap_or_default() as u8 % 2;
+    summer[1..].fill(summer[0]);
+    let Some(summer) = Summer::from_bytes(&summer) else { return Vec::new() };
+    let header = Header { identity: Identity::from_bytes(&fields), summer };
+    let mut bytes = header.to_bytes();
     while let Some(part) = number(1) {
         match part {
             // A whole record, of a range that may be none of this file.
             0..=127 => {
                 let (start, len) = (number(3).unwrap_or_default(), number(3).unwrap_or_default());
                 let start = if part == 0 { u64::MAX - start } else { start };
-                let hash = blake3::hash(&start.to_le_bytes());
-                bytes.extend(
-                    identity.record(&PieceSum { range: start..start.saturating_add(len), hash }),
-                );
+                let sum = Sum(*blake3::hash(&start.to_le_bytes()).as_bytes());
+                let range = start..start.saturating_add(len);
+                bytes.extend(header.record(&PieceSum { range, sum }));
             }
             128..=191 => bytes.push(number(1).unwrap_or_default() as u8),
             // A change of what is there.

@@ -13,6 +13,8 @@ use std::{fmt, io};
 
 use serde::Serialize;
 
+use super::sum::{Sum, Summer};
+
 /// The engines, in no order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -192,13 +194,13 @@ impl Progress {
     }
 }
 
-/// Checksum (BLAKE3) of one piece of the data, as it was written.
+/// Checksum of one piece of the data, as it was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PieceSum {
     /// Where the piece lies in the file.
     pub range: Range<u64>,
-    /// Its hash.
-    pub hash: blake3::Hash,
+    /// By the [`Summer`] of the copy.
+    pub sum: Sum,
 }
 
 /// Who wants to know of each piece as it is written.
@@ -208,25 +210,38 @@ pub trait Log: fmt::Debug + Send + Sync {
 }
 
 /// Collects checksums of the pieces of a file, in any order and from any thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sums {
+    summer: Summer,
     /// What was there before, which stays whichever engine runs.
     known: Vec<PieceSum>,
     pieces: Mutex<Vec<PieceSum>>,
     log: Option<Arc<dyn Log>>,
 }
 
+/// Of a copy that begins here and is verified here.
+impl Default for Sums {
+    fn default() -> Self {
+        Self::with(Summer::here(), Vec::new(), None)
+    }
+}
+
 impl Sums {
-    /// Beside pieces that are `known`, and with somebody to tell.
-    pub fn with(known: Vec<PieceSum>, log: Option<Arc<dyn Log>>) -> Self {
-        Self { known, log, pieces: Mutex::default() }
+    /// Beside pieces that are `known` by their sums of the same `summer`, and with somebody to tell.
+    pub fn with(summer: Summer, known: Vec<PieceSum>, log: Option<Arc<dyn Log>>) -> Self {
+        Self { summer, known, log, pieces: Mutex::default() }
     }
 
-    /// Hashes `bytes`, which stand at `offset`, and keeps the result. Each byte of data is recorded
+    /// What makes them.
+    pub fn summer(&self) -> &Summer {
+        &self.summer
+    }
+
+    /// Takes the checksum of `bytes`, which stand at `offset`, and keeps it. Each byte of data is recorded
     /// once; pieces do not overlap.
     pub fn record(&self, offset: u64, bytes: &[u8]) {
         let range = offset..offset + bytes.len() as u64;
-        self.keep(PieceSum { range, hash: blake3::hash(bytes) });
+        self.keep(PieceSum { range, sum: self.summer.sum(offset, bytes) });
     }
 
     /// As [`record`](Self::record), where the checksum is known.
@@ -237,7 +252,7 @@ impl Sums {
         self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(piece);
     }
 
-    /// Forgets everything, for the next engine.
+    /// Forgets what engines have written, for the next one.
     pub fn clear(&self) {
         self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }

@@ -19,6 +19,7 @@ use super::progress::{Monitor, Phase};
 use super::report::Copied;
 use super::request::{Conflict, Settings};
 use super::source::Source;
+use super::sum::Summer;
 use super::target::Target;
 use super::verify;
 
@@ -71,8 +72,9 @@ impl Fill<'_> {
         let known = self.known(&target)?;
         let log = target.unfinished().map(|unfinished| Arc::clone(unfinished) as Arc<dyn Log>);
         let resumed = log.as_ref().map(|_| known.iter().map(|piece| len(&piece.range)).sum());
-        let sums =
-            (settings.wishes.verify || log.is_some()).then(|| Sums::with(known.clone(), log));
+        let summer = target.unfinished().map_or_else(Summer::here, |log| log.summer());
+        let sums = (settings.wishes.verify || log.is_some())
+            .then(|| Sums::with(summer, known.clone(), log));
         let ran = data_ranges(source).and_then(|data| {
             let left = journal::without(&data, &known);
             self.run_engines(source, &target, sums.as_ref(), left, Extent::Whole)

@@ -2,8 +2,9 @@
 //! that was written.
 //!
 //! ```text
-//! header   "hugecp journal 1" | device, inode, length, mtime s, ns, ctime s, ns (8 bytes each) | check
-//! record   start | length (8 bytes each) | BLAKE3 of the piece (32 bytes) | check
+//! header   "hugecp journal 2" | device, inode, length, mtime s, ns, ctime s, ns (8 bytes each)
+//!          | what sums are made with (17 bytes) | check
+//! record   start | length (8 bytes each) | sum of the piece (32 bytes) | check
 //! ```
 //!
 //! Numbers are little-endian. A check is the first 8 bytes of a BLAKE3 over what precedes it, the
@@ -20,15 +21,16 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use super::engine::PieceSum;
+use super::sum::{SUM_BYTES, SUMMER_BYTES, Sum, Summer};
 
-const MAGIC: &[u8; 16] = b"hugecp journal 1";
+const MAGIC: &[u8; 16] = b"hugecp journal 2";
 /// Numbers in an identity.
 const FIELDS: usize = 7;
 const CHECK_BYTES: usize = 8;
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = MAGIC.len() + 8 * FIELDS + CHECK_BYTES;
+pub const HEADER_BYTES: usize = MAGIC.len() + 8 * FIELDS + SUMMER_BYTES + CHECK_BYTES;
 /// Bytes of a record.
-pub const RECORD_BYTES: usize = 8 + 8 + blake3::OUT_LEN + CHECK_BYTES;
+pub const RECORD_BYTES: usize = 8 + 8 + SUM_BYTES + CHECK_BYTES;
 
 /// What tells one state of a source from any other: nothing that writes to a file leaves its ctime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -87,37 +89,56 @@ impl Identity {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    /// The header of a journal of a copy of it.
-    pub fn header(&self) -> Vec<u8> {
+/// What a journal is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Which source, in which state.
+    pub identity: Identity,
+    /// What makes the sums of its pieces.
+    pub summer: Summer,
+}
+
+impl Header {
+    /// As it begins the journal.
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for field in self.0 {
-            bytes.extend(field.to_le_bytes());
-        }
+        bytes.extend(self.identity.to_bytes());
+        bytes.extend(self.summer.to_bytes());
         bytes.extend(check(blake3::hash(&bytes)));
         bytes
     }
 
-    /// The record of a piece of it.
+    /// `None` where `bytes` are no whole header.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let fields = bytes.get(MAGIC.len()..)?;
+        let identity = Identity::from_bytes(fields.first_chunk()?);
+        let summer = Summer::from_bytes(fields.get(8 * FIELDS..)?.first_chunk()?)?;
+        let header = Self { identity, summer };
+        (header.to_bytes() == bytes).then_some(header)
+    }
+
+    /// The record of a piece.
     pub fn record(&self, piece: &PieceSum) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(RECORD_BYTES);
         bytes.extend(piece.range.start.to_le_bytes());
         bytes.extend((piece.range.end - piece.range.start).to_le_bytes());
-        bytes.extend(piece.hash.as_bytes());
+        bytes.extend(piece.sum.0);
         bytes.extend(check(self.keyed(&bytes)));
         bytes
     }
 
     fn keyed(&self, bytes: &[u8]) -> blake3::Hash {
-        blake3::keyed_hash(blake3::hash(&self.header()).as_bytes(), bytes)
+        blake3::keyed_hash(blake3::hash(&self.to_bytes()).as_bytes(), bytes)
     }
 }
 
 /// What a journal says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Journal {
-    /// Which source, in which state.
-    pub identity: Identity,
+    /// What it is of.
+    pub header: Header,
     /// The pieces claimed to be written, in the order of the file, none over another.
     pub pieces: Vec<PieceSum>,
     /// Bytes of the journal up to the end of its last whole record.
@@ -127,12 +148,9 @@ pub struct Journal {
 /// Reads a journal; `None` where it has no whole header. What follows the last whole record is
 /// what a crash left of another.
 pub fn parse(bytes: &[u8]) -> Option<Journal> {
-    let header = bytes.get(..HEADER_BYTES)?;
-    let identity = Identity::from_bytes(header[MAGIC.len()..].first_chunk()?);
-    if header != identity.header() {
-        return None;
-    }
-    let key = *blake3::hash(header).as_bytes();
+    let begin = bytes.get(..HEADER_BYTES)?;
+    let header = Header::from_bytes(begin)?;
+    let key = *blake3::hash(begin).as_bytes();
     let (mut pieces, mut valid_bytes) = (Vec::new(), HEADER_BYTES);
     for record in bytes[HEADER_BYTES..].chunks_exact(RECORD_BYTES) {
         let (body, its_check) = record.split_at(RECORD_BYTES - CHECK_BYTES);
@@ -141,14 +159,14 @@ pub fn parse(bytes: &[u8]) -> Option<Journal> {
         }
         valid_bytes += RECORD_BYTES;
         let (start, len) = (number(&body[..8]), number(&body[8..16]));
-        let mut hash = [0; blake3::OUT_LEN];
-        hash.copy_from_slice(&body[16..]);
+        let mut sum = Sum([0; SUM_BYTES]);
+        sum.0.copy_from_slice(&body[16..]);
         let range = start..start.saturating_add(len);
-        if range.start < range.end && range.end <= identity.len() && len <= PIECE_BYTES_MAX {
-            pieces.push(PieceSum { range, hash: hash.into() });
+        if range.start < range.end && range.end <= header.identity.len() && len <= PIECE_BYTES_MAX {
+            pieces.push(PieceSum { range, sum });
         }
     }
-    Some(Journal { identity, pieces: apart(pieces), valid_bytes })
+    Some(Journal { header, pieces: apart(pieces), valid_bytes })
 }
 
 /// No engine writes longer pieces, and nobody shall be made to read them into memory.
@@ -210,17 +228,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn identity() -> Identity {
-        Identity([1, 2, 10_000, 4, 5, 6, 7])
+    fn header() -> Header {
+        let summer = Summer::from_bytes(&[1; SUMMER_BYTES]).unwrap();
+        Header { identity: Identity([1, 2, 10_000, 4, 5, 6, 7]), summer }
     }
 
     fn piece(range: Range<u64>) -> PieceSum {
-        PieceSum { hash: blake3::hash(&range.start.to_le_bytes()), range }
+        PieceSum { sum: header().summer.sum(range.start, b"its bytes"), range }
     }
 
     fn journal(pieces: &[PieceSum]) -> Vec<u8> {
-        let mut bytes = identity().header();
-        pieces.iter().for_each(|piece| bytes.extend(identity().record(piece)));
+        let mut bytes = header().to_bytes();
+        pieces.iter().for_each(|piece| bytes.extend(header().record(piece)));
         bytes
     }
 
@@ -229,7 +248,7 @@ mod tests {
         let pieces = [piece(0..100), piece(100..200), piece(500..10_000)];
         let bytes = journal(&pieces);
         let found = parse(&bytes).unwrap();
-        assert_eq!((found.identity, &found.pieces[..]), (identity(), &pieces[..]));
+        assert_eq!((found.header, &found.pieces[..]), (header(), &pieces[..]));
         assert_eq!(found.valid_bytes, bytes.len());
     }
 
@@ -250,16 +269,19 @@ mod tests {
 
     #[test]
     fn records_of_another_source_do_not_count() {
-        let other = Identity([1, 2, 10_000, 4, 5, 6, 8]);
-        let mut bytes = identity().header();
-        bytes.extend(other.record(&piece(0..100)));
-        assert!(parse(&bytes).unwrap().pieces.is_empty());
+        let other_source = Header { identity: Identity([1, 2, 10_000, 4, 5, 6, 8]), ..header() };
+        let other_key = Header { summer: Summer::new(true), ..header() };
+        for other in [other_source, other_key] {
+            let mut bytes = header().to_bytes();
+            bytes.extend(other.record(&piece(0..100)));
+            assert!(parse(&bytes).unwrap().pieces.is_empty());
+        }
     }
 
     #[test]
     fn pieces_beyond_the_end_or_over_each_other_do_not_count() {
         let mut again = piece(0..100);
-        again.hash = blake3::hash(b"again");
+        again.sum = header().summer.sum(0, b"again");
         let bytes = journal(&[
             piece(0..100),
             piece(50..150),
@@ -295,7 +317,7 @@ mod tests {
             if let Some(found) = parse(&damaged) {
                 prop_assert!(found.valid_bytes <= damaged.len());
                 for piece in &found.pieces {
-                    prop_assert!(piece.range.end <= found.identity.len());
+                    prop_assert!(piece.range.end <= found.header.identity.len());
                 }
                 prop_assert!(found.pieces.windows(2).all(|p| p[0].range.end <= p[1].range.start));
             }

@@ -8,7 +8,7 @@
 //! - **copy**: [`engine`] says what an engine is, [`engines`] are those there are, and [`verify`]
 //!   (by [`reread`]) looks at what they did; [`fill`] takes one file through all of that, and
 //!   [`file`](mod@file) one that was named.
-//! - **go on**: [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
+//! - **go on**: [`mod@sum`] tells pieces from others, [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
 //!   of it.
 //! - **trees**: [`tree`] goes through directories, and copies what is in them.
 //! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums.
@@ -49,6 +49,7 @@ pub mod run_trees;
 pub mod signals;
 pub mod source;
 pub mod staging;
+pub mod sum;
 pub mod sys;
 pub mod target;
 pub mod tree;

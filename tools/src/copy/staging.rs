@@ -26,7 +26,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::attributes::OWNER;
-use super::journal::Identity;
+use super::journal::Header;
 use super::unfinished::Unfinished;
 
 /// What leads a file to its name.
@@ -116,8 +116,8 @@ impl Staging {
         self.temporary.as_ref().map(|temporary| temporary.name.as_c_str())
     }
 
-    /// As [`create_in`](Self::create_in), but goes on with what was begun of a copy of a source of
-    /// `identity`, and leaves what it did to the next run if it does not commit.
+    /// As [`create_in`](Self::create_in), but goes on with what was begun of a copy of the source
+    /// that `header` says, and leaves what it did to the next run if it does not commit.
     ///
     /// # Errors
     /// As [`Unfinished::open`].
@@ -126,9 +126,9 @@ impl Staging {
         name: OsString,
         old: Option<Metadata>,
         mode: u32,
-        identity: Identity,
+        header: Header,
     ) -> io::Result<(File, Self)> {
-        let (file, unfinished) = Unfinished::open(directory.try_clone()?, &name, identity)?;
+        let (file, unfinished) = Unfinished::open(directory.try_clone()?, &name, header)?;
         let unfinished = Some(Arc::new(unfinished));
         Ok((file, Self { directory, name, temporary: None, unfinished, old, mode }))
     }

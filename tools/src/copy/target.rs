@@ -20,10 +20,11 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::attributes::{self, OWNER};
 use super::engine::{Kind, Side};
 use super::error::FileError;
-use super::journal::Identity;
+use super::journal::{Header, Identity};
 use super::request::{Endpoint, Settings};
 use super::source::{device_len, kind_of};
 use super::staging::Staging;
+use super::sum::Summer;
 use super::unfinished::{RESUMABLE_BYTES, Unfinished};
 
 /// The directory that `path` is in.
@@ -193,7 +194,7 @@ impl Target {
         old: Option<Metadata>,
         mode: u32,
         preserve: bool,
-        resumed: Option<Identity>,
+        resumed: Option<Header>,
     ) -> Result<Self, FileError> {
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Err(FileError::TargetIsDirectory(path));
@@ -216,7 +217,7 @@ impl Target {
         old: Option<Metadata>,
         mode: u32,
         preserve: bool,
-        resumed: Option<Identity>,
+        resumed: Option<Header>,
     ) -> Result<Self, FileError> {
         let mode = private_mode(mode, old.is_some() || preserve);
         let name = name.to_owned();
@@ -224,7 +225,7 @@ impl Target {
             path,
             match resumed {
                 None => Staging::create_in(directory, name, old, mode),
-                Some(identity) => Staging::resume_in(directory, name, old, mode, identity),
+                Some(header) => Staging::resume_in(directory, name, old, mode, header),
             },
         )
     }
@@ -353,10 +354,10 @@ impl Target {
 }
 
 /// Of which source a copy is one that can be resumed, if it is.
-pub fn resumed(source: Option<&Metadata>, settings: &Settings) -> Option<Identity> {
+pub fn resumed(source: Option<&Metadata>, settings: &Settings) -> Option<Header> {
     source
         .filter(|found| settings.resume && found.is_file() && found.len() >= RESUMABLE_BYTES)
-        .map(Identity::of)
+        .map(|source| Header { identity: Identity::of(source), summer: Summer::here() })
 }
 
 /// What will belong to somebody else, or has an ACL to come, is nobody's until then.

@@ -18,8 +18,9 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 
 use super::engine::{CopyError, Log, PieceSum, Progress};
-use super::journal::{self, HEADER_BYTES, Identity, RECORD_BYTES};
+use super::journal::{self, HEADER_BYTES, Header, Identity, RECORD_BYTES};
 use super::reread::Reread;
+use super::sum::Summer;
 
 /// From this length on a copy has a journal: below, beginning anew is as quick.
 pub const RESUMABLE_BYTES: u64 = 1 << 20;
@@ -30,37 +31,43 @@ pub struct Unfinished {
     directory: File,
     part: CString,
     journal_name: CString,
-    identity: Identity,
+    header: Header,
     journal: Mutex<File>,
     claimed: Vec<PieceSum>,
 }
 
 impl Unfinished {
     /// Opens what was begun of a copy of a source of `identity` to `name` in `directory`, or
-    /// begins. Gives the file with the data as well.
+    /// begins, with `header` for its journal. Gives the file with the data as well.
     ///
     /// # Errors
     /// What the system says; `EBUSY` where another run is at it.
-    pub fn open(directory: File, name: &OsStr, identity: Identity) -> io::Result<(File, Self)> {
+    pub fn open(directory: File, name: &OsStr, header: Header) -> io::Result<(File, Self)> {
+        let identity = header.identity;
         let (part, journal_name) = (hidden(name, "part"), hidden(name, "journal"));
         let mut journal = lock_journal(&directory, &journal_name)?;
         let data = open_own(&directory, &part)?;
         let known = read_journal(&mut journal, identity);
-        let claimed = match known.filter(|known| known.identity == identity) {
+        let (header, claimed) = match known.filter(|known| known.header.identity == identity) {
             Some(known) if data.metadata()?.len() <= identity.len() => {
                 journal.set_len(known.valid_bytes as u64)?;
-                known.pieces
+                (known.header, known.pieces)
             }
             _ => {
                 data.set_len(0)?;
                 journal.set_len(0)?;
                 io::Seek::rewind(&mut journal)?;
-                journal.write_all(&identity.header())?;
-                Vec::new()
+                journal.write_all(&header.to_bytes())?;
+                (header, Vec::new())
             }
         };
         let journal = Mutex::new(journal);
-        Ok((data, Self { directory, part, journal_name, identity, journal, claimed }))
+        Ok((data, Self { directory, part, journal_name, header, journal, claimed }))
+    }
+
+    /// What makes the sums of its pieces.
+    pub fn summer(&self) -> Summer {
+        self.header.summer
     }
 
     /// Reads what the journal claims, and gives what holds.
@@ -77,14 +84,14 @@ impl Unfinished {
             return Ok(Vec::new());
         }
         let failed = |offset| move |cause| CopyError::Read { path: path.to_owned(), offset, cause };
-        let mut reread = Reread::open(data, self.identity.len()).map_err(failed(0))?;
+        let mut reread = Reread::open(data, self.header.identity.len()).map_err(failed(0))?;
         let mut verified = Vec::new();
         for piece in &self.claimed {
             if progress.is_cancelled() {
                 return Err(CopyError::Cancelled);
             }
             let bytes = reread.read(piece.range.clone()).map_err(failed(piece.range.start))?;
-            if blake3::hash(bytes) == piece.hash {
+            if self.header.summer.sum(piece.range.start, bytes) == piece.sum {
                 verified.push(piece.clone());
             }
             progress.add(piece.range.end - piece.range.start);
@@ -94,7 +101,7 @@ impl Unfinished {
 
     /// Whether `source` is still what the copy was begun of.
     pub fn is_of(&self, source: &Metadata) -> bool {
-        Identity::of(source) == self.identity
+        Identity::of(source) == self.header.identity
     }
 
     /// Gives the complete copy its name and removes the journal; with `keep_existing` fails with
@@ -128,7 +135,7 @@ impl Log for Unfinished {
     /// Appends a record. Where that fails, the piece is copied again by the next run, if any.
     fn note(&self, piece: &PieceSum) {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = journal.write_all(&self.identity.record(piece)); // nothing depends on it
+        let _ = journal.write_all(&self.header.record(piece)); // nothing depends on it
     }
 }
 
@@ -204,7 +211,12 @@ mod tests {
 
     fn open(dir: &Path, source: &File) -> io::Result<(File, Unfinished)> {
         let identity = Identity::of(&source.metadata().unwrap());
-        Unfinished::open(File::open(dir).unwrap(), OsStr::new("target"), identity)
+        let name = OsStr::new("target");
+        Unfinished::open(
+            File::open(dir).unwrap(),
+            name,
+            Header { identity, summer: Summer::here() },
+        )
     }
 
     fn source(dir: &Path) -> File {
@@ -214,8 +226,8 @@ mod tests {
         source
     }
 
-    fn sum(range: std::ops::Range<u64>, bytes: &[u8]) -> PieceSum {
-        PieceSum { range, hash: blake3::hash(bytes) }
+    fn note(begun: &Unfinished, range: std::ops::Range<u64>, bytes: &[u8]) {
+        begun.note(&PieceSum { sum: begun.summer().sum(range.start, bytes), range });
     }
 
     #[test]
@@ -224,10 +236,10 @@ mod tests {
         let source = source(dir.path());
         let (data, begun) = open(dir.path(), &source).unwrap();
         data.write_all_at(&[1; 30_000], 0).unwrap();
-        begun.note(&sum(0..10_000, &[1; 10_000]));
-        begun.note(&sum(10_000..20_000, &[2; 10_000])); // claims what is not there
-        begun.note(&sum(40_000..50_000, &[3; 10_000])); // nor is this
-        begun.note(&sum(20_000..30_000, &[1; 10_000]));
+        note(&begun, 0..10_000, &[1; 10_000]);
+        note(&begun, 10_000..20_000, &[2; 10_000]); // claims what is not there
+        note(&begun, 40_000..50_000, &[3; 10_000]); // nor is this
+        note(&begun, 20_000..30_000, &[1; 10_000]);
         drop(begun);
         let (data, again) = open(dir.path(), &source).unwrap();
         let held = again.verify(&data, Path::new("x"), &Progress::default()).unwrap();
@@ -251,7 +263,7 @@ mod tests {
         let source = source(dir.path());
         let (data, begun) = open(dir.path(), &source).unwrap();
         data.write_all_at(&[1; 10_000], 0).unwrap();
-        begun.note(&sum(0..10_000, &[1; 10_000]));
+        note(&begun, 0..10_000, &[1; 10_000]);
         drop(begun);
         // The same length and time, but written to.
         let then = source.metadata().unwrap().modified().unwrap();

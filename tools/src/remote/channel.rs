@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{RemoteError, printable};
 use super::protocol::{Message, VERSION};
-use super::secure::has_aes;
+use crate::copy::sum::has_aes;
 use crate::copy::sys::{self, Readiness};
 
 /// What comes first, either way.

@@ -16,7 +16,7 @@ use super::protocol::{Counts, Message};
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
 use super::root::Root;
-use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
+use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES};
 use super::sender::{self, Sender};
 use super::session::{Over, Session};
 use super::task::{self, Task};
@@ -25,6 +25,7 @@ use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
 use crate::copy::run_trees;
+use crate::copy::sum::has_aes;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
 use crate::copy::tree::tally::{Tally, Totals};
@@ -115,7 +116,8 @@ pub(super) fn run(
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
     explain(&described(&task, &how, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
-    let session = Session::new(host.to_owned(), timeout, progress, main.sink);
+    let aes = preface.cipher == Cipher::Aes256Gcm;
+    let session = Session::new(host.to_owned(), timeout, aes, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
     let over = transfer(wanted, &task, &session, (talk, &tally), main.feed, lanes);

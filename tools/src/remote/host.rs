@@ -16,7 +16,7 @@ use super::options::{RemoteOptions, Transport};
 use super::protocol::{Message, Onto, Request};
 use super::receiver::{self, Receiver};
 use super::root::Root;
-use super::secure::SECRET_BYTES;
+use super::secure::{Cipher, SECRET_BYTES};
 use super::sender::{self, Sender};
 use super::session::Session;
 use super::task::{self, Target, Task};
@@ -45,6 +45,8 @@ struct Opened<'s> {
     secret: [u8; SECRET_BYTES],
     timeout: Duration,
     root: Root,
+    /// Whether the client has instructions for AES.
+    aes: bool,
     /// Whether there may be RDMA.
     transport: Transport,
     /// The address of this machine that the client reached.
@@ -91,7 +93,8 @@ fn one_session(options: &RemoteOptions) -> Result<(), RemoteError> {
         // Whoever does not know the secret is not whom this waits for.
         if let Ok(main) = tcp::accept(stream, &preface, &secret, &manner) {
             let (root, transport) = (Root::Free, options.transport);
-            return hold(main, Opened { awaited, secret, timeout, root, transport, near });
+            let aes = preface.cipher == Cipher::Aes256Gcm;
+            return hold(main, Opened { awaited, secret, timeout, root, aes, transport, near });
         }
     }
     let why = format!("it did not connect to port {port} within {} s", PATIENCE.as_secs());
@@ -165,7 +168,8 @@ fn serve_one(
         .send(&offer)
         .and_then(|()| main.sink.flush())
         .map_err(|cause| RemoteError::write(CLIENT, &cause))?;
-    hold(main, Opened { awaited, secret, timeout, root, transport, near })
+    let aes = preface.cipher == Cipher::Aes256Gcm;
+    hold(main, Opened { awaited, secret, timeout, root, aes, transport, near })
 }
 
 /// Holds a session, from its main lane on.
@@ -201,7 +205,7 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
     drop(opened.awaited);
     Shelf::new(); // raises the limit of descriptors
     let progress = Arc::new(Progress::default());
-    let session = Session::new(CLIENT.to_owned(), timeout, progress, main.sink);
+    let session = Session::new(CLIENT.to_owned(), timeout, opened.aes, progress, main.sink);
     session.add(main.closer);
     let talk = Far(&session);
     let tally = Tally::default();

@@ -16,6 +16,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use nix::sys::socket::{MsgFlags, send};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use super::protocol::{FRAME_MAX, Malformed, Message};
+use crate::copy::sys;
 
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
@@ -70,17 +72,6 @@ impl Cipher {
             Self::ChaCha20Poly1305 => "Noise_NNpsk0_25519_ChaChaPoly_SHA256",
         }
     }
-}
-
-/// Whether this processor has instructions for AES.
-pub fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
 }
 
 /// The keys of a lane, one for each direction.
@@ -301,8 +292,10 @@ pub struct Reader<R> {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Whether nothing is asked for before it is needed: what follows may be plain.
+    /// Whether little is asked for before it is needed: what follows may be plain.
     sparing: bool,
+    /// Bytes of the last frame that came, which the next one may have too.
+    usual: usize,
     frame: Vec<u8>,
 }
 
@@ -310,7 +303,17 @@ impl<R: Read> Reader<R> {
     /// From `from`; `sparing` where bodies are plain, which are best read to where they belong.
     pub fn new(from: R, keys: Keys, sparing: bool) -> Self {
         let buffer = vec![0; ASKED + 2 + RECORD_MAX].into_boxed_slice();
-        Self { from, keys, nonce: 0, buffer, start: 0, end: 0, sparing, frame: Vec::new() }
+        Self {
+            from,
+            keys,
+            nonce: 0,
+            buffer,
+            start: 0,
+            end: 0,
+            sparing,
+            usual: 0,
+            frame: Vec::new(),
+        }
     }
 
     /// Makes at least `len` bytes available.
@@ -323,7 +326,10 @@ impl<R: Read> Reader<R> {
             (self.start, self.end) = (0, self.end - self.start);
         }
         while self.end - self.start < len {
-            let until = if self.sparing { self.start + len } else { self.buffer.len() };
+            let until = match self.sparing {
+                true => self.start + len.max(self.usual),
+                false => self.buffer.len(),
+            };
             match self.from.read(&mut self.buffer[self.end..until]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => self.end += read,
@@ -359,6 +365,7 @@ impl<R: Read> Reader<R> {
         let mut frame = std::mem::take(&mut self.frame);
         frame.resize(RECORD_MAX, 0);
         let mut used = self.record(&mut frame)?;
+        self.usual = 2 + used + TAG;
         let Some(len) = frame[..used].first_chunk::<4>() else {
             return Err(Malformed("a frame without a length").into());
         };
@@ -398,7 +405,23 @@ impl<R: Read> Reader<R> {
         }
         Ok(())
     }
+}
 
+/// What is read from, where that can be told how much is awaited.
+pub trait Awaits: Read {
+    /// Whoever reads is to be woken when so many bytes are there, or all that will come.
+    fn awaits(&self, bytes: usize) {
+        let _ = bytes; // any reader does without
+    }
+}
+
+impl Awaits for TcpStream {
+    fn awaits(&self, bytes: usize) {
+        let _ = sys::set_awaited(self.as_fd(), bytes); // slower without
+    }
+}
+
+impl<R: Awaits> Reader<R> {
     /// Reads bytes that were sent as they are.
     ///
     /// # Errors
@@ -407,6 +430,10 @@ impl<R: Read> Reader<R> {
         let here = out.len().min(self.end - self.start);
         out[..here].copy_from_slice(&self.buffer[self.start..self.start + here]);
         self.start += here;
-        Ok(self.from.read_exact(&mut out[here..])?)
+        // All of it at once: to wake for each packet, and to tell the other end of each, costs both more.
+        self.from.awaits(out.len() - here);
+        let read = self.from.read_exact(&mut out[here..]);
+        self.from.awaits(1);
+        Ok(read?)
     }
 }

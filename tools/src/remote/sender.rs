@@ -22,6 +22,7 @@ use super::task::Task;
 use super::transport::Lane;
 use crate::copy::error::FileError;
 use crate::copy::limit::Limiter;
+use crate::copy::sum::Summer;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::tally::Tally;
 use compare::Comparisons;
@@ -155,7 +156,7 @@ impl<'a, 's> Sender<'a, 's> {
             match message {
                 Message::Alive {} => {}
                 Message::Have { file, extents } => self.have(file, &extents)?,
-                Message::Go { file } => self.go(file)?,
+                Message::Go { file, summer } => self.go(file, summer)?,
                 Message::Skip { file } => self.skip(file)?,
                 Message::Compare { file } => self.compare(file)?,
                 Message::Differs { text } => {
@@ -190,9 +191,9 @@ impl<'a, 's> Sender<'a, 's> {
         }
     }
 
-    fn go(&self, number: u32) -> Result<(), Over> {
+    fn go(&self, number: u32, summer: Summer) -> Result<(), Over> {
         let Some(file) = self.file(number) else { return Ok(()) };
-        let Some(passed) = file.start() else {
+        let Some(passed) = file.start(summer) else {
             return Err(self.breach("it is ready for a file twice"));
         };
         self.session.progress.add(passed);

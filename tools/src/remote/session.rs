@@ -28,6 +28,8 @@ pub struct Session<'a> {
     pub host: String,
     /// Silence that is taken for its end.
     pub timeout: Duration,
+    /// Whether the other end has instructions for AES, as far as it is known.
+    pub aes: bool,
     /// Bytes copied, and whether the user has stopped it.
     pub progress: Arc<Progress>,
     /// What long work of this end looks at: it is cancelled when the session is over, and counts nothing.
@@ -60,12 +62,14 @@ impl<'a> Session<'a> {
     pub fn new(
         host: String,
         timeout: Duration,
+        aes: bool,
         progress: Arc<Progress>,
         sink: Box<dyn Sink + 'a>,
     ) -> Self {
         Self {
             host,
             timeout,
+            aes,
             progress,
             work: Progress::default(),
             sink: Mutex::new(sink),

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, CString};
 
+use crate::copy::sum::{SUMMER_BYTES, Summer};
+
 /// Bytes of a path.
 const PATH_MAX: usize = 64 << 10;
 /// Bytes of a name in a directory.
@@ -70,6 +72,16 @@ impl<const N: usize> Field for [u8; N] {
         let mut bytes = [0; N];
         bytes.copy_from_slice(input.bytes(N)?);
         Ok(bytes)
+    }
+}
+
+impl Field for Summer {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.to_bytes().put(out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        Self::from_bytes(&<[u8; SUMMER_BYTES]>::take(input)?)
+            .ok_or(Malformed("checksums of no known kind"))
     }
 }
 

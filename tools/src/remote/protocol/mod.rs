@@ -35,8 +35,10 @@ pub use records::{
     Attributes, Counts, Entry, ExtendedAttribute, Extent, Moment, Request, RuleText, Slot,
 };
 
+use crate::copy::sum::Summer;
+
 /// The version of what is said here. Two ends with different ones do not talk.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Bytes of a message at most, the bytes of a piece aside.
 pub const FRAME_MAX: usize = 1 << 20;
 /// Bytes of a file that goes in one message with its name.
@@ -155,21 +157,21 @@ messages! {
         /** Of which. */ file: u32,
         /** Where. */ offset: u64,
         /** How many bytes. */ len: u32,
-        /** Their BLAKE3. */ hash: [u8; 32],
+        /** Their sum, as the receiver wants it. */ sum: [u8; 32],
     }
     /// A part of a file; its bytes are written to the next slot over RDMA.
     22 Written {
         /** Of which. */ file: u32,
         /** Where. */ offset: u64,
         /** How many bytes. */ len: u32,
-        /** Their BLAKE3. */ hash: [u8; 32],
+        /** Their sum, as the receiver wants it. */ sum: [u8; 32],
     }
     /// The checksum that was asked for.
     23 Sum { /** Of which file. */ file: u32, /** The BLAKE3 of all of it. */ hash: [u8; 32] }
     /// Parts of a file that the receiver has.
     30 Have { /** Which file. */ file: u32, /** In order. */ extents: Vec<Extent> }
     /// The receiver is ready for the pieces.
-    31 Go { /** Of which. */ file: u32 }
+    31 Go { /** Of which. */ file: u32, /** What makes their sums. */ summer: Summer }
     /// The receiver does not want it, or any more of it.
     32 Skip { /** Which. */ file: u32 }
     /// Something failed, which is no reason to stop.

@@ -76,14 +76,15 @@ fn samples() -> Vec<Message> {
         Message::End { file: 1, pieces: 9 },
         Message::Abandon { file: 1, discard: true },
         Message::Finish {},
-        Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, hash: [5; 32] },
-        Message::Written { file: 1, offset: 7, len: 1, hash: [6; 32] },
+        Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, sum: [5; 32] },
+        Message::Written { file: 1, offset: 7, len: 1, sum: [6; 32] },
         Message::Ring { endpoint: "0:1:2:3".into(), immediates: true, windows: false },
         Message::Slots { slots: vec![Slot { address: 1 << 60, key: 9 }; 2] },
         Message::Ready {},
         Message::Credit { key: 7 },
         Message::Have { file: 1, extents },
-        Message::Go { file: 1 },
+        Message::Go { file: 1, summer: Summer::new(true) },
+        Message::Go { file: 1, summer: Summer::new(false) },
         Message::Skip { file: 1 },
         Message::Compare { file: 1 },
         Message::Sum { file: 1, hash: [7; 32] },
@@ -147,7 +148,7 @@ fn names_that_lead_elsewhere_are_none() {
 
 #[test]
 fn values_that_cannot_be_are_refused() {
-    let hash = [0; 32];
+    let sum = [0; 32];
     let extent = |start, end| Extent { start, end };
     let bad_request = |change: fn(&mut Request)| {
         let mut request = request();
@@ -155,13 +156,13 @@ fn values_that_cannot_be_are_refused() {
         Message::Ask { request }
     };
     for message in [
-        Message::Piece { file: 0, offset: 0, len: 0, hash },
-        Message::Piece { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, hash },
-        Message::Piece { file: 0, offset: u64::MAX, len: 1, hash },
+        Message::Piece { file: 0, offset: 0, len: 0, sum },
+        Message::Piece { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, sum },
+        Message::Piece { file: 0, offset: u64::MAX, len: 1, sum },
         Message::Small { entry: entry(None), content: Blob(vec![0; SMALL_MAX + 1]) },
         Message::Have { file: 0, extents: vec![extent(5, 5)] },
         Message::Have { file: 0, extents: vec![extent(5, 9), extent(8, 10)] },
-        Message::Written { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, hash },
+        Message::Written { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, sum },
         Message::Ring { endpoint: "0".repeat(ENDPOINT_MAX + 1), immediates: true, windows: true },
         Message::Slots { slots: Vec::new() },
         Message::Slots { slots: vec![Slot { address: 0, key: 0 }; SLOTS_MAX + 1] },

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use super::{FILES_MAX, Receiver, Spot};
 use crate::copy::engine::{CopyError, Kind, Log, PieceSum, Sums};
 use crate::copy::error::FileError;
-use crate::copy::journal::Identity;
+use crate::copy::journal::{Header, Identity};
+use crate::copy::sum::{Sum, Summer, has_aes};
 use crate::copy::target::Target;
 use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::look;
@@ -46,6 +47,8 @@ pub(super) struct Incoming {
     /// Where pieces are to be verified in the end.
     sums: Option<Sums>,
     log: Option<Arc<dyn Log>>,
+    /// What makes the sums of its pieces.
+    summer: Summer,
     state: Mutex<State>,
     attributes: Attributes,
     link: u64,
@@ -108,6 +111,7 @@ impl Receiver<'_, '_> {
                 self.ask(number, Candidate::new(spot, entry, identity, file))
             }
             Ok(Begun::Open(incoming, known)) => {
+                let summer = incoming.summer;
                 let begun = Arc::new(*incoming);
                 {
                     let mut files = lock(&self.files);
@@ -120,7 +124,7 @@ impl Receiver<'_, '_> {
                     let extents = extents.to_vec();
                     self.session.send(&Message::Have { file: number, extents })?;
                 }
-                self.session.send_now(&Message::Go { file: number })
+                self.session.send_now(&Message::Go { file: number, summer })
             }
             Ok(Begun::Left { counted }) => {
                 self.session.progress.add(identity.len());
@@ -162,7 +166,8 @@ impl Receiver<'_, '_> {
         };
         // What tells of changes of a regular file tells nothing of those of a device.
         let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
-        let resumed = Some(identity).filter(|_| regular && len >= RESUMABLE_BYTES);
+        let header = Header { identity, summer: self.summer() };
+        let resumed = Some(header).filter(|_| regular && len >= RESUMABLE_BYTES);
         let target = self.stage(spot, attributes, old, resumed)?;
         let failed = |error| FileError::copy(error, &target, len);
         let io = |operation: &str| {
@@ -200,6 +205,7 @@ impl Receiver<'_, '_> {
         let file = target.file.try_clone();
         let file = file.map_err(|cause| FileError::target(&target.path, "open again", cause))?;
         let device = target.kind == Kind::BlockDevice;
+        let summer = target.unfinished().map_or_else(|| self.summer(), |log| log.summer());
         Ok(Incoming {
             number,
             direct: (self.task.rdma || device).then(|| Direct::to_write(&file, len)).flatten(),
@@ -207,13 +213,19 @@ impl Receiver<'_, '_> {
             writing: Mutex::default(),
             covered: device.then(Covered::default),
             len,
-            sums: self.task.settings.wishes.verify.then(|| Sums::with(known, None)),
+            sums: self.task.settings.wishes.verify.then(|| Sums::with(summer, known, None)),
+            summer,
             log: target.unfinished().map(|log| Arc::clone(log) as Arc<dyn Log>),
             state: Mutex::new(State { target: Some(target), written: 0, expected: None }),
             attributes: entry.attributes.clone(),
             link: entry.link,
             spot: spot.clone(),
         })
+    }
+
+    /// A new one for a file, which both ends are quick at.
+    fn summer(&self) -> Summer {
+        Summer::new(self.session.aes && has_aes())
     }
 
     /// Receives pieces on one lane until it is over.
@@ -227,10 +239,10 @@ impl Receiver<'_, '_> {
                 session.fail(RemoteError::read(&session.host, error, session.timeout))
             })?;
             match message {
-                Message::Piece { file, offset, len, hash } => {
+                Message::Piece { file, offset, len, sum } => {
                     let Some(file) = lock(&self.files).get(&file).cloned() else { continue };
                     let range = offset..offset + u64::from(len);
-                    let piece = PieceSum { range, hash: hash.into() };
+                    let piece = PieceSum { range, sum: Sum(sum) };
                     self.piece(&file, piece, feed.body())?;
                 }
                 _ => return Err(self.breach("it sends what is no piece on a lane for pieces")),
@@ -242,7 +254,7 @@ impl Receiver<'_, '_> {
         if piece.range.end > file.len {
             return Err(self.breach("it sends a piece that lies behind the end of its file"));
         }
-        if blake3::hash(bytes) != piece.hash {
+        if file.summer.sum(piece.range.start, bytes) != piece.sum {
             let (path, range) = (file.spot.path(), piece.range);
             let error = CopyError::Arrived { path, range };
             // Whoever sends from the page cache may have sent what was written since it was hashed.

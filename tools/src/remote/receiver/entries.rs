@@ -123,7 +123,7 @@ impl Receiver<'_, '_> {
         spot: &Spot,
         attributes: &Attributes,
         old: Option<Metadata>,
-        resumed: Option<crate::copy::journal::Identity>,
+        resumed: Option<crate::copy::journal::Header>,
     ) -> Result<Target, FileError> {
         let path = spot.path();
         let directory = spot.place.file.try_clone();

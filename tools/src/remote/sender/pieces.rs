@@ -5,7 +5,7 @@ use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use super::Sender;
 use super::compare::without_checksum;
@@ -13,6 +13,7 @@ use crate::copy::engine::{CopyError, PieceSum, Progress, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::journal::{self, Identity};
 use crate::copy::manifest;
+use crate::copy::sum::{SUM_BYTES, Sum, Summer};
 use crate::copy::zeros;
 use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
@@ -33,6 +34,8 @@ pub struct Outgoing {
     /// Whether the identity tells of changes, as it does for regular files.
     regular: bool,
     len: u64,
+    /// What makes the sums of its pieces, once the receiver is ready for them.
+    summer: OnceLock<Summer>,
     state: Mutex<State>,
 }
 
@@ -110,7 +113,9 @@ impl Outgoing {
         };
         let identity = Identity::of(metadata);
         let regular = metadata.is_file();
-        Self { number, file, direct, path, identity, regular, len, state: Mutex::new(state) }
+        let summer = OnceLock::new();
+        let state = Mutex::new(state);
+        Self { number, file, direct, path, identity, regular, len, summer, state }
     }
 
     /// What the receiver has of it, as it says.
@@ -119,25 +124,24 @@ impl Outgoing {
         if state.started || state.known.len() + extents.len() > most {
             return Err("it has more of a file than can be");
         }
-        let hash = blake3::Hash::from_bytes([0; blake3::OUT_LEN]); // nobody looks at it
+        let sum = Sum([0; SUM_BYTES]); // nobody looks at it
         for extent in extents {
             let range = extent.start..extent.end.min(self.len);
             if state.known.last().is_some_and(|last| last.range.end > range.start) {
                 return Err("it has parts of a file that lie over each other");
             }
             if range.start < range.end {
-                state.known.push(PieceSum { range, hash });
+                state.known.push(PieceSum { range, sum });
             }
         }
         Ok(())
     }
 
     /// The receiver is ready. Gives the bytes that need not be sent; `None` if it was ready before.
-    pub fn start(&self) -> Option<u64> {
+    pub fn start(&self, summer: Summer) -> Option<u64> {
         let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.started, true) {
-            return None;
-        }
+        self.summer.set(summer).ok()?;
+        state.started = true;
         let data: Vec<Range<u64>> = state.data.drain(..).collect();
         state.data = journal::without(&data, &state.known).into();
         state.known = Vec::new();
@@ -171,6 +175,12 @@ impl Outgoing {
     pub fn is_at_end(&self) -> bool {
         let state = lock(&self.state);
         state.data.is_empty() && state.under_way == 0
+    }
+
+    /// The sum of a piece of it, which was taken.
+    fn sum(&self, offset: u64, body: &[u8]) -> Sum {
+        // Pieces are taken of files that were started.
+        self.summer.get().unwrap_or(&Summer::UNKEYED).sum(offset, body)
     }
 
     /// Takes a piece that ends at a multiple of `len`, or with the data.
@@ -245,9 +255,9 @@ impl Sender<'_, '_> {
             let body = &body[..len];
             let skip = self.task.settings.tuning.sparse == Sparse::Always && zeros::is_zero(body);
             if !skip {
-                let hash = *blake3::hash(body).as_bytes();
+                let Sum(sum) = file.sum(range.start, body);
                 let (offset, len) = (range.start, len as u32);
-                let piece = Message::Piece { file: file.number, offset, len, hash };
+                let piece = Message::Piece { file: file.number, offset, len, sum };
                 let sent = match file.regular && file.direct.is_none() {
                     true => sink.send_piece_of(&piece, &file.file),
                     false => sink.send_piece(&piece),

@@ -85,11 +85,11 @@ impl Sink for RingSink<'_> {
     }
 
     fn send_piece(&mut self, piece: &Message) -> io::Result<()> {
-        let Message::Piece { file, offset, len, hash } = *piece else {
+        let Message::Piece { file, offset, len, sum } = *piece else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         self.ring.send(len as usize).map_err(failed)?;
-        self.lane.0.send(&Message::Written { file, offset, len, hash })?;
+        self.lane.0.send(&Message::Written { file, offset, len, sum })?;
         self.lane.0.flush()
     }
 }
@@ -109,9 +109,9 @@ impl Feed for RingFeed<'_> {
             self.lane.0.flush()?;
         }
         match self.lane.1.receive()? {
-            Message::Written { file, offset, len, hash } => {
+            Message::Written { file, offset, len, sum } => {
                 self.ring.arrive(len as usize, &patience).map_err(failed)?;
-                Ok(Message::Piece { file, offset, len, hash })
+                Ok(Message::Piece { file, offset, len, sum })
             }
             _ => Err(Malformed("what is no piece on a lane of RDMA").into()),
         }

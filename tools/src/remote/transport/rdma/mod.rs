@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! sender                                              receiver
-//!   reads the file into a slot, hashes it
-//!   writes the slot over RDMA, then says Written  →   takes the slot's key back, compares the hash,
+//!   reads the file into a slot, and takes its sum
+//!   writes the slot over RDMA, then says Written  →   takes the slot's key back, compares the sum,
 //!                                                     writes the slot to its file
 //!                                                 ←   Credit: the slot's next key
 //! ```
