@@ -81,6 +81,9 @@ pub struct Context<'a> {
     pub made: Option<Mutex<HashSet<Id>>>,
     /// Pairs of devices, and from which length on files on them are to share blocks.
     pub clones: Mutex<HashMap<(u64, u64), u64>>,
+    /// Held by whoever makes small files on Btrfs: new files are neighbours in its tree, and threads that make some at
+    /// the same time spin for the same leaf of it, and get less done than one.
+    pub one: Mutex<()>,
     /// What this process does among several, if it is not alone.
     pub team: Option<Duty>,
     /// Checksums of what was copied, where they are asked for.
@@ -124,6 +127,7 @@ impl<'a> Context<'a> {
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),
+            one: Mutex::default(),
             team: None,
             manifest: None,
             written: Mutex::default(),

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::Mode;
 
-use super::context::{Context, Work};
+use super::context::{Context, Work, lock};
 use super::directory::{Directory, Id, Side, id_of};
 use super::links::{Claim, Made};
 use super::list::Entry;
@@ -93,6 +93,7 @@ impl Context<'_> {
             Ok(sides) => sides,
             Err(error) => return self.failed(directory, &error),
         };
+        let _alone = self.is_one_at_a_time(directory).then(|| lock(&self.one));
         for entry in entries {
             if self.is_cancelled() {
                 return;

@@ -26,7 +26,7 @@ use nix::sys::stat::{Mode, fstatat, futimens};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::context::{Context, lock};
-use super::directory::{Id, file_of, id_of};
+use super::directory::{Directory, Id, Side, file_of, id_of};
 use super::entry::{Spot, look};
 use super::sys;
 use crate::copy::attributes::{self, OWNER};
@@ -184,6 +184,12 @@ impl Context<'_> {
         })
     }
 
+    /// Whether small files of a directory are best made by one thread at a time, as far as that is known.
+    pub fn is_one_at_a_time(&self, directory: &Directory) -> bool {
+        let pair = (directory.id(Side::Source).0, directory.id(Side::Target).0);
+        lock(&self.clones).get(&pair) == Some(&CLONE_BYTES_BTRFS)
+    }
+
     /// Lets the target share the source's blocks, where their file systems can and it is worth it.
     fn clone_small(
         &self,
@@ -195,7 +201,7 @@ impl Context<'_> {
         if !self.settings.wishes.reflink || self.settings.wishes.engine.is_some() {
             return Ok(false);
         }
-        let pair = (metadata.dev(), spot.directory.id(super::directory::Side::Target).0);
+        let pair = (metadata.dev(), spot.directory.id(Side::Target).0);
         let known = lock(&self.clones).get(&pair).copied();
         let least = known.unwrap_or_else(|| {
             let least = match file_system(target) {
