@@ -58,6 +58,7 @@ impl Case {
             source: Side { file: &source, path: &self.source, kind: Kind::Regular, len: Some(len) },
             target: Side { file: &file, path: target, kind: Kind::Regular, len: Some(0) },
             data,
+            part: false,
             tuning,
             progress: &self.progress,
             sums: Some(&self.sums),

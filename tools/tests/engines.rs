@@ -46,6 +46,7 @@ fn copy_counted(
         source: Side { file: &from, path: source, kind: Kind::Regular, len: Some(len) },
         target: Side { file: &to, path: &target, kind: Kind::Regular, len: Some(0) },
         data: &data,
+        part: false,
         tuning,
         progress,
         sums: None,

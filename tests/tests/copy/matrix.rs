@@ -1,12 +1,15 @@
 //! Engines × file systems × sizes and holes.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use bookend_tests::data::{allocated, assert_same, random_file, sparse_file};
 use bookend_tests::machine::{FsKind, MachineLock, MountedFs};
 use bookend_tests::skip::or_say;
 use bookend_tests::tools::Run;
+use bookend_tools::copy::engine::{Engine, Job, Kind, Progress, Side, Tuning};
+use bookend_tools::copy::engines::reflink::Reflink;
 
 use crate::engines::{ENGINES, can, copy};
 
@@ -131,6 +134,46 @@ fn shares_extents(fs: &MountedFs) {
     fs::remove_file(&source).unwrap();
 }
 
+/// Processes that fill one file share the blocks of their ranges, the end of the file among them, and nothing
+/// but those.
+fn shares_ranges(fs: &MountedFs) {
+    if !fs.kind().has_reflink() {
+        return;
+    }
+    let (source, target) = (fs.path().join("source"), fs.path().join("target"));
+    let (len, middle) = (9 * MIB + 123, 4 * MIB);
+    random_file(&source, len, 6).unwrap();
+    sync(&source);
+    let content = fs::read(&source).unwrap();
+    let from = fs::File::open(&source).unwrap();
+    let to = fs::File::options().read(true).write(true).create_new(true).open(&target).unwrap();
+    to.set_len(len).unwrap();
+    let share = |data: &[Range<u64>]| {
+        let job = Job {
+            source: Side { file: &from, path: &source, kind: Kind::Regular, len: Some(len) },
+            target: Side { file: &to, path: &target, kind: Kind::Regular, len: Some(len) },
+            data,
+            part: true,
+            tuning: Tuning::FREE,
+            progress: &Progress::default(),
+            sums: None,
+        };
+        Reflink.copy(&job).unwrap();
+    };
+    share(&[middle..len]);
+    let half = fs::read(&target).unwrap();
+    assert!(half[..middle as usize].iter().all(|&byte| byte == 0), "others fill that");
+    assert!(half[middle as usize..] == content[middle as usize..]);
+    share(&[0..MIB, MIB..middle]);
+    assert!(fs::read(&target).unwrap() == content);
+    sync(&target);
+    let map = Run::of(std::process::Command::new("filefrag").arg("-v").arg(&target)).expect(0);
+    let extents: Vec<&str> = map.stdout.lines().filter(|line| line.contains("..")).collect();
+    assert!(!extents.is_empty() && extents.iter().all(|line| line.contains("shared")), "{map:#?}");
+    fs::remove_file(&source).unwrap();
+    fs::remove_file(&target).unwrap();
+}
+
 fn sync(path: &Path) {
     fs::File::open(path).unwrap().sync_all().unwrap();
 }
@@ -143,6 +186,7 @@ fn all_on(kind: FsKind, block_bytes: u32) {
     every_hole(&fs);
     sparse_modes(&fs);
     shares_extents(&fs);
+    shares_ranges(&fs);
     if block_bytes == 512 {
         lengths_beyond_32_bits(&fs);
     }

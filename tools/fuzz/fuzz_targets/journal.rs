@@ -50,9 +50,8 @@ fn journal_of(mut input: &[u8]) -> Vec<u8> {
     for field in fields.chunks_exact_mut(8) {
         field.copy_from_slice(&number(4).unwrap_or_default().to_le_bytes());
     }
-    let mut summer = [0; SUMMER_BYTES];
-    summer[0] = number(1).unwrap_or_default() as u8 % 2;
-    summer[1..].fill(summer[0]);
+    // Without a key, or with one.
+    let summer = [number(1).unwrap_or_default() as u8 % 2; SUMMER_BYTES];
     let Some(summer) = Summer::from_bytes(&summer) else { return Vec::new() };
     let header = Header { identity: Identity::from_bytes(&fields), summer };
     let mut bytes = header.to_bytes();

@@ -119,6 +119,8 @@ pub struct Job<'a> {
     /// Where the source has data, in order, within its length; the rest are holes. One range over
     /// everything where that is not known.
     pub data: &'a [Range<u64>],
+    /// Whether the data is all that is this engine's: others fill the rest of the target, which has its length.
+    pub part: bool,
     /// Limits and wishes.
     pub tuning: Tuning,
     /// Counts bytes as they go; see [`Progress`].

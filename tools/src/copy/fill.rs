@@ -200,18 +200,19 @@ impl Fill<'_> {
         extent: Extent,
     ) -> Result<(Step, Done, Vec<Skipped>), FileError> {
         let mut facts = self.facts(source, target, &data);
-        let mut plan = self.plan(&facts, extent);
+        let mut plan = self.plan(&facts);
         let mut skipped = plan.skipped.clone();
         // Sharing blocks comes first whatever is in memory, and is done sooner than looking there.
         let shares =
             |plan: &Plan| plan.steps.first().is_some_and(|s| s.engine == EngineName::Reflink);
         if !shares(&plan) {
-            plan = self.plan_with_cache(source, &mut facts, extent);
+            plan = self.plan_with_cache(source, &mut facts);
         }
         let job = Job {
             source: source.side(),
             target: target.side(),
             data: &data,
+            part: extent == Extent::Part,
             tuning: self.settings.tuning,
             progress: self.progress,
             sums,
@@ -239,7 +240,7 @@ impl Fill<'_> {
                         sums.clear();
                     }
                     if step.engine == EngineName::Reflink {
-                        plan = self.plan_with_cache(source, &mut facts, extent);
+                        plan = self.plan_with_cache(source, &mut facts);
                     }
                 }
                 Err(Stop::Failed(error)) => {
@@ -268,20 +269,16 @@ impl Fill<'_> {
 
     /// The plan, once it is known how much of the source is in memory. The order of what shares
     /// blocks and what copies does not depend on that.
-    fn plan_with_cache(&self, source: &Source, facts: &mut Facts, extent: Extent) -> Plan {
+    fn plan_with_cache(&self, source: &Source, facts: &mut Facts) -> Plan {
         // A forced engine is not chosen by what is in memory.
         if let (None, Some(len)) = (self.settings.wishes.engine, source.len) {
             facts.cached = probe::cached_fraction(&source.file, len);
         }
-        self.plan(facts, extent)
+        self.plan(facts)
     }
 
-    fn plan(&self, facts: &Facts, extent: Extent) -> Plan {
-        let mut plan = plan::plan(facts, &self.settings.wishes);
-        if extent == Extent::Part {
-            plan.steps.retain(|step| step.engine != EngineName::Reflink); // it shares all or nothing
-        }
-        plan
+    fn plan(&self, facts: &Facts) -> Plan {
+        plan::plan(facts, &self.settings.wishes)
     }
 
     /// Mode, owner, times and extended attributes; returns what was lost.

@@ -176,24 +176,35 @@ pub fn copy_file_range(
     })
 }
 
-/// `FICLONE` of linux/fs.h, `_IOW(0x94, 9, int)`, in the encoding of most architectures.
-#[cfg(not(any(
-    target_arch = "mips",
-    target_arch = "mips64",
-    target_arch = "powerpc",
-    target_arch = "powerpc64",
-    target_arch = "sparc64"
-)))]
-const FICLONE: c_ulong = 0x4004_9409;
-/// `FICLONE` where "write" is encoded as 4 in the topmost three bits.
-#[cfg(any(
-    target_arch = "mips",
-    target_arch = "mips64",
-    target_arch = "powerpc",
-    target_arch = "powerpc64",
-    target_arch = "sparc64"
-))]
-const FICLONE: c_ulong = 0x8004_9409;
+/// `_IOW(0x94, number, size)` of linux/fs.h, in the encoding of most architectures.
+const fn write_code(number: c_ulong, size: usize) -> c_ulong {
+    // MIPS, PowerPC and SPARC encode "write" as 4 in the topmost three bits.
+    let write: c_ulong = if cfg!(any(
+        target_arch = "mips",
+        target_arch = "mips64",
+        target_arch = "powerpc",
+        target_arch = "powerpc64",
+        target_arch = "sparc64"
+    )) {
+        0x8000_0000
+    } else {
+        0x4000_0000
+    };
+    write | (size as c_ulong) << 16 | 0x9400 | number
+}
+
+const FICLONE: c_ulong = write_code(9, size_of::<c_int>());
+const FICLONERANGE: c_ulong = write_code(13, size_of::<CloneRange>());
+
+/// `struct file_clone_range` of linux/fs.h.
+#[repr(C)]
+struct CloneRange {
+    source: i64,
+    source_offset: u64,
+    len: u64,
+    target_offset: u64,
+}
+const _: () = assert!(FICLONE & !0xC000_0000 == 0x0004_9409 && size_of::<CloneRange>() == 32);
 
 /// Makes `target` share all blocks of `source`.
 pub fn clone_file(source: &File, target: &File) -> io::Result<()> {
@@ -201,6 +212,24 @@ pub fn clone_file(source: &File, target: &File) -> io::Result<()> {
     // from open files.
     counted(unsafe { libc::ioctl(target.as_raw_fd(), FICLONE as _, source.as_raw_fd()) } as isize)
         .map(|_| ())
+}
+
+/// Makes `target` share the blocks of `source` in `range`, at the same offsets. It begins and ends where blocks
+/// do, or where the source does.
+pub fn clone_range(source: &File, target: &File, range: &Range<u64>) -> io::Result<()> {
+    if range.is_empty() {
+        return Ok(()); // which the call takes for all of it
+    }
+    let asked = CloneRange {
+        source: source.as_raw_fd().into(),
+        source_offset: range.start,
+        len: range.end - range.start,
+        target_offset: range.start,
+    };
+    // SAFETY: 1. `asked` has the kernel's layout and lives until the call returns. 2. Both descriptors are
+    // borrowed from open files.
+    let result = unsafe { libc::ioctl(target.as_raw_fd(), FICLONERANGE as _, &raw const asked) };
+    counted(result as isize).map(|_| ())
 }
 
 /// How `fallocate(2)` changes the file.

@@ -1,9 +1,11 @@
 //! The reflink engine: the target shares the source's blocks, and nothing is copied.
 //!
-//! One `FICLONE` does all of it, in a time that does not depend on the length. The file system
+//! One `FICLONE` does all of it, in a time that does not depend on the length; where several processes fill one
+//! file, each shares its ranges with `FICLONERANGE`. The file system
 //! keeps the two files apart from then on: whoever writes to one gets blocks of its own.
 
 use std::io;
+use std::ops::Range;
 
 use super::ends;
 use crate::copy::engine::{Done, Engine, EngineName, Job, Kind, Sparse, Stop};
@@ -28,7 +30,13 @@ impl Engine for Reflink {
             // The clone has the source's holes, no more and no fewer.
             return Err(Stop::Unsupported("a clone keeps the holes as they are".into()));
         }
-        sys::clone_file(job.source.file, job.target.file).map_err(|cause| refused(job, cause))?;
+        let (source, target) = (job.source.file, job.target.file);
+        if job.part {
+            let share = |range: &Range<u64>| sys::clone_range(source, target, range);
+            job.data.iter().try_for_each(share).map_err(|cause| refused(job, cause))?;
+        } else {
+            sys::clone_file(source, target).map_err(|cause| refused(job, cause))?;
+        }
         // The clone is as long as the source is now; the caller knows how long it was.
         ends::check_source(&job.source, len)?;
         job.progress.add(len);

@@ -58,7 +58,7 @@ fn copy(fake: &mut Fake, progress: &Progress) -> Result<usize, Stop> {
     let side = || Side { file: &file, path: Path::new("x"), kind: Kind::BlockDevice, len: None };
     let tuning = Tuning::FREE;
     let (source, target) = (side(), side());
-    let job = Job { source, target, data: &[], tuning, progress, sums: None };
+    let job = Job { source, target, data: &[], part: false, tuning, progress, sums: None };
     let extent = Extent { from: 10, to: 2000, blocks: 500 };
     let commands = command::commands(extent, &LIMITS, Format::Here, u64::MAX);
     run(&job, commands, 512, &Limiter::new(None), fake)
