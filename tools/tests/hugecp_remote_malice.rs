@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bookend_tools::remote::key;
 use bookend_tools::remote::protocol::{
-    Attributes, Blob, Entry, Message, Moment, Name, PathText, Request, VERSION,
+    Attributes, Blob, Entry, Message, Moment, Name, PathText, Relative, Request, VERSION,
 };
 use bookend_tools::remote::secure::{Cipher, SECRET_BYTES};
 use bookend_tools::remote::transport::Lane;
@@ -144,6 +144,52 @@ fn what_was_not_asked_for_is_not_taken() {
         let names = dir.names();
         assert!(names == ["key"] || names == ["dst", "key"], "{part}: {names:?}");
     }
+}
+
+fn pass(name: &str) -> Message {
+    Message::Pass { entry: entry(name, 0o40_755) }
+}
+
+#[test]
+fn lists_are_asked_for_by_whom_they_are_for_and_no_faster_than_they_are_told() {
+    let leave = || Message::Leave { complete: true };
+    for (options, messages, part) in [
+        ("-r", vec![pass("")], "a directory, where files were asked for"),
+        ("-r", vec![Message::More {}], "names that nobody has"),
+        ("--files-from list", vec![enter("d")], "a directory, where files were asked for"),
+        ("--files-from list", vec![leave()], "leaves a directory"),
+        ("--files-from list", vec![pass("d"), leave(), leave()], "leaves a directory"),
+        ("--files-from list", vec![pass("d"), small("", "without a name")], "in no directory"),
+        ("--files-from list", vec![Message::More {}; 100], "names that nobody has"),
+        ("--files-from list", vec![pass("d"); 1100], "too deep"),
+    ] {
+        let dir = Dir::new();
+        dir.file("list", "a\n");
+        pull_messages(&dir, options, messages).fails(1, &[BREACH, part]);
+    }
+}
+
+#[test]
+fn directories_on_the_way_lead_nothing_out_of_the_target() {
+    let dir = Dir::new();
+    dir.file("list", "a\n");
+    fs::create_dir(dir.join("outside")).unwrap();
+    let outside = dir.join("outside");
+    let messages = vec![
+        symlink("l", &outside),
+        pass("l"),
+        small("stolen", "x"),
+        Message::Leave { complete: true },
+        small("good", "x"),
+        Message::Finish {},
+    ];
+    // It may be made after the directory: then it is in the way.
+    let ran = pull_messages(&dir, "--files-from list", messages.clone());
+    assert!(ran.status() == 1, "{}", ran.err());
+    assert_eq!(dir.read("dst/good"), b"x");
+    let ran = pull_messages(&dir, "--files-from list", messages);
+    assert!(ran.status() == 1, "{}", ran.err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
 #[test]
@@ -293,6 +339,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         operands: vec![PathText(operand.into())],
         destination: PathText(destination.into()),
         onto: 0,
+        naming: 0,
         recursive: true,
         follow: 0,
         links: false,
@@ -356,6 +403,106 @@ fn a_client_that_has_the_key_stays_in_the_root() {
         other => panic!("{other:?}"),
     }
     assert!(!dir.join("root/d").exists());
+}
+
+fn names(names: &[&str], last: bool) -> Message {
+    let names = names.iter().map(|name| Relative::new(name.as_bytes()).unwrap()).collect();
+    Message::Names { names, last }
+}
+
+/// What a server says to a client that lists `messages` below `operand`, each as it is asked for.
+fn listed(
+    port: u16,
+    secret: &[u8; SECRET_BYTES],
+    operand: &str,
+    messages: Vec<Message>,
+) -> Vec<Message> {
+    let arena = tcp::arena(1).unwrap();
+    let request = Request { naming: 1, follow: 2, ..request(false, operand, "") };
+    let (mut main, _lane) = session(port, secret, request, &arena);
+    let mut messages = messages.into_iter();
+    let mut said = Vec::new();
+    while let Ok(message) = main.feed.receive() {
+        match message {
+            Message::Alive {} => {}
+            Message::More {} => messages.next().iter().for_each(|names| say(&mut main, names)),
+            Message::Finish {} => break,
+            other => said.push(other),
+        }
+    }
+    said
+}
+
+#[test]
+fn a_list_reads_nothing_outside_of_what_it_is_below() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (_server, port) = start_server(&dir);
+    dir.file("secret", "secret");
+    dir.file("root/other/secret", "secret");
+    dir.file("root/in/deep/good", "good");
+    let absolute = dir.path().to_owned();
+    for (link, to) in [
+        ("up", Path::new("../..")),
+        ("beside", Path::new("../other")),
+        ("absolute", &absolute),
+        ("file", Path::new("../../secret")),
+        ("deep/back", Path::new("..")),
+    ] {
+        std::os::unix::fs::symlink(to, dir.join("root/in").join(link)).unwrap();
+    }
+    let list = ["absolute/secret", "beside/secret", "deep/back/deep/good", "file", "up/secret"];
+    let said = listed(port, &secret, "in", vec![names(&list, true)]);
+    let troubles = said.iter().filter(|message| matches!(message, Message::Trouble { .. })).count();
+    assert_eq!(troubles, 4, "{said:?}");
+    let mut contents = said.iter().filter_map(|message| match message {
+        Message::Small { content, .. } => Some(content.0.as_slice()),
+        _ => None,
+    });
+    // What leads back into it is good.
+    assert_eq!((contents.next(), contents.next()), (Some(&b"good"[..]), None), "{said:?}");
+    for out in ["..", "in/up", "in/absolute"] {
+        let said = listed(port, &secret, out, vec![names(&["secret"], true)]);
+        assert!(said.iter().any(|message| matches!(message, Message::Trouble { .. })), "{out}");
+        assert!(!said.iter().any(|message| matches!(message, Message::Small { .. })), "{out}");
+    }
+}
+
+#[test]
+fn a_list_without_an_end_is_taken_by_no_more_than_was_asked_for() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (server, port) = start_server(&dir);
+    dir.file("root/in/good", "good");
+    // In no order, or the same again and again.
+    for list in [["b", "a"], ["a", "a"], ["a/b", "a"]] {
+        let said = listed(port, &secret, "in", vec![names(&list, true)]);
+        assert!(!said.iter().any(|message| matches!(message, Message::Done { .. })));
+    }
+    // More than was asked for.
+    let arena = tcp::arena(1).unwrap();
+    let request = Request { naming: 1, ..request(false, "in", "") };
+    let (mut main, _lane) = session(port, &secret, request, &arena);
+    (0..10).for_each(|number| say(&mut main, &names(&[&format!("f{number}")], false)));
+    let mut asked = 0;
+    while let Ok(message) = main.feed.receive() {
+        asked += usize::from(matches!(message, Message::More {}));
+    }
+    assert!(asked < 10, "it is ended at the first that was not asked for");
+    // As it is asked for, for long: what was used up is not kept.
+    let messages = (0..200).map(|number| {
+        let many: Vec<_> =
+            (0..4).map(|last| format!("{number:0>250}{last}/").repeat(250) + "f").collect();
+        names(&many.iter().map(String::as_str).collect::<Vec<_>>(), false)
+    });
+    let bytes: usize = 200 * 4 * 250 * 252;
+    let end = names(&["z"], true);
+    let said = listed(port, &secret, "in", messages.chain([end]).collect());
+    assert_eq!(said.len(), 200 * 4 + 2, "each name that is not there is told");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.0.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak << 10 < bytes, "{peak} KiB for {bytes} bytes of names");
 }
 
 #[test]

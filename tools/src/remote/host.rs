@@ -211,12 +211,12 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
             onto: Onto::of(request.onto).unwrap_or(Onto::Into), // it was looked at when it came
         };
         let operands = received(&request)?;
-        Receiver::new(&session, &task, &opened.root, &talk, &tally, operands.len())
+        Receiver::new(&session, &task, &opened.root, &talk, &tally, operands.len(), &[])
             .run(&target, &operands, main.feed, lanes)
     } else {
         let operand = |text| {
             let path = task::path(text).to_owned();
-            sender::Operand { shown: path.clone(), path }
+            sender::Operand { shown: path.clone(), path, names: None }
         };
         let operands: Vec<_> = request.operands.iter().map(operand).collect();
         Sender::new(&session, &task, &opened.root, &talk, &tally).run(&operands, main.feed, lanes)

@@ -7,6 +7,8 @@
 //! while files are under way, up to `OPEN_MAX` of them.
 
 mod compare;
+mod listed;
+mod names;
 mod pieces;
 mod walk;
 
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
-use super::protocol::{Counts, Extent, Message};
+use super::protocol::{Counts, Extent, Message, Naming, Relative};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
 use super::task::Task;
@@ -25,6 +27,8 @@ use crate::copy::limit::Limiter;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::tally::Tally;
 use compare::Comparisons;
+pub use names::AHEAD as NAMES_AHEAD;
+use names::Inbox;
 use pieces::{Outgoing, Queue};
 use walk::Walk;
 pub use walk::shown;
@@ -49,6 +53,7 @@ pub struct Sender<'a, 's> {
     room: Condvar,
     queue: Queue,
     comparisons: Comparisons,
+    inbox: Inbox,
     next: AtomicU32,
     done: Mutex<Option<Counts>>,
     done_bell: Condvar,
@@ -67,6 +72,8 @@ pub struct Operand {
     pub path: std::path::PathBuf,
     /// Where its copy goes, as far as this end knows (`-v`).
     pub shown: std::path::PathBuf,
+    /// The names below it, where these are listed and this end has them.
+    pub names: Option<Vec<Relative>>,
 }
 
 impl<'a, 's> Sender<'a, 's> {
@@ -89,6 +96,7 @@ impl<'a, 's> Sender<'a, 's> {
             room: Condvar::new(),
             queue: Queue::default(),
             comparisons: Comparisons::default(),
+            inbox: Inbox::default(),
             next: AtomicU32::new(0),
             done: Mutex::default(),
             done_bell: Condvar::new(),
@@ -136,7 +144,10 @@ impl<'a, 's> Sender<'a, 's> {
         let mut walk = Walk::default();
         for (index, operand) in operands.iter().enumerate() {
             self.session.send(&Message::Operand { index: index as u32 })?;
-            self.walk(operand, &mut walk)?;
+            match self.task.naming {
+                Naming::Operands => self.walk(operand, &mut walk)?,
+                Naming::Listed | Naming::Parents => self.walk_names(operand, &mut walk)?,
+            }
         }
         drop(wait(self.session, &self.room, lock(&self.files), |files| files.is_empty())?);
         self.session.send_now(&Message::Finish {})?;
@@ -158,6 +169,7 @@ impl<'a, 's> Sender<'a, 's> {
                 Message::Go { file } => self.go(file)?,
                 Message::Skip { file } => self.skip(file)?,
                 Message::Compare { file } => self.compare(file)?,
+                Message::Names { names, last } => self.hear_names(names, last)?,
                 Message::Differs { text } => {
                     session.count_trouble()?;
                     self.talk.differs(&format!("{}: {}", session.host, printable(&text)));

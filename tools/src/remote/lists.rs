@@ -1,0 +1,116 @@
+//! What is to be copied, where paths below a directory name it, as the end knows that the user is at: `--files-from`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::protocol::{Naming, Relative};
+use super::request::Wanted;
+use crate::copy::error::FileError;
+use crate::copy::tree::operands::{listed, names_of, shown};
+
+/// Paths below one directory of the source.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct List {
+    /// The directory.
+    pub top: PathBuf,
+    /// The paths, in order and each once.
+    pub names: Vec<Relative>,
+}
+
+/// All that is named.
+#[derive(Debug, Default)]
+pub struct Lists {
+    /// By the directories that the paths are below.
+    pub lists: Vec<List>,
+    /// What is no path that can be copied.
+    pub failures: Vec<FileError>,
+}
+
+impl Lists {
+    /// What `wanted` names; nothing where operands do.
+    ///
+    /// # Errors
+    /// A list that cannot be read.
+    pub fn of(wanted: &Wanted) -> Result<Self, FileError> {
+        let wishes = &wanted.task.wishes;
+        let mut lists = Self::default();
+        if let (Naming::Listed, Some(list)) = (wanted.task.naming, &wishes.files_from) {
+            let top = wanted.sources.first().cloned().unwrap_or_default(); // there is one
+            let paths = listed(list, wishes.from0)?;
+            lists.add(top, paths.iter().map(PathBuf::as_path));
+        }
+        Ok(lists)
+    }
+
+    /// Adds `paths` below `top`.
+    fn add<'p>(&mut self, top: PathBuf, paths: impl Iterator<Item = &'p Path>) {
+        let mut names = Vec::new();
+        for path in paths {
+            match relative(&top, path) {
+                Ok(relative) => names.push(relative),
+                Err(error) => self.failures.push(error),
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        self.lists.push(List { top, names });
+    }
+}
+
+/// What a path says of what is below `top`.
+fn relative(top: &Path, path: &Path) -> Result<Relative, FileError> {
+    let names = names_of(path)?;
+    let empty = names.iter().any(|name| name.is_empty());
+    let names: Vec<&[u8]> = names.iter().map(|name| name.to_bytes()).collect();
+    let names = names.join(&b'/');
+    let relative = if empty { Err(()) } else { Relative::new(&names).map_err(|_| ()) };
+    relative.map_err(|()| {
+        let cause = if empty { libc::ENOENT } else { libc::ENAMETOOLONG };
+        let cause = std::io::Error::from_raw_os_error(cause);
+        let path = shown(top).join(OsStr::from_bytes(&names));
+        FileError::Source { path, operation: "find", cause }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(paths: &[&str]) -> (Vec<String>, usize) {
+        let mut lists = Lists::default();
+        lists.add("top".into(), paths.iter().map(Path::new));
+        let names = lists.lists[0].names.iter();
+        let names = names.map(|name| String::from_utf8(name.as_bytes().to_vec()).unwrap());
+        (names.collect(), lists.failures.len())
+    }
+
+    #[test]
+    fn paths_are_put_in_the_order_of_a_tree_and_each_once() {
+        let (found, failed) = names(&["b", "a-b", "/a/b/", "./a//b", "a", "../x", "a/..", "."]);
+        assert_eq!(
+            (found.as_slice(), failed),
+            (["", "a", "a/b", "a-b", "b"].map(String::from).as_slice(), 2)
+        );
+        let long = "n".repeat(256);
+        assert_eq!(names(&[&long, "a\0b/c", "\0x"]), (vec!["a/c".to_owned()], 2));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_in_a_directory_follows_it(mut paths: Vec<String>) {
+            paths.iter_mut().for_each(|path| path.retain(|c| c != '\0'));
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            let mut lists = Lists::default();
+            lists.add("top".into(), paths.iter().map(Path::new));
+            let names = &lists.lists[0].names;
+            prop_assert!(names.windows(2).all(|two| two[0] < two[1]));
+            for (at, name) in names.iter().enumerate() {
+                let inside = names.iter().skip(at).take_while(|other| other.below(name).is_some());
+                let all = names.iter().filter(|other| other.below(name).is_some());
+                prop_assert_eq!(inside.count(), all.count());
+            }
+        }
+    }
+}
