@@ -7,24 +7,9 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
 
-use common::remote::{Server, command, machines, run, there};
+use common::remote::{Server, WAYS, command, copy, machines, there};
 use common::trees::{assert_same, everything, listing, touch};
 use common::{Dir, Ran};
-
-/// The ways that a copy may go.
-const WAYS: [&str; 5] = ["here", "push", "pull", "serve-push", "serve-pull"];
-
-/// `hugecp OPTIONS SOURCE TARGET` on one of the [`WAYS`], with everything that it prints.
-fn copy(dir: &Dir, server: &Server, way: &str, options: &str, source: &str, target: &str) -> Ran {
-    let served = |name: &str| format!("127.0.0.1:{name}");
-    match way {
-        "here" => dir.run(&format!("{options} {source} {target}")),
-        "push" => run(dir, &format!("{options} {source} {}", there(dir, target))),
-        "pull" => run(dir, &format!("{options} {} {target}", there(dir, source))),
-        "serve-push" => server.run(dir, &format!("{options} {source} {}", served(target))),
-        _ => server.run(dir, &format!("{options} {} {target}", served(source))),
-    }
-}
 
 /// What was counted, but for the time it took.
 fn counts(ran: &Ran) -> serde_json::Value {

@@ -67,12 +67,17 @@ fn say(lane: &mut Lane<'_>, message: &Message) {
 
 /// `hugecp OPTIONS 127.0.0.1:x dst` from a server that does what `evil` does.
 fn pull(dir: &Dir, options: &str, evil: Box<Evil>) -> Ran {
+    from_or_to(dir, &format!("{options} 127.0.0.1:x dst"), evil)
+}
+
+/// `hugecp LINE` with a server that does what `evil` does.
+fn from_or_to(dir: &Dir, line: &str, evil: Box<Evil>) -> Ran {
     let secret = key_file(dir);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let server = server(listener, secret, evil);
     let words = ["--key-file", "key", "--port", &port, "--streams", "1", "--timeout", "3"];
-    let words = words.into_iter().chain(options.split_whitespace()).chain(["127.0.0.1:x", "dst"]);
+    let words = words.into_iter().chain(line.split_whitespace());
     let ran = Ran(dir.hugecp(words).output().unwrap());
     server.join().unwrap();
     ran
@@ -105,7 +110,7 @@ fn enter(name: &str) -> Message {
 }
 
 fn small(name: &str, content: &str) -> Message {
-    Message::Small { entry: entry(name, 0o100_644), content: Blob(content.into()) }
+    Message::Small { entry: entry(name, 0o100_644), content: Blob(content.into()), sum: None }
 }
 
 fn symlink(name: &str, text: &Path) -> Message {
@@ -190,6 +195,42 @@ fn directories_on_the_way_lead_nothing_out_of_the_target() {
     let ran = pull_messages(&dir, "--files-from list", messages);
     assert!(ran.status() == 1, "{}", ran.err());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_list_of_checksums_has_what_was_sent_and_all_of_it() {
+    let dir = Dir::new();
+    let with_sum = Message::Small {
+        entry: entry("", 0o100_644),
+        content: Blob(b"x".to_vec()),
+        sum: Some(*blake3::hash(b"x").as_bytes()),
+    };
+    for (options, message) in [("--manifest list", small("", "x")), ("", with_sum)] {
+        let messages = vec![message, Message::Finish {}];
+        pull_messages(&dir, options, messages).fails(1, &[BREACH, "does not tell checksums"]);
+        assert_eq!(dir.names(), ["key"]);
+    }
+    // Who receives lists no more than came, and nothing where no list is kept.
+    dir.file("a", "x");
+    let copied = |operand, into, way: &str| {
+        let way = Relative::new(way.as_bytes()).unwrap();
+        Message::Copied { operand, into, way, hash: [7; 32] }
+    };
+    for (options, messages) in [
+        ("", vec![copied(0, false, "")]),
+        ("--manifest list", vec![copied(0, false, ""); 2]),
+        ("--manifest list", vec![copied(1, false, "")]),
+        ("--manifest list", vec![copied(0, false, "more")]),
+        ("-T --manifest list", vec![copied(0, true, "")]),
+    ] {
+        let evil = move |main: &mut Lane<'_>, _: &mut Lane<'_>| {
+            while !matches!(main.feed.receive(), Ok(Message::Small { .. })) {}
+            messages.iter().for_each(|message| say(main, message));
+        };
+        let ran = from_or_to(&dir, &format!("{options} a 127.0.0.1:x"), Box::new(evil));
+        ran.fails(1, &[BREACH, "lists copies of what it was not sent"]);
+        assert!(!dir.join("list").exists());
+    }
 }
 
 #[test]
@@ -351,6 +392,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         conflict: 0,
         resume: false,
         checksum: false,
+        sums: false,
         check: false,
         fsync: false,
         verify: false,
@@ -374,7 +416,10 @@ fn a_client_that_has_the_key_stays_in_the_root() {
     {
         let (mut main, _lane) = session(port, &secret, request(true, operand, destination), &arena);
         say(&mut main, &Message::Operand { index: 0 });
-        say(&mut main, &Message::Small { entry: entry("", 0o100_644), content: Blob(vec![1]) });
+        say(
+            &mut main,
+            &Message::Small { entry: entry("", 0o100_644), content: Blob(vec![1]), sum: None },
+        );
         say(&mut main, &Message::Finish {});
         let mut told = false;
         while let Ok(message) = main.feed.receive() {

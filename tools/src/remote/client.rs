@@ -12,6 +12,7 @@ use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
 use super::lists::{List, Lists};
+use super::manifest::{self, Listing};
 use super::options::Transport;
 use super::protocol::{Counts, Message, Naming};
 use super::receiver::{self, Receiver};
@@ -25,6 +26,7 @@ use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
+use crate::copy::error::FileError;
 use crate::copy::run_trees;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
@@ -128,11 +130,20 @@ pub(super) fn run(
         talk.failed(&error);
         tally.failed(error.to_string());
     }
-    let over = transfer(wanted, &task, &session, (talk, &tally), lists, (main.feed, lanes));
+    let list = manifest::List::new(wanted, &sources);
+    let over =
+        transfer(wanted, &task, &session, (talk, &tally), (lists, &list), (main.feed, lanes));
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
     drop(program);
+    if let (Ok(_), Some(path)) = (&over, &wanted.request.manifest)
+        && let Err(error) = list.manifest.write(path)
+    {
+        let error = FileError::target(path, "write the checksums to", error);
+        talk.failed(&error);
+        tally.failed(error.to_string());
+    }
     match over {
         Ok(counts) => Ok(Totals {
             files: counts.files,
@@ -178,9 +189,10 @@ fn transfer<'a>(
     task: &Task,
     session: &Session<'_>,
     (talk, tally): (&dyn Talk, &Tally),
-    lists: Vec<List>,
+    (lists, list): (Vec<List>, &manifest::List<'_>),
     (feed, lanes): (Box<dyn Feed + 'a>, Vec<Lane<'a>>),
 ) -> Result<Counts, Over> {
+    let listing = task.sums.then_some(list as &dyn Listing);
     match wanted.direction {
         Direction::Push => {
             let operand = |path: PathBuf, names| {
@@ -193,7 +205,9 @@ fn transfer<'a>(
                 }
                 _ => lists.into_iter().map(|list| operand(list.top, Some(list.names))).collect(),
             };
-            Sender::new(session, task, &Root::Free, talk, tally).run(&operands, feed, lanes)
+            Sender::new(session, task, &Root::Free, talk, tally)
+                .with_listing(listing)
+                .run(&operands, feed, lanes)
         }
         Direction::Pull => {
             let operand = |path: &PathBuf| receiver::Operand {
@@ -204,12 +218,10 @@ fn transfer<'a>(
                 Naming::Operands => wanted.sources.iter().map(operand).collect(),
                 _ => lists.iter().map(|list| operand(&list.top)).collect(),
             };
-            Receiver::new(session, task, &Root::Free, talk, tally, operands.len(), &lists).run(
-                &wanted.target,
-                &operands,
-                feed,
-                lanes,
-            )
+            Receiver::new(session, task, &Root::Free, talk, tally, operands.len())
+                .with_lists(&lists)
+                .with_listing(listing)
+                .run(&wanted.target, &operands, feed, lanes)
         }
     }
 }

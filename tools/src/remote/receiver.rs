@@ -15,6 +15,7 @@ mod device;
 mod entries;
 mod jobs;
 mod links;
+mod listing;
 mod names;
 mod place;
 
@@ -27,6 +28,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
 use super::lists::List;
+use super::manifest::Listing;
 use super::protocol::{Counts, Entry, Message, Naming, Onto};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -66,6 +68,8 @@ pub struct Receiver<'a, 's> {
     /// What names what is to be copied, where this end has lists of it.
     lists: &'a [List],
     asked: Asked,
+    /// Who is told of copies, where checksums are to be told.
+    listing: Option<&'a dyn Listing>,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
     /// One open directory on every file system that was written to, for `--fsync`.
@@ -129,7 +133,7 @@ struct Level {
 }
 
 impl<'a, 's> Receiver<'a, 's> {
-    /// For `operands` operands of what `task` says, below `root`; `lists` are told to a sender that asks.
+    /// For `operands` operands of what `task` says, below `root`.
     pub fn new(
         session: &'a Session<'s>,
         task: &'a Task,
@@ -137,7 +141,6 @@ impl<'a, 's> Receiver<'a, 's> {
         talk: &'a dyn Talk,
         tally: &'a Tally,
         operands: usize,
-        lists: &'a [List],
     ) -> Self {
         Self {
             session,
@@ -151,12 +154,23 @@ impl<'a, 's> Receiver<'a, 's> {
             files_bell: Condvar::new(),
             candidates: Mutex::default(),
             links: Links::default(),
-            lists,
+            lists: &[],
             asked: Asked::default(),
+            listing: None,
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
             finished: Arc::default(),
         }
+    }
+
+    /// Tells a sender that asks what is on `lists`.
+    pub fn with_lists(self, lists: &'a [List]) -> Self {
+        Self { lists, ..self }
+    }
+
+    /// Tells `listing` of copies, with checksums.
+    pub fn with_listing(self, listing: Option<&'a dyn Listing>) -> Self {
+        Self { listing, ..self }
     }
 
     /// Receives `operands` over the `lanes`, beside the main one's feed; gives what was done.
@@ -275,12 +289,17 @@ impl<'a, 's> Receiver<'a, 's> {
                         return Err(self.breach("it sends what was not asked for"));
                     };
                     next += 1;
-                    self.begin_operand(&mut at, target, operand);
+                    self.begin_operand(&mut at, target, index, operand);
                 }
                 Message::Enter { entry } => self.enter(&mut at, &entry, false)?,
                 Message::Pass { entry } => self.enter(&mut at, &entry, true)?,
                 Message::More {} => self.hear_more()?,
                 Message::Leave { complete } => self.leave(&mut at, complete)?,
+                Message::Small { sum, .. } | Message::End { sum, .. }
+                    if self.task.sums != sum.is_some() =>
+                {
+                    return Err(self.breach("it does not tell checksums as it was asked to"));
+                }
                 Message::Small { ref entry, .. }
                 | Message::File { ref entry, .. }
                 | Message::Symlink { ref entry, .. }
@@ -294,7 +313,7 @@ impl<'a, 's> Receiver<'a, 's> {
                     self.take(spot, message)?;
                 }
                 Message::Sum { file, hash } => self.hear_sum(file, hash)?,
-                Message::End { file, pieces } => self.expect(file, pieces),
+                Message::End { file, pieces, sum } => self.expect(file, pieces, sum),
                 Message::Abandon { file, discard } => self.give_up(file, discard),
                 _ => return Err(self.breach("it sends what only a receiver may")),
             }
@@ -307,12 +326,12 @@ impl<'a, 's> Receiver<'a, 's> {
     }
 
     /// What follows is of an operand.
-    fn begin_operand(&self, at: &mut Position, target: &Target, operand: &Operand) {
+    fn begin_operand(&self, at: &mut Position, target: &Target, index: u32, operand: &Operand) {
         at.stack.clear();
         at.source.clone_from(&operand.shown);
         let spot = match self.task.naming {
-            Naming::Operands => self.operand(target, operand),
-            Naming::Listed | Naming::Parents => self.top(target, operand),
+            Naming::Operands => self.operand(target, index, operand),
+            Naming::Listed | Naming::Parents => self.top(target, index, operand),
         };
         at.operand = spot.map_err(|error| self.failed(&error)).ok();
         if self.task.naming != Naming::Operands {
@@ -324,19 +343,19 @@ impl<'a, 's> Receiver<'a, 's> {
     }
 
     /// The directory in which listed names are made again; where that is of a list, it is made.
-    fn top(&self, target: &Target, operand: &Operand) -> Result<Spot, FileError> {
+    fn top(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
         if self.task.naming == Naming::Listed {
             let failed = |cause| {
                 FileError::target(&self.root.shown(&target.path), "create directory", cause)
             };
             self.root.make_directory(&target.path).map_err(failed)?;
         }
-        let place = self.outer(&target.path)?;
+        let place = self.outer(&target.path, (index, true))?;
         Ok(Spot { place, name: c".".to_owned(), source: operand.shown.clone() })
     }
 
     /// Where an operand goes.
-    fn operand(&self, target: &Target, operand: &Operand) -> Result<Spot, FileError> {
+    fn operand(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
         let into = match target.onto {
             Onto::Into => true,
             Onto::Exactly => false,
@@ -353,12 +372,12 @@ impl<'a, 's> Receiver<'a, 's> {
         } else {
             split(path)
         };
-        let place = self.outer(&above)?;
+        let place = self.outer(&above, (index, into))?;
         Ok(Spot { place, name, source: operand.shown.clone() })
     }
 
-    /// A directory that is there, in which things are made.
-    fn outer(&self, path: &std::path::Path) -> Result<Arc<Place>, FileError> {
+    /// A directory that is there, in which what is of an operand is made, and whether under the operand's name.
+    fn outer(&self, path: &std::path::Path, operand: (u32, bool)) -> Result<Arc<Place>, FileError> {
         let shown = self.root.shown(path);
         let directory = self.root.directory(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => FileError::NoDirectory(shown.clone()),
@@ -366,7 +385,7 @@ impl<'a, 's> Receiver<'a, 's> {
             _ => FileError::target(&shown, "open", cause),
         })?;
         self.will_write(&directory);
-        Ok(Arc::new(Place::outer(directory, shown)))
+        Ok(Arc::new(Place::outer(directory, shown, operand)))
     }
 
     /// Takes note of a directory in which something is made.
@@ -406,7 +425,7 @@ impl<'a, 's> Receiver<'a, 's> {
         if !self.links.announce(&message) {
             return Err(self.breach("it has more hard links than can be"));
         }
-        self.push(Job { spot, message, same: None })
+        self.push(Job { spot, message, same: None, sum: None })
     }
 
     /// `--fsync`: one call for each file system, which waits for everything that was written.

@@ -150,7 +150,8 @@ impl Wanted {
             Wishes { parents: true, .. } => Naming::Parents,
             _ => Naming::Operands,
         };
-        let task = Task { settings, wishes, plain, lanes, rdma, check, naming };
+        let sums = request.manifest.is_some();
+        let task = Task { settings, wishes, plain, lanes, rdma, check, naming, sums };
         Ok(Self {
             host,
             direction,
@@ -184,6 +185,8 @@ const THROUGH: &str = "run hugecp on one of them, or copy here and from here";
 const ONE: &str = "copy from one after the other";
 const PAIR: &str = "name SRC and DST, one of them on the other machine";
 const WHOLE: &str = "what is on two machines is compared as a whole, but for --exclude";
+const LISTED: &str = "files are compared with a list where they are: run hugecp --check --manifest FILE there, \
+                      in the directory that its names begin at";
 const LOCAL: &str = "if it is a file of this machine, write ./ before it";
 
 /// What is not done between machines.
@@ -192,7 +195,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
     for (given, option) in [
         (options.in_place, "--in-place"),
         (options.capabilities, "--capabilities"),
-        (options.manifest.is_some(), "--manifest"),
         (options.engine != crate::copy::options::EngineChoice::Auto, "--engine"),
         (options.reflink == crate::copy::options::When::Always, "--reflink"),
         (trees.parents, "--parents"),
@@ -201,6 +203,9 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         if given {
             return Err(UsageError::NotBetweenMachines(option));
         }
+    }
+    if options.check && options.manifest.is_some() {
+        return Err(UsageError::Conflict("--check", "--manifest", LISTED));
     }
     if options.check && trees.files_from.is_some() {
         return Err(UsageError::Conflict("--check", "--files-from", WHOLE));
@@ -273,7 +278,7 @@ mod tests {
             ("hugecp --files-from l a c h:b", "--files-from needs one SRC"),
             ("hugecp -r --delete a c h:b", "--delete needs one SRC"),
             ("hugecp -r --parents a h:b", "--parents"),
-            ("hugecp --check --manifest m a h:b", "--manifest"),
+            ("hugecp --check --manifest m a h:b", "--manifest FILE there"),
             ("hugecp --check a c h:b", "--check compares one"),
         ] {
             let error = wanted(line).unwrap_err().to_string();

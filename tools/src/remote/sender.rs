@@ -13,10 +13,11 @@ mod pieces;
 mod walk;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
+use super::manifest::{Copied, Listing};
 use super::protocol::{Counts, Extent, Message, Naming, Relative};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -54,6 +55,10 @@ pub struct Sender<'a, 's> {
     queue: Queue,
     comparisons: Comparisons,
     inbox: Inbox,
+    /// Who is told of copies, at the end that the user is at.
+    listing: Option<&'a dyn Listing>,
+    /// Names of files that the receiver was told of, of which it may list each once.
+    offered: AtomicU64,
     next: AtomicU32,
     done: Mutex<Option<Counts>>,
     done_bell: Condvar,
@@ -97,10 +102,17 @@ impl<'a, 's> Sender<'a, 's> {
             queue: Queue::default(),
             comparisons: Comparisons::default(),
             inbox: Inbox::default(),
+            listing: None,
+            offered: AtomicU64::new(0),
             next: AtomicU32::new(0),
             done: Mutex::default(),
             done_bell: Condvar::new(),
         }
+    }
+
+    /// Tells `listing` what the receiver has made, with checksums.
+    pub fn with_listing(self, listing: Option<&'a dyn Listing>) -> Self {
+        Self { listing, ..self }
     }
 
     /// Sends `operands` over the `lanes`, of which the first is the main one's feed; gives what the
@@ -127,7 +139,9 @@ impl<'a, 's> Sender<'a, 's> {
                     let _ = self.send_pieces(&mut *sink);
                 });
             }
-            for _ in 0..if self.task.compares() { super::task::lanes() } else { 0 } {
+            for _ in
+                0..if self.task.compares() || self.task.sums { super::task::lanes() } else { 0 }
+            {
                 scope.spawn(|| {
                     let _ = self.compare_files();
                 });
@@ -170,6 +184,9 @@ impl<'a, 's> Sender<'a, 's> {
                 Message::Skip { file } => self.skip(file)?,
                 Message::Compare { file } => self.compare(file)?,
                 Message::Names { names, last } => self.hear_names(names, last)?,
+                Message::Copied { operand, into, way, hash } => {
+                    self.copied(Copied { operand, into, way, hash })?;
+                }
                 Message::Differs { text } => {
                     session.count_trouble()?;
                     self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
@@ -188,6 +205,17 @@ impl<'a, 's> Sender<'a, 's> {
     fn breach(&self, what: &str) -> Over {
         let host = self.session.host.clone();
         self.session.fail(RemoteError::Protocol { host, what: what.to_owned() })
+    }
+
+    /// There is a copy.
+    fn copied(&self, copied: Copied) -> Result<(), Over> {
+        let take = |left: u64| left.checked_sub(1);
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        let offered = self.offered.fetch_update(order.0, order.1, take).is_ok();
+        match self.listing {
+            Some(listing) if offered && listing.copied(copied) => Ok(()),
+            _ => Err(self.breach("it lists copies of what it was not sent")),
+        }
     }
 
     fn file(&self, number: u32) -> Option<Arc<Outgoing>> {

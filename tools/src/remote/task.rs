@@ -31,6 +31,8 @@ pub struct Task {
     pub check: bool,
     /// How what is to be copied is named.
     pub naming: Naming,
+    /// Tell the checksum of every regular file that was copied.
+    pub sums: bool,
 }
 
 /// Where copies go.
@@ -124,6 +126,7 @@ impl Task {
             resume: settings.resume,
             checksum: settings.checksum,
             fsync: settings.fsync,
+            sums: self.sums,
             check: self.check,
             verify: settings.wishes.verify,
             sparse: match settings.tuning.sparse {
@@ -204,7 +207,8 @@ impl Task {
         };
         let (plain, lanes, rdma) = (request.plain, request.lanes, request.rdma);
         let naming = Naming::of(request.naming).map_err(|error| error.to_string())?;
-        Ok(Self { settings, wishes, plain, lanes, rdma, check: request.check, naming })
+        let (check, sums) = (request.check, request.sums);
+        Ok(Self { settings, wishes, plain, lanes, rdma, check, naming, sums })
     }
 }
 

@@ -80,3 +80,25 @@ pub fn key(dir: &Dir, name: &str, content: &[u8]) {
     let path = dir.file(name, content);
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
+
+/// The ways that a copy may go.
+pub const WAYS: [&str; 5] = ["here", "push", "pull", "serve-push", "serve-pull"];
+
+/// `hugecp OPTIONS SOURCE TARGET` on one of the [`WAYS`], with everything that it prints.
+pub fn copy(
+    dir: &Dir,
+    server: &Server,
+    way: &str,
+    options: &str,
+    source: &str,
+    target: &str,
+) -> Ran {
+    let served = |name: &str| format!("127.0.0.1:{name}");
+    match way {
+        "here" => dir.run(&format!("{options} {source} {target}")),
+        "push" => run(dir, &format!("{options} {source} {}", there(dir, target))),
+        "pull" => run(dir, &format!("{options} {} {target}", there(dir, source))),
+        "serve-push" => server.run(dir, &format!("{options} {source} {}", served(target))),
+        _ => server.run(dir, &format!("{options} {} {target}", served(source))),
+    }
+}

@@ -139,7 +139,11 @@ messages! {
         complete: bool,
     }
     /// A file with its contents.
-    13 Small { /** It. */ entry: Entry, /** All of it. */ content: Blob }
+    13 Small {
+        /** It. */ entry: Entry,
+        /** All of it. */ content: Blob,
+        /** The BLAKE3 of that, where checksums are to be told. */ sum: Option<[u8; 32]>,
+    }
     /// A file whose contents come in pieces.
     14 File {
         /** It. */ entry: Entry,
@@ -155,7 +159,11 @@ messages! {
     /// A directory on the way to what was named; what follows is in it.
     24 Pass { /** It. */ entry: Entry }
     /// All pieces of a file were sent.
-    18 End { /** Which. */ file: u32, /** How many. */ pieces: u64 }
+    18 End {
+        /** Which. */ file: u32,
+        /** How many. */ pieces: u64,
+        /** The BLAKE3 of all of it, where checksums are to be told. */ sum: Option<[u8; 32]>,
+    }
     /// A file will not be complete.
     19 Abandon { /** Which. */ file: u32, /** Whether what there is of it is of no use. */ discard: bool }
     /// All was sent.
@@ -195,6 +203,13 @@ messages! {
     33 Trouble { /** In words. */ text: String }
     /// The receiver has something as long, and compares checksums.
     34 Compare { /** With which file. */ file: u32 }
+    /// There is a copy of a regular file; only where checksums are to be told.
+    37 Copied {
+        /** Of which operand it is, or below which. */ operand: u32,
+        /** Whether that went into a directory. */ into: bool,
+        /** Where it is in that. */ way: Relative,
+        /** The BLAKE3 that the sender told. */ hash: [u8; 32],
+    }
     /// What a comparison has found.
     36 Differs { /** In words. */ text: String }
     /// A lane's end of a ring, which both ends tell; or [`Message::Refuse`].
@@ -317,6 +332,7 @@ impl Message {
                     && (1..=LANES_MAX).contains(&request.lanes)
                     && !request.operands.is_empty()
                     && (whole || !(request.delete || request.check))
+                    && !(request.sums && request.check)
             }
             _ => true,
         };

@@ -58,6 +58,8 @@ records! {
         checksum: bool,
         /// Make durable before saying that it is done.
         fsync: bool,
+        /// Tell the checksum of every regular file that was copied.
+        sums: bool,
         /// Compare with what is there, and write nothing.
         check: bool,
         /// Read the targets again.

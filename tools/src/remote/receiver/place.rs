@@ -39,6 +39,8 @@ pub(super) struct Place {
     pub way: Option<Arc<Way>>,
     /// The operand's place; none for that itself.
     pub outer: Option<Arc<Place>>,
+    /// For which operand it is, and whether that went into a directory.
+    pub operand: (u32, bool),
     /// The one that it is in, which is finished after it.
     _above: Option<Arc<Place>>,
     /// What is to be removed from it; nothing as long as not all of it is known.
@@ -99,12 +101,13 @@ pub(super) fn os(name: &CStr) -> &OsStr {
 
 impl Place {
     /// What an operand goes into.
-    pub fn outer(file: File, path: PathBuf) -> Self {
+    pub fn outer(file: File, path: PathBuf, operand: (u32, bool)) -> Self {
         Self {
             file,
             path: Arc::new(path),
             way: None,
             outer: None,
+            operand,
             _above: None,
             too_much: OnceLock::new(),
             finish: None,
@@ -118,6 +121,7 @@ impl Place {
             path: Arc::clone(&spot.place.path),
             way: Some(Way::further(spot.place.way.as_ref(), &spot.name)),
             outer: Some(Arc::clone(spot.place.outer.as_ref().unwrap_or(&spot.place))),
+            operand: spot.place.operand,
             _above: Some(Arc::clone(&spot.place)),
             too_much: OnceLock::new(),
             finish: None,

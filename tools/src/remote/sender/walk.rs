@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::fcntl::{OFlag, readlinkat};
 
@@ -245,6 +246,7 @@ impl Sender<'_, '_> {
         let Some(&link) = walk.links.get(&id_of(metadata)) else { return Ok(false) };
         let attributes = attributes::collect(metadata, None, &mut Vec::new());
         let entry = protocol::Entry { name: spot.told.clone(), link, attributes };
+        self.offered.fetch_add(1, Ordering::Relaxed);
         self.session.send(&Message::Link { entry })?;
         self.session.progress.add(metadata.len());
         self.session.progress.file_done();
@@ -348,7 +350,9 @@ impl Sender<'_, '_> {
         }
         let bytes = content.len() as u64;
         let _ = self.limiter.take(bytes, &self.session.progress); // cancelled: the beat tells
-        self.session.send(&Message::Small { entry, content: Blob(content) })?;
+        let sum = self.task.sums.then(|| *blake3::hash(&content).as_bytes());
+        self.offered.fetch_add(1, Ordering::Relaxed);
+        self.session.send(&Message::Small { entry, content: Blob(content), sum })?;
         self.session.progress.add(bytes);
         self.session.progress.file_done();
         Ok(())
@@ -375,12 +379,14 @@ impl Sender<'_, '_> {
         let number = self.number();
         let path = spot.path.clone();
         let direct = self.task.rdma.then(|| Direct::to_read(&file, len)).flatten();
-        let outgoing = Outgoing::new(number, (file, direct), metadata, path, len, data);
+        let sums = self.task.sums;
+        let outgoing = Outgoing::new(number, (file, direct), metadata, path, len, data, sums);
         let mut files =
             wait(self.session, &self.room, lock(&self.files), |files| files.len() < OPEN_MAX)?;
         files.insert(number, Arc::new(outgoing));
         drop(files);
         let identity = identity.to_bytes();
+        self.offered.fetch_add(1, Ordering::Relaxed);
         Ok(self.session.send_now(&Message::File { entry, file: number, identity })?)
     }
 }
