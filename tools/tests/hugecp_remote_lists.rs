@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
 
-use common::remote::{Server, WAYS, command, copy, machines, there};
+use common::remote::{Server, WAYS, command, copy, machines, run, there};
 use common::trees::{assert_same, everything, listing, touch};
 use common::{Dir, Ran};
 
@@ -211,4 +211,107 @@ fn a_list_of_many_names_goes_in_many_messages() {
         assert_eq!(counts(&ran)["files"], 3000, "{way}");
         assert_eq!(listing(&dir, "here"), listing(&dir, way), "{way}");
     }
+}
+
+/// `hugecp --parents OPTIONS SOURCE... TARGET` on one of the [`WAYS`]; every path is as the user writes it.
+fn with_parents(
+    dir: &Dir,
+    server: &Server,
+    way: &str,
+    [options, sources, target]: [&str; 3],
+) -> Ran {
+    let prefixed = |host: &str| {
+        let words = sources.split(' ').map(|source| format!("{host}:{source}"));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let options = format!("--parents {options}");
+    match way {
+        "here" => dir.run(&format!("{options} {sources} {target}")),
+        "push" => run(dir, &format!("{options} {sources} localhost:{target}")),
+        "pull" => run(dir, &format!("{options} {} {target}", prefixed("localhost"))),
+        "serve-push" => server.run(dir, &format!("{options} {sources} 127.0.0.1:{target}")),
+        _ => server.run(dir, &format!("{options} {} {target}", prefixed("127.0.0.1"))),
+    }
+}
+
+#[test]
+fn paths_of_operands_are_made_again_as_here() {
+    let dir = machines();
+    everything(&dir, "a");
+    let server = Server::start(&dir, ".");
+    let absolute = dir.join("a/d/file").display().to_string();
+    for (options, sources) in [
+        ("-a", "a/d/e/none"),
+        ("-a", "./a//d/e a/other/ a/big"),
+        ("-a --exclude none --exclude /link", "a/d a/other"),
+        ("-p", "a/d/e/none a/other/link"),
+        ("-P", "a/dangling a/d/file"),
+        ("-r", "a/to-a-directory/e a/sparse"),
+        ("-a", &absolute),
+        ("-a", &format!("a/d/e/none {absolute}")),
+    ] {
+        let mut seen = Vec::new();
+        let ways = match sources.contains(&absolute) {
+            false => &WAYS[..],
+            true => &WAYS[..4], // on a server, an absolute path begins at its root
+        };
+        for way in ways {
+            fs::create_dir(dir.join(way)).unwrap();
+            let line = [&format!("--json --manifest {way}.b3 {options}"), sources, *way];
+            seen.push(counts(&with_parents(&dir, &server, way, line).ok()));
+            touch(&dir.join(way));
+            let list = String::from_utf8(fs::read(dir.join(format!("{way}.b3"))).unwrap()).unwrap();
+            let here = String::from_utf8(fs::read(dir.join("here.b3")).unwrap()).unwrap();
+            assert_eq!(list.replace(&format!("  {way}/"), "  here/"), here, "{way}");
+        }
+        for (way, counts) in ways.iter().zip(&seen) {
+            // Directories above what is absolute are not this test's, and change while it runs.
+            let ours = match sources.contains(&absolute) {
+                true => dir.join("a").display().to_string(),
+                false => String::new(),
+            };
+            if options.contains("-a") {
+                assert_same(&dir, &format!("here{ours}"), &format!("{way}{ours}"));
+            }
+            assert_eq!(listing(&dir, "here"), listing(&dir, way), "{way}: {sources}");
+            assert_eq!(counts, &seen[0], "{way}: {sources}");
+        }
+        ways.iter().for_each(|way| fs::remove_dir_all(dir.join(way)).unwrap());
+    }
+}
+
+#[test]
+fn operands_that_cannot_be_made_again_are_told_as_here() {
+    let dir = machines();
+    everything(&dir, "a");
+    let server = Server::start(&dir, ".");
+    let mut seen = Vec::new();
+    for way in WAYS {
+        fs::create_dir(dir.join(way)).unwrap();
+        let sources = "a/../a/big a/d/file ./a//d/file a/none a/d no/x ../a";
+        let ran = with_parents(&dir, &server, way, ["", sources, way]);
+        let ran = ran.fails(1, &["'../a' has \"..\" in it", "5 could not be copied"]);
+        seen.push((complaints(&dir, &ran), listing(&dir, way)));
+        assert!(dir.join(way).join("a/d/file").is_file(), "{way}");
+    }
+    assert!(
+        seen[0].0.iter().any(|line| line.contains("'./a//d/file' was named twice")),
+        "{seen:?}"
+    );
+    for (way, seen_there) in WAYS.iter().zip(&seen) {
+        assert_eq!(seen_there, &seen[0], "{way}");
+    }
+    for way in WAYS {
+        let fails = |options: &str, sources: &str, target: &str, status: i32, part: &str| {
+            with_parents(&dir, &server, way, [options, sources, target]).fails(status, &[part]);
+        };
+        fails("", "..", way, 1, "has \"..\" in it");
+        fails("", "a/big", "none", 1, "none' does not exist: create it first");
+        fails("", "a/big", "a/d/file", 1, "a/d/file' is not a directory");
+        fails("-r --delete", "a", way, 2, "--delete needs one SRC");
+        if way != "here" {
+            fails("--check", "a", way, 2, "--check and --parents exclude each other");
+        }
+    }
+    assert!(!dir.join("none").exists());
 }

@@ -506,6 +506,20 @@ fn a_list_reads_nothing_outside_of_what_it_is_below() {
     });
     // What leads back into it is good.
     assert_eq!((contents.next(), contents.next()), (Some(&b"good"[..]), None), "{said:?}");
+    // Nor what operands are below that begin at the root, in whatever way.
+    for top in [".", "/"] {
+        let list = ["in/absolute/secret", "in/deep/back/beside/secret", "in/file", "in/up/secret"];
+        let said = listed(port, &secret, top, vec![names(&list, true)]);
+        let contents: Vec<_> = said
+            .iter()
+            .filter_map(|message| match message {
+                Message::Small { content, .. } => Some(content.0.as_slice()),
+                _ => None,
+            })
+            .collect();
+        // The second is in the root.
+        assert_eq!(contents, [b"secret"], "{said:?}");
+    }
     for out in ["..", "in/up", "in/absolute"] {
         let said = listed(port, &secret, out, vec![names(&["secret"], true)]);
         assert!(said.iter().any(|message| matches!(message, Message::Trouble { .. })), "{out}");

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::FileError;
+use super::quote::quote;
 use super::request::{Destination, Endpoint, Request};
 
 /// One copy to make.
@@ -60,6 +61,11 @@ pub fn tasks(request: &Request) -> Result<(Vec<Task>, Vec<PathBuf>), FileError> 
         });
     }
     Ok((tasks, twice))
+}
+
+/// What is said of a source that was named twice.
+pub fn named_twice(path: &Path) -> String {
+    format!("source {} was named twice and is copied once", quote(path))
 }
 
 /// Checks that it is one.

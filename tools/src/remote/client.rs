@@ -27,6 +27,7 @@ use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
+use crate::copy::resolve;
 use crate::copy::run_trees;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::Shelf;
@@ -75,7 +76,7 @@ pub(super) fn run(
     let host = wanted.host.as_str();
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
-    let Lists { lists, failures } = Lists::of(wanted)?;
+    let Lists { lists, failures, twice } = Lists::of(wanted)?;
     let reached = reach(wanted)?;
     let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
     let near = reached.stream.local_addr().ok().map(|address| address.ip());
@@ -126,6 +127,9 @@ pub(super) fn run(
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
+    for path in twice {
+        talk.remark(&resolve::named_twice(&path));
+    }
     for error in failures {
         talk.failed(&error);
         tally.failed(error.to_string());

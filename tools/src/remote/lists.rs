@@ -1,5 +1,7 @@
-//! What is to be copied, where paths below a directory name it, as the end knows that the user is at: `--files-from`.
+//! What is to be copied, where paths below a directory name it, as the end knows that the user is at: those of a list
+//! (`--files-from`) below the operand, those of the operands (`--parents`) below the directory that they begin at.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ pub struct Lists {
     pub lists: Vec<List>,
     /// What is no path that can be copied.
     pub failures: Vec<FileError>,
+    /// Operands that were named twice.
+    pub twice: Vec<PathBuf>,
 }
 
 impl Lists {
@@ -35,12 +39,36 @@ impl Lists {
     pub fn of(wanted: &Wanted) -> Result<Self, FileError> {
         let wishes = &wanted.task.wishes;
         let mut lists = Self::default();
-        if let (Naming::Listed, Some(list)) = (wanted.task.naming, &wishes.files_from) {
-            let top = wanted.sources.first().cloned().unwrap_or_default(); // there is one
-            let paths = listed(list, wishes.from0)?;
-            lists.add(top, paths.iter().map(PathBuf::as_path));
+        match (wanted.task.naming, &wishes.files_from) {
+            (Naming::Listed, Some(list)) => {
+                let top = wanted.sources.first().cloned().unwrap_or_default(); // there is one
+                let paths = listed(list, wishes.from0)?;
+                lists.add(top, paths.iter().map(PathBuf::as_path));
+            }
+            (Naming::Parents, _) => lists.add_operands(&wanted.sources),
+            _ => {}
         }
         Ok(lists)
+    }
+
+    /// Adds operands: relative ones, and absolute ones.
+    fn add_operands(&mut self, operands: &[PathBuf]) {
+        let mut seen = HashSet::new();
+        let mut once = Vec::new();
+        for path in operands {
+            let names = names_of(path).ok();
+            if names.is_some_and(|names| !seen.insert((path.is_absolute(), names))) {
+                self.twice.push(path.clone());
+            } else {
+                once.push(path.as_path());
+            }
+        }
+        for (top, absolute) in [(".", false), ("/", true)] {
+            let mut paths = once.iter().filter(|path| path.is_absolute() == absolute).peekable();
+            if paths.peek().is_some() {
+                self.add(top.into(), paths.copied());
+            }
+        }
     }
 
     /// Adds `paths` below `top`.
@@ -95,6 +123,16 @@ mod tests {
         );
         let long = "n".repeat(256);
         assert_eq!(names(&[&long, "a\0b/c", "\0x"]), (vec!["a/c".to_owned()], 2));
+    }
+
+    #[test]
+    fn operands_begin_where_their_paths_do() {
+        let mut lists = Lists::default();
+        let operands = ["b/c", "/b/c", "./b//c", "../b", "a/", "/"].map(PathBuf::from);
+        lists.add_operands(&operands);
+        let found: Vec<_> = lists.lists.iter().map(|list| (&list.top, list.names.len())).collect();
+        assert_eq!(found, [(&PathBuf::from("."), 2), (&PathBuf::from("/"), 2)]);
+        assert_eq!((lists.twice, lists.failures.len()), (vec![PathBuf::from("./b//c")], 1));
     }
 
     proptest! {

@@ -197,7 +197,6 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         (options.capabilities, "--capabilities"),
         (options.engine != crate::copy::options::EngineChoice::Auto, "--engine"),
         (options.reflink == crate::copy::options::When::Always, "--reflink"),
-        (trees.parents, "--parents"),
         (trees.shard.is_some(), "--shard"),
     ] {
         if given {
@@ -207,8 +206,12 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
     if options.check && options.manifest.is_some() {
         return Err(UsageError::Conflict("--check", "--manifest", LISTED));
     }
-    if options.check && trees.files_from.is_some() {
-        return Err(UsageError::Conflict("--check", "--files-from", WHOLE));
+    for (given, option) in
+        [(trees.files_from.is_some(), "--files-from"), (trees.parents, "--parents")]
+    {
+        if options.check && given {
+            return Err(UsageError::Conflict("--check", option, WHOLE));
+        }
     }
     Ok(())
 }
@@ -277,7 +280,8 @@ mod tests {
             ("hugecp -r --delete --files-from l a h:b", "--delete needs one SRC"),
             ("hugecp --files-from l a c h:b", "--files-from needs one SRC"),
             ("hugecp -r --delete a c h:b", "--delete needs one SRC"),
-            ("hugecp -r --parents a h:b", "--parents"),
+            ("hugecp --check --parents a h:b", "--parents exclude each other"),
+            ("hugecp -r --parents --delete a h:b", "--delete needs one SRC"),
             ("hugecp --check --manifest m a h:b", "--manifest FILE there"),
             ("hugecp --check a c h:b", "--check compares one"),
         ] {

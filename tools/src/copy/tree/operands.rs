@@ -59,19 +59,21 @@ impl Context<'_> {
             }
         } else if self.wishes.parents {
             let target = directory_of(request)?;
+            let mut seen = HashSet::new();
             for source in &request.sources {
                 let path = source.name();
-                let top = if path.is_absolute() { "/" } else { "." };
-                let names = names_of(&path);
-                add(names.and_then(|n| self.descend(&mut places, Path::new(top), target, n)));
+                let top = Path::new(if path.is_absolute() { "/" } else { "." });
+                match names_of(&path) {
+                    Ok(names) if !seen.insert((top, names.clone())) => {
+                        self.talk.remark(&resolve::named_twice(&path));
+                    }
+                    names => add(names.and_then(|n| self.descend(&mut places, top, target, n))),
+                }
             }
         } else {
             let (tasks, twice) = resolve::tasks(request)?;
             for path in twice {
-                self.talk.remark(&format!(
-                    "source {} was named twice and is copied once",
-                    crate::copy::quote::quote(path)
-                ));
+                self.talk.remark(&resolve::named_twice(&path));
             }
             for task in tasks {
                 add(self.operand(&mut places, &task.source.name(), &task.target.name()));
