@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::remote::{command, machines, run, script, there};
+use common::remote::{Server, command, key, machines, run, script, there};
 use common::{Dir, Ran, bytes, wait_until};
 
 #[test]
@@ -363,48 +363,6 @@ fn what_is_no_hugecp_is_told() {
     let ran = Ran(command(&dir, "./rsh", "a -oProxyCommand=x:b").output().unwrap());
     assert_eq!(ran.status(), 2, "{}", ran.err());
     dir.run("h:b i:c").fails(2, &["both ends"]);
-}
-
-/// A server with a key; ended when dropped.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start(dir: &Dir, root: &str) -> Self {
-        if !dir.join("key").exists() {
-            key(dir, "key", &bytes(32));
-        }
-        let line =
-            ["--serve", "127.0.0.1:0", "--key-file", "key", "--root", root, "--timeout", "5"];
-        let mut child = dir.hugecp(line).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        let mut output = BufReader::new(child.stderr.take().unwrap());
-        output.read_line(&mut said).unwrap();
-        let port =
-            said.trim().rsplit(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{said}"));
-        std::thread::spawn(move || output.lines().for_each(drop));
-        Self { child, port }
-    }
-
-    fn run(&self, dir: &Dir, line: &str) -> Ran {
-        let port = self.port.to_string();
-        let words = ["--port", &port, "--key-file", "key", "--timeout", "5"];
-        Ran(dir.hugecp(words.into_iter().chain(line.split_whitespace())).output().unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn key(dir: &Dir, name: &str, content: &[u8]) {
-    let path = dir.file(name, content);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 #[test]

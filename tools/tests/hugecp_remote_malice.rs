@@ -7,13 +7,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bookend_tools::copy::sum::{Sum, Summer};
 use bookend_tools::remote::key;
 use bookend_tools::remote::protocol::{
-    Attributes, Blob, Entry, Message, Moment, Name, PathText, Request, VERSION,
+    Attributes, Blob, Entry, Message, Moment, Name, PathText, Relative, Request, VERSION,
 };
 use bookend_tools::remote::secure::{Cipher, SECRET_BYTES};
 use bookend_tools::remote::transport::Lane;
@@ -68,12 +69,17 @@ fn say(lane: &mut Lane<'_>, message: &Message) {
 
 /// `hugecp OPTIONS 127.0.0.1:x dst` from a server that does what `evil` does.
 fn pull(dir: &Dir, options: &str, evil: Box<Evil>) -> Ran {
+    from_or_to(dir, &format!("{options} 127.0.0.1:x dst"), evil)
+}
+
+/// `hugecp LINE` with a server that does what `evil` does.
+fn from_or_to(dir: &Dir, line: &str, evil: Box<Evil>) -> Ran {
     let secret = key_file(dir);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let server = server(listener, secret, evil);
     let words = ["--key-file", "key", "--port", &port, "--streams", "1", "--timeout", "3"];
-    let words = words.into_iter().chain(options.split_whitespace()).chain(["127.0.0.1:x", "dst"]);
+    let words = words.into_iter().chain(line.split_whitespace());
     let ran = Ran(dir.hugecp(words).output().unwrap());
     server.join().unwrap();
     ran
@@ -106,7 +112,7 @@ fn enter(name: &str) -> Message {
 }
 
 fn small(name: &str, content: &str) -> Message {
-    Message::Small { entry: entry(name, 0o100_644), content: Blob(content.into()) }
+    Message::Small { entry: entry(name, 0o100_644), content: Blob(content.into()), sum: None }
 }
 
 fn symlink(name: &str, text: &Path) -> Message {
@@ -144,6 +150,88 @@ fn what_was_not_asked_for_is_not_taken() {
         pull_messages(&dir, options, messages).fails(1, &[BREACH, part]);
         let names = dir.names();
         assert!(names == ["key"] || names == ["dst", "key"], "{part}: {names:?}");
+    }
+}
+
+fn pass(name: &str) -> Message {
+    Message::Pass { entry: entry(name, 0o40_755) }
+}
+
+#[test]
+fn lists_are_asked_for_by_whom_they_are_for_and_no_faster_than_they_are_told() {
+    let leave = || Message::Leave { complete: true };
+    for (options, messages, part) in [
+        ("-r", vec![pass("")], "a directory, where files were asked for"),
+        ("-r", vec![Message::More {}], "names that nobody has"),
+        ("--files-from list", vec![enter("d")], "a directory, where files were asked for"),
+        ("--files-from list", vec![leave()], "leaves a directory"),
+        ("--files-from list", vec![pass("d"), leave(), leave()], "leaves a directory"),
+        ("--files-from list", vec![pass("d"), small("", "without a name")], "in no directory"),
+        ("--files-from list", vec![Message::More {}; 100], "names that nobody has"),
+        ("--files-from list", vec![pass("d"); 1100], "too deep"),
+    ] {
+        let dir = Dir::new();
+        dir.file("list", "a\n");
+        pull_messages(&dir, options, messages).fails(1, &[BREACH, part]);
+    }
+}
+
+#[test]
+fn directories_on_the_way_lead_nothing_out_of_the_target() {
+    let dir = Dir::new();
+    dir.file("list", "a\n");
+    fs::create_dir(dir.join("outside")).unwrap();
+    let outside = dir.join("outside");
+    let messages = vec![
+        symlink("l", &outside),
+        pass("l"),
+        small("stolen", "x"),
+        Message::Leave { complete: true },
+        small("good", "x"),
+        Message::Finish {},
+    ];
+    // It may be made after the directory: then it is in the way.
+    let ran = pull_messages(&dir, "--files-from list", messages.clone());
+    assert!(ran.status() == 1, "{}", ran.err());
+    assert_eq!(dir.read("dst/good"), b"x");
+    let ran = pull_messages(&dir, "--files-from list", messages);
+    assert!(ran.status() == 1, "{}", ran.err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_list_of_checksums_has_what_was_sent_and_all_of_it() {
+    let dir = Dir::new();
+    let with_sum = Message::Small {
+        entry: entry("", 0o100_644),
+        content: Blob(b"x".to_vec()),
+        sum: Some(*blake3::hash(b"x").as_bytes()),
+    };
+    for (options, message) in [("--manifest list", small("", "x")), ("", with_sum)] {
+        let messages = vec![message, Message::Finish {}];
+        pull_messages(&dir, options, messages).fails(1, &[BREACH, "does not tell checksums"]);
+        assert_eq!(dir.names(), ["key"]);
+    }
+    // Who receives lists no more than came, and nothing where no list is kept.
+    dir.file("a", "x");
+    let copied = |operand, into, way: &str| {
+        let way = Relative::new(way.as_bytes()).unwrap();
+        Message::Copied { operand, into, way, hash: [7; 32] }
+    };
+    for (options, messages) in [
+        ("", vec![copied(0, false, "")]),
+        ("--manifest list", vec![copied(0, false, ""); 2]),
+        ("--manifest list", vec![copied(1, false, "")]),
+        ("--manifest list", vec![copied(0, false, "more")]),
+        ("-T --manifest list", vec![copied(0, true, "")]),
+    ] {
+        let evil = move |main: &mut Lane<'_>, _: &mut Lane<'_>| {
+            while !matches!(main.feed.receive(), Ok(Message::Small { .. })) {}
+            messages.iter().for_each(|message| say(main, message));
+        };
+        let ran = from_or_to(&dir, &format!("{options} a 127.0.0.1:x"), Box::new(evil));
+        ran.fails(1, &[BREACH, "lists copies of what it was not sent"]);
+        assert!(!dir.join("list").exists());
     }
 }
 
@@ -242,7 +330,8 @@ fn what_is_said_is_shown_without_its_control_characters() {
     assert!(!ran.err().contains('\u{1b}') && !ran.err().contains('\u{7}'), "{}", ran.err());
 }
 
-struct Killed(Child);
+/// A server, and what it complains of.
+struct Killed(Child, Receiver<String>);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -261,9 +350,13 @@ fn start_server(dir: &Dir) -> (Killed, u16) {
     let mut said = String::new();
     let mut output = BufReader::new(child.stderr.take().unwrap());
     output.read_line(&mut said).unwrap();
-    std::thread::spawn(move || output.lines().for_each(drop));
+    let (lines, complaints) = channel();
+    std::thread::spawn(move || {
+        let complaint = |line: std::io::Result<String>| lines.send(line.ok()?).ok();
+        output.lines().map_while(complaint).for_each(drop);
+    });
     let port = said.trim().rsplit(':').next().unwrap().parse().unwrap();
-    (Killed(child), port)
+    (Killed(child, complaints), port)
 }
 
 /// Opens a session with a server; gives its main lane and its one for pieces.
@@ -298,6 +391,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         operands: vec![PathText(operand.into())],
         destination: PathText(destination.into()),
         onto: 0,
+        naming: 0,
         recursive: true,
         follow: 0,
         links: false,
@@ -309,6 +403,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         conflict: 0,
         resume: false,
         checksum: false,
+        sums: false,
         check: false,
         fsync: false,
         verify: false,
@@ -332,7 +427,10 @@ fn a_client_that_has_the_key_stays_in_the_root() {
     {
         let (mut main, _lane) = session(port, &secret, request(true, operand, destination), &arena);
         say(&mut main, &Message::Operand { index: 0 });
-        say(&mut main, &Message::Small { entry: entry("", 0o100_644), content: Blob(vec![1]) });
+        say(
+            &mut main,
+            &Message::Small { entry: entry("", 0o100_644), content: Blob(vec![1]), sum: None },
+        );
         say(&mut main, &Message::Finish {});
         let mut told = false;
         while let Ok(message) = main.feed.receive() {
@@ -361,6 +459,115 @@ fn a_client_that_has_the_key_stays_in_the_root() {
         other => panic!("{other:?}"),
     }
     assert!(!dir.join("root/d").exists());
+}
+
+fn names(names: &[&str], last: bool) -> Message {
+    let names = names.iter().map(|name| Relative::new(name.as_bytes()).unwrap()).collect();
+    Message::Names { names, last }
+}
+
+/// What a server says to a client that lists `messages` below `operand`, each as it is asked for, and follows links or not.
+fn listed(
+    port: u16,
+    secret: &[u8; SECRET_BYTES],
+    (operand, follow): (&str, u8),
+    messages: Vec<Message>,
+) -> Vec<Message> {
+    let arena = tcp::arena(1).unwrap();
+    let request = Request { naming: 1, follow, ..request(false, operand, "") };
+    let (mut main, _lane) = session(port, secret, request, &arena);
+    let mut messages = messages.into_iter();
+    let mut said = Vec::new();
+    while !matches!(said.last(), Some(Message::Finish {})) {
+        match main.feed.receive() {
+            Ok(Message::Alive {}) => {}
+            Ok(Message::More {}) => messages.next().iter().for_each(|names| say(&mut main, names)),
+            Ok(other) => said.push(other),
+            Err(_) => break,
+        }
+    }
+    said
+}
+
+/// How much a server could not do, and the contents that it sent.
+fn read(said: &[Message]) -> (usize, Vec<&[u8]>) {
+    let troubles = said.iter().filter(|message| matches!(message, Message::Trouble { .. }));
+    let contents = said.iter().filter_map(|message| match message {
+        Message::Small { content, .. } => Some(content.0.as_slice()),
+        _ => None,
+    });
+    (troubles.count(), contents.collect())
+}
+
+#[test]
+fn a_list_reads_nothing_outside_of_what_it_is_below() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (_server, port) = start_server(&dir);
+    dir.file("secret", "secret");
+    dir.file("root/other/secret", "of another");
+    dir.file("root/in/deep/good", "good");
+    let absolute = dir.path().to_owned();
+    for (link, to) in [
+        ("up", Path::new("../..")),
+        ("beside", Path::new("../other")),
+        ("absolute", &absolute),
+        ("file", Path::new("../../secret")),
+        ("deep/back", Path::new("..")),
+    ] {
+        std::os::unix::fs::symlink(to, dir.join("root/in").join(link)).unwrap();
+    }
+    // A link that is not followed is told as one; directories on the way are what links lead to, if that is in it.
+    for (follow, failed) in [(0, 3), (2, 4)] {
+        let list = ["absolute/secret", "beside/secret", "deep/back/deep/good", "file", "up/secret"];
+        let said = listed(port, &secret, ("in", follow), vec![names(&list, true)]);
+        assert_eq!(read(&said), (failed, vec![&b"good"[..]]), "{said:?}");
+        // Nor what operands are below that begin at the root, in whatever way.
+        for top in [".", "/"] {
+            let list =
+                ["in/absolute/secret", "in/deep/back/beside/secret", "in/file", "in/up/secret"];
+            let said = listed(port, &secret, (top, follow), vec![names(&list, true)]);
+            assert_eq!(read(&said), (failed - 1, vec![&b"of another"[..]]), "{said:?}");
+        }
+        for out in ["..", "in/up", "in/absolute"] {
+            let said = listed(port, &secret, (out, follow), vec![names(&["secret"], true)]);
+            assert_eq!(read(&said), (1, Vec::new()), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_list_without_an_end_is_taken_by_no_more_than_was_asked_for() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (server, port) = start_server(&dir);
+    dir.file("root/in/good", "good");
+    // In no order, or the same again and again.
+    for list in [["b", "a"], ["a", "a"], ["a/b", "a"]] {
+        let said = listed(port, &secret, ("in", 0), vec![names(&list, true)]);
+        assert!(!matches!(said.last(), Some(Message::Finish {})), "{list:?}: {said:?}");
+    }
+    // Where none is asked for.
+    let arena = tcp::arena(1).unwrap();
+    let (mut main, lane) = session(port, &secret, request(false, "in", ""), &arena);
+    say(&mut main, &names(&["good"], false));
+    let mut complaints = std::iter::from_fn(|| server.1.recv_timeout(PATIENCE).ok());
+    assert!(complaints.any(|line| line.contains("lists names that it was not asked for")));
+    drop((main, lane));
+    // As it is asked for, for long: what was used up is not kept.
+    let messages = (0..200).map(|number| {
+        let many: Vec<_> =
+            (0..4).map(|last| format!("{number:0>250}{last}/").repeat(250) + "f").collect();
+        names(&many.iter().map(String::as_str).collect::<Vec<_>>(), false)
+    });
+    let bytes: usize = 200 * 4 * 250 * 252;
+    let end = names(&["z"], true);
+    let said = listed(port, &secret, ("in", 0), messages.chain([end]).collect());
+    assert_eq!(read(&said).0, 200 * 4 + 1, "each name that is not there is told");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.0.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak << 10 < bytes, "{peak} KiB for {bytes} bytes of names");
 }
 
 #[test]

@@ -18,7 +18,15 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(extents.windows(2).all(|two| two[0].end <= two[1].start));
             assert!(extents.iter().all(|extent| extent.start < extent.end));
         }
-        Message::Enter { entry } | Message::Link { entry } => {
+        Message::Names { names, .. } => {
+            for path in names {
+                let bytes = path.as_bytes();
+                let mut parts = bytes.split(|byte| *byte == b'/');
+                assert!(bytes.is_empty() || parts.all(|part| !matches!(part, b"" | b"." | b"..")));
+                assert!(!bytes.contains(&0));
+            }
+        }
+        Message::Enter { entry } | Message::Link { entry } | Message::Pass { entry } => {
             if let Some(name) = &entry.name {
                 let name = name.as_c_str().to_bytes();
                 assert!(!name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..");

@@ -170,6 +170,7 @@ impl Manifest {
     pub fn write(self, path: &Path) -> io::Result<()> {
         let mut entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
         entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        entries.dedup(); // what was listed, and lay in what was listed, was copied again
         let text: Vec<u8> = entries.iter().flat_map(|(path, hash)| line(path, hash)).collect();
         if path == Path::new("-") || !path.metadata().map_or(true, |found| found.is_file()) {
             let mut out: Box<dyn io::Write> = match path == Path::new("-") {

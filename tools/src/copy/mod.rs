@@ -56,4 +56,5 @@ pub mod tree;
 pub mod tree_options;
 pub mod unfinished;
 pub mod verify;
+pub mod whole;
 pub mod zeros;

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::FileError;
+use super::quote::quote;
 use super::request::{Destination, Endpoint, Request};
 
 /// One copy to make.
@@ -54,9 +55,17 @@ pub fn tasks(request: &Request) -> Result<(Vec<Task>, Vec<PathBuf>), FileError> 
             twice.push(path.clone());
             continue;
         }
-        tasks.push(Task { source: source.clone(), target: name_in(directory, path) });
+        tasks.push(Task {
+            source: source.clone(),
+            target: Endpoint::Path(name_in(directory, path)),
+        });
     }
     Ok((tasks, twice))
+}
+
+/// What is said of a source that was named twice.
+pub fn named_twice(path: &Path) -> String {
+    format!("source {} was named twice and is copied once", quote(path))
 }
 
 /// Checks that it is one.
@@ -76,13 +85,13 @@ pub fn check_directory(directory: &Path) -> Result<(), FileError> {
 
 /// The target for `source` in `directory`: by its last name, slashes at its end aside. What ends in
 /// `.` or `..`, and `/` itself, stands for what is in it, and that goes into `directory` itself.
-fn name_in(directory: &Path, source: &Path) -> Endpoint {
+pub fn name_in(directory: &Path, source: &Path) -> PathBuf {
     let bytes = source.as_os_str().as_bytes();
     let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
     let bytes = &bytes[..end];
     let name = bytes.rsplit(|&byte| byte == b'/').next().unwrap_or(bytes);
     let name = if matches!(name, b"" | b"..") { b"." } else { name };
-    Endpoint::Path(directory.join(std::ffi::OsStr::from_bytes(name)))
+    directory.join(std::ffi::OsStr::from_bytes(name))
 }
 
 #[cfg(test)]

@@ -159,8 +159,7 @@ fn copy_all(request: &Request) -> ExitCode {
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
     for path in twice {
-        let message = format!("source {} was named twice and is copied once", quote(path));
-        exit::complain(TOOL, &message);
+        exit::complain(TOOL, &resolve::named_twice(&path));
     }
     let mut session = match Session::start(request, &tasks) {
         Ok(session) => session,

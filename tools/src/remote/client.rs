@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
+use super::lists::{List, Lists};
+use super::manifest::{self, Listing};
 use super::options::Transport;
-use super::protocol::{Counts, Message};
+use super::protocol::{Counts, Message, Naming};
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
 use super::root::Root;
@@ -24,6 +26,8 @@ use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
+use crate::copy::error::FileError;
+use crate::copy::resolve;
 use crate::copy::run_trees;
 use crate::copy::sum::has_aes;
 use crate::copy::tree::context::Talk;
@@ -73,6 +77,7 @@ pub(super) fn run(
     let host = wanted.host.as_str();
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
+    let Lists { lists, failures, twice } = Lists::of(wanted)?;
     let reached = reach(wanted)?;
     let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
     let near = reached.stream.local_addr().ok().map(|address| address.ip());
@@ -95,7 +100,11 @@ pub(super) fn run(
     if task.rdma {
         task.lanes = task.lanes.min(rdma::LANES_MAX);
     }
-    ask(wanted, &task, &mut main)?;
+    let sources = match task.naming {
+        Naming::Operands => wanted.sources.clone(),
+        _ => lists.iter().map(|list| list.top.clone()).collect(),
+    };
+    ask(wanted, &task, &sources, &mut main)?;
     let arena = tcp::arena(task.lanes).map_err(failed)?;
     let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
     let part = match wanted.direction {
@@ -120,11 +129,27 @@ pub(super) fn run(
     let session = Session::new(host.to_owned(), timeout, aes, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    let over = transfer(wanted, &task, &session, (talk, &tally), main.feed, lanes);
+    for path in twice {
+        talk.remark(&resolve::named_twice(&path));
+    }
+    for error in failures {
+        talk.failed(&error);
+        tally.failed(error.to_string());
+    }
+    let list = manifest::List::new(wanted, &sources);
+    let over =
+        transfer(wanted, &task, &session, (talk, &tally), (lists, &list), (main.feed, lanes));
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
     drop(program);
+    if let (Ok(_), Some(path)) = (&over, &wanted.request.manifest)
+        && let Err(error) = list.manifest.write(path)
+    {
+        let error = FileError::target(path, "write the checksums to", error);
+        talk.failed(&error);
+        tally.failed(error.to_string());
+    }
     match over {
         Ok(counts) => Ok(Totals {
             files: counts.files,
@@ -170,30 +195,39 @@ fn transfer<'a>(
     task: &Task,
     session: &Session<'_>,
     (talk, tally): (&dyn Talk, &Tally),
-    feed: Box<dyn Feed + 'a>,
-    lanes: Vec<Lane<'a>>,
+    (lists, list): (Vec<List>, &manifest::List<'_>),
+    (feed, lanes): (Box<dyn Feed + 'a>, Vec<Lane<'a>>),
 ) -> Result<Counts, Over> {
+    let listing = task.sums.then_some(list as &dyn Listing);
     match wanted.direction {
         Direction::Push => {
-            let shown =
-                |source: &PathBuf| sender::shown(&wanted.host, &wanted.shown_target(source));
-            let operand =
-                |path: &PathBuf| sender::Operand { path: path.clone(), shown: shown(path) };
-            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Sender::new(session, task, &Root::Free, talk, tally).run(&operands, feed, lanes)
+            let operand = |path: PathBuf, names| {
+                let shown = sender::shown(&wanted.host, &wanted.shown_target(&path));
+                sender::Operand { path, shown, names }
+            };
+            let operands: Vec<_> = match task.naming {
+                Naming::Operands => {
+                    wanted.sources.iter().map(|path| operand(path.clone(), None)).collect()
+                }
+                _ => lists.into_iter().map(|list| operand(list.top, Some(list.names))).collect(),
+            };
+            Sender::new(session, task, &Root::Free, talk, tally)
+                .with_listing(listing)
+                .run(&operands, feed, lanes)
         }
         Direction::Pull => {
             let operand = |path: &PathBuf| receiver::Operand {
                 name: task::name_of(path).0,
                 shown: sender::shown(&wanted.host, path),
             };
-            let operands: Vec<_> = wanted.sources.iter().map(operand).collect();
-            Receiver::new(session, task, &Root::Free, talk, tally, operands.len()).run(
-                &wanted.target,
-                &operands,
-                feed,
-                lanes,
-            )
+            let operands: Vec<_> = match task.naming {
+                Naming::Operands => wanted.sources.iter().map(operand).collect(),
+                _ => lists.iter().map(|list| operand(&list.top)).collect(),
+            };
+            Receiver::new(session, task, &Root::Free, talk, tally, operands.len())
+                .with_lists(&lists)
+                .with_listing(listing)
+                .run(&wanted.target, &operands, feed, lanes)
         }
     }
 }
@@ -214,10 +248,15 @@ fn receive(main: &mut Lane<'_>, host: &str, timeout: Duration) -> Result<Message
 }
 
 /// Says what is wanted, and hears whether it can be had.
-fn ask(wanted: &Wanted, task: &Task, main: &mut Lane<'_>) -> Result<(), RemoteError> {
+fn ask(
+    wanted: &Wanted,
+    task: &Task,
+    sources: &[PathBuf],
+    main: &mut Lane<'_>,
+) -> Result<(), RemoteError> {
     let host = wanted.host.as_str();
     let push = wanted.direction == Direction::Push;
-    let request = task.request(push, &wanted.sources, &wanted.target);
+    let request = task.request(push, sources, &wanted.target);
     let asked = main.sink.send(&Message::Ask { request }).and_then(|()| main.sink.flush());
     asked.map_err(|cause| match cause.kind() {
         io::ErrorKind::InvalidInput => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::protocol::VERSION;
 use super::secure::ReadError;
-use crate::copy::error::said;
+use crate::copy::error::{FileError, said};
 
 /// What to do where a copy was cut off.
 const AGAIN: &str = "start the same command again, and big files go on from what arrived";
@@ -133,6 +133,9 @@ pub enum RemoteError {
         /// What it does.
         what: String,
     },
+    /// A file of this machine, without which there is nothing to do.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The user stopped it.
     #[error("interrupted")]
     Interrupted,

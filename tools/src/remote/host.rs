@@ -12,6 +12,7 @@ use super::channel::Channel;
 use super::door::{self, Awaited, Guest, Sessions};
 use super::error::RemoteError;
 use super::key;
+use super::manifest::{Copied, Listing};
 use super::options::{RemoteOptions, Transport};
 use super::protocol::{Message, Onto, Request};
 use super::receiver::{self, Receiver};
@@ -215,12 +216,14 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
             onto: Onto::of(request.onto).unwrap_or(Onto::Into), // it was looked at when it came
         };
         let operands = received(&request)?;
+        let listing: &dyn Listing = &talk;
         Receiver::new(&session, &task, &opened.root, &talk, &tally, operands.len())
+            .with_listing(task.sums.then_some(listing))
             .run(&target, &operands, main.feed, lanes)
     } else {
         let operand = |text| {
             let path = task::path(text).to_owned();
-            sender::Operand { shown: path.clone(), path }
+            sender::Operand { shown: path.clone(), path, names: None }
         };
         let operands: Vec<_> = request.operands.iter().map(operand).collect();
         Sender::new(&session, &task, &opened.root, &talk, &tally).run(&operands, main.feed, lanes)
@@ -317,6 +320,13 @@ impl Talk for Far<'_, '_> {
     fn remark(&self, _: &str) {}
 
     fn explain(&self, _: &FileReport) {}
+}
+
+impl Listing for Far<'_, '_> {
+    fn copied(&self, Copied { operand, into, way, hash }: Copied) -> bool {
+        let _ = self.0.send(&Message::Copied { operand, into, way, hash }); // where it fails, it is over
+        true
+    }
 }
 
 /// As much of `text` as goes into a message.

@@ -8,6 +8,8 @@
 //! - [`session`] is what both ends have while a copy lasts; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
 //! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
+//! - [`manifest`] is the list of checksums, and who puts what on it.
+//! - [`lists`] is what names what is to be copied, where operands alone do not.
 //! - [`client`] is the end that the user is at, [`host`] the other one, [`comparison`] the former
 //!   for `--check`; [`options`] and [`request`]
 //!   are the command line.
@@ -21,6 +23,8 @@ pub mod door;
 pub mod error;
 pub mod host;
 pub mod key;
+pub mod lists;
+pub mod manifest;
 pub mod options;
 pub mod protocol;
 pub mod receiver;

@@ -15,6 +15,8 @@ mod device;
 mod entries;
 mod jobs;
 mod links;
+mod listing;
+mod names;
 mod place;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,7 +27,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
-use super::protocol::{Counts, Entry, Message, Onto};
+use super::lists::List;
+use super::manifest::Listing;
+use super::protocol::{Counts, Entry, Message, Naming, Onto};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
 use super::task::{Target, Task};
@@ -40,6 +44,7 @@ use big::Incoming;
 use compare::Candidate;
 use jobs::{Job, Jobs};
 use links::Links;
+use names::Asked;
 use place::Place;
 
 /// Files under way.
@@ -60,6 +65,11 @@ pub struct Receiver<'a, 's> {
     /// Files that are compared with what is there.
     candidates: Mutex<HashMap<u32, Candidate>>,
     links: Links,
+    /// What names what is to be copied, where this end has lists of it.
+    lists: &'a [List],
+    asked: Asked,
+    /// Who is told of copies, where checksums are to be told.
+    listing: Option<&'a dyn Listing>,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
     /// One open directory on every file system that was written to, for `--fsync`.
@@ -102,15 +112,24 @@ pub struct Operand {
 struct Position {
     /// Where the operand goes; none where it cannot.
     operand: Option<Spot>,
-    /// The directories it is in; those that could not be made are none.
-    stack: Vec<Option<Arc<Place>>>,
-    /// The path of the source, in messages.
+    /// The path of its source, in messages.
     source: PathBuf,
-    /// Where all is compared only, or what is too much is removed: what the sender has not told of, in each of the
-    /// directories.
-    unseen: Vec<BTreeSet<CString>>,
+    /// The directories it is in.
+    stack: Vec<Level>,
+    /// How many of them the sender did not go into: that in which listed names are made again.
+    base: usize,
     /// Where all is compared only: what the first name of a file with several is.
     linked: HashMap<u64, Id>,
+}
+
+/// A directory that the listening thread is in.
+struct Level {
+    /// None where it could not be made.
+    place: Option<Arc<Place>>,
+    /// Where all is compared only, or what is too much is removed: what the sender has not told of.
+    unseen: BTreeSet<CString>,
+    /// The path of its source, in messages.
+    source: PathBuf,
 }
 
 impl<'a, 's> Receiver<'a, 's> {
@@ -135,10 +154,23 @@ impl<'a, 's> Receiver<'a, 's> {
             files_bell: Condvar::new(),
             candidates: Mutex::default(),
             links: Links::default(),
+            lists: &[],
+            asked: Asked::default(),
+            listing: None,
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
             finished: Arc::default(),
         }
+    }
+
+    /// Tells a sender that asks what is on `lists`.
+    pub fn with_lists(self, lists: &'a [List]) -> Self {
+        Self { lists, ..self }
+    }
+
+    /// Tells `listing` of copies, with checksums.
+    pub fn with_listing(self, listing: Option<&'a dyn Listing>) -> Self {
+        Self { listing, ..self }
     }
 
     /// Receives `operands` over the `lanes`, beside the main one's feed; gives what was done.
@@ -154,6 +186,11 @@ impl<'a, 's> Receiver<'a, 's> {
     ) -> Result<Counts, Over> {
         std::thread::scope(|scope| {
             scope.spawn(|| self.session.beat());
+            if !self.lists.is_empty() {
+                scope.spawn(|| {
+                    let _ = self.tell_names(); // the session knows why
+                });
+            }
             for lane in lanes {
                 self.session.add(lane.closer);
                 let (sink, mut feed) = (lane.sink, lane.feed);
@@ -227,9 +264,9 @@ impl<'a, 's> Receiver<'a, 's> {
         let session = self.session;
         let mut at = Position {
             operand: None,
-            stack: Vec::new(),
             source: PathBuf::new(),
-            unseen: Vec::new(),
+            stack: Vec::new(),
+            base: 0,
             linked: HashMap::new(),
         };
         // In order and each once: where one went shall not lead the next one elsewhere.
@@ -252,19 +289,17 @@ impl<'a, 's> Receiver<'a, 's> {
                         return Err(self.breach("it sends what was not asked for"));
                     };
                     next += 1;
-                    at.stack.clear();
-                    at.unseen.clear();
-                    at.source.clone_from(&operand.shown);
-                    at.operand = match self.operand(target, operand) {
-                        Ok(spot) => Some(spot),
-                        Err(error) => {
-                            self.failed(&error);
-                            None
-                        }
-                    };
+                    self.begin_operand(&mut at, target, index, operand);
                 }
-                Message::Enter { entry } => self.enter(&mut at, &entry)?,
+                Message::Enter { entry } => self.enter(&mut at, &entry, false)?,
+                Message::Pass { entry } => self.enter(&mut at, &entry, true)?,
+                Message::More {} => self.hear_more()?,
                 Message::Leave { complete } => self.leave(&mut at, complete)?,
+                Message::Small { sum, .. } | Message::End { sum, .. }
+                    if self.task.sums != sum.is_some() =>
+                {
+                    return Err(self.breach("it does not tell checksums as it was asked to"));
+                }
                 Message::Small { ref entry, .. }
                 | Message::File { ref entry, .. }
                 | Message::Symlink { ref entry, .. }
@@ -278,7 +313,7 @@ impl<'a, 's> Receiver<'a, 's> {
                     self.take(spot, message)?;
                 }
                 Message::Sum { file, hash } => self.hear_sum(file, hash)?,
-                Message::End { file, pieces } => self.expect(file, pieces),
+                Message::End { file, pieces, sum } => self.expect(file, pieces, sum),
                 Message::Abandon { file, discard } => self.give_up(file, discard),
                 _ => return Err(self.breach("it sends what only a receiver may")),
             }
@@ -290,8 +325,37 @@ impl<'a, 's> Receiver<'a, 's> {
         self.session.fail(RemoteError::Protocol { host, what: what.to_owned() })
     }
 
+    /// What follows is of an operand.
+    fn begin_operand(&self, at: &mut Position, target: &Target, index: u32, operand: &Operand) {
+        at.stack.clear();
+        at.source.clone_from(&operand.shown);
+        let spot = match self.task.naming {
+            Naming::Operands => self.operand(target, index, operand),
+            Naming::Listed | Naming::Parents => self.top(target, index, operand),
+        };
+        at.operand = spot.map_err(|error| self.failed(&error)).ok();
+        if self.task.naming != Naming::Operands {
+            let place = at.operand.as_ref().map(|spot| Arc::clone(&spot.place));
+            let source = operand.shown.clone();
+            at.stack.push(Level { place, unseen: BTreeSet::new(), source });
+        }
+        at.base = at.stack.len();
+    }
+
+    /// The directory in which listed names are made again; where that is of a list, it is made.
+    fn top(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
+        if self.task.naming == Naming::Listed {
+            let failed = |cause| {
+                FileError::target(&self.root.shown(&target.path), "create directory", cause)
+            };
+            self.root.make_directory(&target.path).map_err(failed)?;
+        }
+        let place = self.outer(&target.path, (index, true))?;
+        Ok(Spot { place, name: c".".to_owned(), source: operand.shown.clone() })
+    }
+
     /// Where an operand goes.
-    fn operand(&self, target: &Target, operand: &Operand) -> Result<Spot, FileError> {
+    fn operand(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
         let into = match target.onto {
             Onto::Into => true,
             Onto::Exactly => false,
@@ -308,15 +372,20 @@ impl<'a, 's> Receiver<'a, 's> {
         } else {
             split(path)
         };
-        let shown = self.root.shown(&above);
-        let directory = self.root.directory(&above).map_err(|cause| match cause.kind() {
+        let place = self.outer(&above, (index, into))?;
+        Ok(Spot { place, name, source: operand.shown.clone() })
+    }
+
+    /// A directory that is there, in which what is of an operand is made, and whether under the operand's name.
+    fn outer(&self, path: &std::path::Path, operand: (u32, bool)) -> Result<Arc<Place>, FileError> {
+        let shown = self.root.shown(path);
+        let directory = self.root.directory(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => FileError::NoDirectory(shown.clone()),
             std::io::ErrorKind::NotADirectory => FileError::NotADirectory(shown.clone()),
             _ => FileError::target(&shown, "open", cause),
         })?;
         self.will_write(&directory);
-        let place = Arc::new(Place::outer(directory, shown));
-        Ok(Spot { place, name, source: operand.shown.clone() })
+        Ok(Arc::new(Place::outer(directory, shown, operand)))
     }
 
     /// Takes note of a directory in which something is made.
@@ -331,12 +400,12 @@ impl<'a, 's> Receiver<'a, 's> {
     /// Where an entry goes; none where its directory could not be made.
     fn spot(&self, at: &Position, entry: &Entry) -> Result<Option<Spot>, Over> {
         match (&entry.name, at.stack.last()) {
-            (Some(name), Some(place)) => {
+            (Some(name), Some(level)) => {
                 let name = name.as_c_str().to_owned();
-                let source = at.source.join(place::os(&name));
-                Ok(place.clone().map(|place| Spot { place, name, source }))
+                let source = level.source.join(place::os(&name));
+                Ok(level.place.clone().map(|place| Spot { place, name, source }))
             }
-            (None, None) => Ok(at.operand.clone()),
+            (None, _) if at.stack.len() == at.base => Ok(at.operand.clone()),
             _ => Err(self.breach("it sends something that is in no directory")),
         }
     }
@@ -344,7 +413,7 @@ impl<'a, 's> Receiver<'a, 's> {
     /// Puts a job where it gets done. Entries of what could not be made are passed over.
     fn take(&self, spot: Option<Spot>, message: Message) -> Result<(), Over> {
         let special = matches!(message, Message::Node { .. } | Message::Symlink { .. });
-        if special && !self.task.wishes.recursive && self.task.wishes.follow == Follow::Always {
+        if special && !self.task.has_trees() && self.task.wishes.follow == Follow::Always {
             return Err(self.breach("it sends what is no file, where files were asked for"));
         }
         let Some(spot) = spot else {
@@ -356,7 +425,7 @@ impl<'a, 's> Receiver<'a, 's> {
         if !self.links.announce(&message) {
             return Err(self.breach("it has more hard links than can be"));
         }
-        self.push(Job { spot, message, same: None })
+        self.push(Job { spot, message, same: None, sum: None })
     }
 
     /// `--fsync`: one call for each file system, which waits for everything that was written.

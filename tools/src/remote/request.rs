@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::options::Transport;
-use super::protocol::Onto;
+use super::protocol::{Naming, Onto};
 use super::task::{self, Target, Task};
 use crate::copy::options::Options;
 use crate::copy::plan::SMALL_BYTES;
@@ -145,7 +145,13 @@ impl Wanted {
             Transport::Tcp => false,
             Transport::Rdma => true,
         };
-        let task = Task { settings, wishes, plain, lanes, rdma, check };
+        let naming = match &wishes {
+            Wishes { files_from: Some(_), .. } => Naming::Listed,
+            Wishes { parents: true, .. } => Naming::Parents,
+            _ => Naming::Operands,
+        };
+        let sums = request.manifest.is_some();
+        let task = Task { settings, wishes, plain, lanes, rdma, check, naming, sums };
         Ok(Self {
             host,
             direction,
@@ -166,6 +172,7 @@ impl Wanted {
     pub fn shown_target(&self, source: &Path) -> PathBuf {
         let path = &self.target.path;
         match task::name_of(source).0.as_slice() {
+            _ if self.task.naming != Naming::Operands => path.clone(),
             name if self.target.onto == Onto::Into && name != b"." => {
                 path.join(OsStr::from_bytes(name))
             }
@@ -177,6 +184,9 @@ impl Wanted {
 const THROUGH: &str = "run hugecp on one of them, or copy here and from here";
 const ONE: &str = "copy from one after the other";
 const PAIR: &str = "name SRC and DST, one of them on the other machine";
+const WHOLE: &str = "what is on two machines is compared as a whole, but for --exclude";
+const LISTED: &str = "files are compared with a list where they are: run hugecp --check --manifest FILE there, \
+                      in the directory that its names begin at";
 const LOCAL: &str = "if it is a file of this machine, write ./ before it";
 
 /// What is not done between machines.
@@ -185,15 +195,22 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
     for (given, option) in [
         (options.in_place, "--in-place"),
         (options.capabilities, "--capabilities"),
-        (options.manifest.is_some(), "--manifest"),
         (options.engine != crate::copy::options::EngineChoice::Auto, "--engine"),
         (options.reflink == crate::copy::options::When::Always, "--reflink"),
-        (trees.parents, "--parents"),
-        (trees.files_from.is_some(), "--files-from"),
         (trees.shard.is_some(), "--shard"),
     ] {
         if given {
             return Err(UsageError::NotBetweenMachines(option));
+        }
+    }
+    if options.check && options.manifest.is_some() {
+        return Err(UsageError::Conflict("--check", "--manifest", LISTED));
+    }
+    for (given, option) in
+        [(trees.files_from.is_some(), "--files-from"), (trees.parents, "--parents")]
+    {
+        if options.check && given {
+            return Err(UsageError::Conflict("--check", option, WHOLE));
         }
     }
     Ok(())
@@ -258,9 +275,14 @@ mod tests {
             ("hugecp h:a b c", "several machines"),
             ("hugecp - h:a", "\"-\""),
             ("hugecp --in-place a h:b", "--in-place"),
+            ("hugecp -r --shard 1/2 a h:b", "--shard"),
+            ("hugecp --check --files-from l a h:b", "--files-from exclude each other"),
+            ("hugecp -r --delete --files-from l a h:b", "--delete needs one SRC"),
+            ("hugecp --files-from l a c h:b", "--files-from needs one SRC"),
             ("hugecp -r --delete a c h:b", "--delete needs one SRC"),
-            ("hugecp -r --parents a h:b", "--parents"),
-            ("hugecp --check --manifest m a h:b", "--manifest"),
+            ("hugecp --check --parents a h:b", "--parents exclude each other"),
+            ("hugecp -r --parents --delete a h:b", "--delete needs one SRC"),
+            ("hugecp --check --manifest m a h:b", "--manifest FILE there"),
             ("hugecp --check a c h:b", "--check compares one"),
         ] {
             let error = wanted(line).unwrap_err().to_string();

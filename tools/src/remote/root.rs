@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
+
+use crate::copy::tree::operands::{split, without_slash};
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +36,61 @@ impl Root {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         Ok(Self::Beneath(file, path.to_owned()))
+    }
+
+    /// Makes the directory `path`, in one that is there. What is there already is left.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let made = match self {
+            _ if path.as_os_str().is_empty() => return Ok(()), // where paths begin
+            Self::Free => std::fs::create_dir(path),
+            Self::Beneath(..) => {
+                let (above, name) = split(&without_slash(path));
+                let above = self.directory(&above)?;
+                mkdirat(above, name.as_c_str(), Mode::from_bits_truncate(0o777))
+                    .map_err(io::Error::from)
+            }
+        };
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the directory `path` below `top`, which is open as `name` in `at` otherwise; links are followed, and do not
+    /// lead out of `top` where there is a root.
+    ///
+    /// # Errors
+    /// What opening says.
+    pub fn directory_below(
+        &self,
+        top: impl AsFd,
+        path: &Path,
+        (at, name): (impl AsFd, &CStr),
+    ) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match self {
+            Self::Free => openat(at, name, flags, Mode::empty()),
+            Self::Beneath(..) => beneath(top, path, flags),
+        }
+    }
+
+    /// Looks at what is at `path` below `top`; links on the way there, and it, are followed only if `follow`.
+    ///
+    /// # Errors
+    /// What opening says; `ELOOP` where a link is on the way.
+    pub fn look_below(&self, top: impl AsFd, path: &Path, follow: bool) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        match (self, follow) {
+            (Self::Free, true) => openat(top, path, flags, Mode::empty()),
+            (Self::Beneath(..), true) => beneath(top, path, flags),
+            (_, false) => {
+                let how = OpenHow::new().flags(flags | OFlag::O_NOFOLLOW);
+                resolve(top, path, how, ResolveFlag::RESOLVE_NO_SYMLINKS)
+            }
+        }
     }
 
     /// Opens the directory `path`; links on the way are followed, as far as they may lead.
@@ -122,8 +179,12 @@ fn relative(path: &Path) -> &Path {
 }
 
 fn beneath(at: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags).resolve(resolve);
+    resolve(at, path, OpenHow::new().flags(flags), ResolveFlag::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens what is at `path` in `at`, and not out of it.
+fn resolve(at: impl AsFd, path: &Path, how: OpenHow, more: ResolveFlag) -> nix::Result<OwnedFd> {
+    let how = how.resolve(ResolveFlag::RESOLVE_BENEATH | more);
     loop {
         match openat2(&at, path, how) {
             Err(Errno::EAGAIN) => {} // something was renamed meanwhile

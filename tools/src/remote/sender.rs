@@ -7,15 +7,18 @@
 //! while files are under way, up to `OPEN_MAX` of them.
 
 mod compare;
+mod listed;
+mod names;
 mod pieces;
 mod walk;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
-use super::protocol::{Counts, Extent, Message};
+use super::manifest::{Copied, Listing};
+use super::protocol::{Counts, Extent, Message, Naming, Relative};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
 use super::task::Task;
@@ -26,6 +29,8 @@ use crate::copy::sum::Summer;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::tally::Tally;
 use compare::Comparisons;
+pub use names::AHEAD as NAMES_AHEAD;
+use names::Inbox;
 use pieces::{Outgoing, Queue};
 use walk::Walk;
 pub use walk::shown;
@@ -50,6 +55,11 @@ pub struct Sender<'a, 's> {
     room: Condvar,
     queue: Queue,
     comparisons: Comparisons,
+    inbox: Inbox,
+    /// Who is told of copies, at the end that the user is at.
+    listing: Option<&'a dyn Listing>,
+    /// Names of files that the receiver was told of, of which it may list each once.
+    offered: AtomicU64,
     next: AtomicU32,
     done: Mutex<Option<Counts>>,
     done_bell: Condvar,
@@ -68,6 +78,8 @@ pub struct Operand {
     pub path: std::path::PathBuf,
     /// Where its copy goes, as far as this end knows (`-v`).
     pub shown: std::path::PathBuf,
+    /// The names below it, where these are listed and this end has them.
+    pub names: Option<Vec<Relative>>,
 }
 
 impl<'a, 's> Sender<'a, 's> {
@@ -90,10 +102,18 @@ impl<'a, 's> Sender<'a, 's> {
             room: Condvar::new(),
             queue: Queue::default(),
             comparisons: Comparisons::default(),
+            inbox: Inbox::default(),
+            listing: None,
+            offered: AtomicU64::new(0),
             next: AtomicU32::new(0),
             done: Mutex::default(),
             done_bell: Condvar::new(),
         }
+    }
+
+    /// Tells `listing` what the receiver has made, with checksums.
+    pub fn with_listing(self, listing: Option<&'a dyn Listing>) -> Self {
+        Self { listing, ..self }
     }
 
     /// Sends `operands` over the `lanes`, of which the first is the main one's feed; gives what the
@@ -120,7 +140,9 @@ impl<'a, 's> Sender<'a, 's> {
                     let _ = self.send_pieces(&mut *sink);
                 });
             }
-            for _ in 0..if self.task.compares() { super::task::lanes() } else { 0 } {
+            for _ in
+                0..if self.task.compares() || self.task.sums { super::task::lanes() } else { 0 }
+            {
                 scope.spawn(|| {
                     let _ = self.compare_files();
                 });
@@ -137,7 +159,10 @@ impl<'a, 's> Sender<'a, 's> {
         let mut walk = Walk::default();
         for (index, operand) in operands.iter().enumerate() {
             self.session.send(&Message::Operand { index: index as u32 })?;
-            self.walk(operand, &mut walk)?;
+            match self.task.naming {
+                Naming::Operands => self.walk(operand, &mut walk)?,
+                Naming::Listed | Naming::Parents => self.walk_names(operand, &mut walk)?,
+            }
         }
         drop(wait(self.session, &self.room, lock(&self.files), |files| files.is_empty())?);
         self.session.send_now(&Message::Finish {})?;
@@ -159,6 +184,10 @@ impl<'a, 's> Sender<'a, 's> {
                 Message::Go { file, summer } => self.go(file, summer)?,
                 Message::Skip { file } => self.skip(file)?,
                 Message::Compare { file } => self.compare(file)?,
+                Message::Names { names, last } => self.hear_names(names, last)?,
+                Message::Copied { operand, into, way, hash } => {
+                    self.copied(Copied { operand, into, way, hash })?;
+                }
                 Message::Differs { text } => {
                     session.count_trouble()?;
                     self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
@@ -177,6 +206,17 @@ impl<'a, 's> Sender<'a, 's> {
     fn breach(&self, what: &str) -> Over {
         let host = self.session.host.clone();
         self.session.fail(RemoteError::Protocol { host, what: what.to_owned() })
+    }
+
+    /// There is a copy.
+    fn copied(&self, copied: Copied) -> Result<(), Over> {
+        let take = |left: u64| left.checked_sub(1);
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        let offered = self.offered.fetch_update(order.0, order.1, take).is_ok();
+        match self.listing {
+            Some(listing) if offered && listing.copied(copied) => Ok(()),
+            _ => Err(self.breach("it lists copies of what it was not sent")),
+        }
     }
 
     fn file(&self, number: u32) -> Option<Arc<Outgoing>> {

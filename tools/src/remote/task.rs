@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bookend::units::Bytes;
 
-use super::protocol::{Onto, PathText, Request, RuleText};
+use super::protocol::{Naming, Onto, PathText, Request, RuleText};
 use crate::copy::engine::{Sparse, Tuning};
 use crate::copy::plan;
 use crate::copy::request::{Conflict, Destination, Endpoint, Settings};
@@ -29,6 +29,10 @@ pub struct Task {
     pub rdma: bool,
     /// Compare with what is there, and write nothing.
     pub check: bool,
+    /// How what is to be copied is named.
+    pub naming: Naming,
+    /// Tell the checksum of every regular file that was copied.
+    pub sums: bool,
 }
 
 /// Where copies go.
@@ -72,6 +76,11 @@ pub fn name_of(source: &Path) -> PathText {
 }
 
 impl Task {
+    /// Whether what is no regular file is copied as what it is.
+    pub fn has_trees(&self) -> bool {
+        self.wishes.recursive || self.naming != Naming::Operands
+    }
+
     /// Whether files of the same length are compared by checksum: where they are not to be copied if they are equal, and
     /// their times do not tell.
     pub fn compares(&self) -> bool {
@@ -82,7 +91,11 @@ impl Task {
     /// The request for it: `sources` are paths where the other end reads them.
     pub fn request(&self, push: bool, sources: &[PathBuf], target: &Target) -> Request {
         let (settings, wishes) = (&self.settings, &self.wishes);
-        let operand = |source: &PathBuf| if push { name_of(source) } else { text(source) };
+        let operand = |source: &PathBuf| match push {
+            true if self.naming != Naming::Operands => PathText(b".".to_vec()),
+            true => name_of(source),
+            false => text(source),
+        };
         let rule = |(verdict, pattern): (Verdict, Vec<u8>)| RuleText {
             include: verdict == Verdict::Include,
             pattern: PathText(pattern),
@@ -92,6 +105,7 @@ impl Task {
             operands: sources.iter().map(operand).collect(),
             destination: if push { text(&target.path) } else { PathText::default() },
             onto: target.onto as u8,
+            naming: self.naming as u8,
             recursive: wishes.recursive,
             follow: match wishes.follow {
                 Follow::Never => 0,
@@ -112,6 +126,7 @@ impl Task {
             resume: settings.resume,
             checksum: settings.checksum,
             fsync: settings.fsync,
+            sums: self.sums,
             check: self.check,
             verify: settings.wishes.verify,
             sparse: match settings.tuning.sparse {
@@ -191,7 +206,9 @@ impl Task {
             from0: false,
         };
         let (plain, lanes, rdma) = (request.plain, request.lanes, request.rdma);
-        Ok(Self { settings, wishes, plain, lanes, rdma, check: request.check })
+        let naming = Naming::of(request.naming).map_err(|error| error.to_string())?;
+        let (check, sums) = (request.check, request.sums);
+        Ok(Self { settings, wishes, plain, lanes, rdma, check, naming, sums })
     }
 }
 

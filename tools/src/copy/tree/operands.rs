@@ -3,7 +3,7 @@
 //! The last name of an operand is looked up in the directory before it, like every name further
 //! down; what comes before the last name is the user's word, and links in it are followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -50,23 +50,30 @@ impl Context<'_> {
         };
         if let Some(list) = &self.wishes.files_from {
             let (source, target) = both_directories(request)?;
+            let mut seen = HashSet::new();
             for path in listed(list, self.wishes.from0)? {
-                add(self.descend(&mut places, source, target, &path));
+                match names_of(&path) {
+                    Ok(names) if !seen.insert(names.clone()) => {} // it is copied already
+                    names => add(names.and_then(|n| self.descend(&mut places, source, target, n))),
+                }
             }
         } else if self.wishes.parents {
             let target = directory_of(request)?;
+            let mut seen = HashSet::new();
             for source in &request.sources {
                 let path = source.name();
-                let top = if path.is_absolute() { "/" } else { "." };
-                add(self.descend(&mut places, Path::new(top), target, &path));
+                let top = Path::new(if path.is_absolute() { "/" } else { "." });
+                match names_of(&path) {
+                    Ok(names) if !seen.insert((top, names.clone())) => {
+                        self.talk.remark(&resolve::named_twice(&path));
+                    }
+                    names => add(names.and_then(|n| self.descend(&mut places, top, target, n))),
+                }
             }
         } else {
             let (tasks, twice) = resolve::tasks(request)?;
             for path in twice {
-                self.talk.remark(&format!(
-                    "source {} was named twice and is copied once",
-                    crate::copy::quote::quote(path)
-                ));
+                self.talk.remark(&resolve::named_twice(&path));
             }
             for task in tasks {
                 add(self.operand(&mut places, &task.source.name(), &task.target.name()));
@@ -152,16 +159,8 @@ impl Context<'_> {
         places: &mut Places,
         top: &Path,
         target: &Path,
-        path: &Path,
+        mut names: Vec<CString>,
     ) -> Result<(Arc<Directory>, Entry), FileError> {
-        let mut names = Vec::new();
-        for component in path.components() {
-            match component {
-                Component::Normal(name) => names.push(c_string(name)),
-                Component::ParentDir => return Err(FileError::LeadsOut(path.to_owned())),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
         let mut at = self.outer(places, top, target)?;
         let last = names.pop().unwrap_or_else(|| c".".to_owned());
         let mut so_far = PathBuf::new();
@@ -189,6 +188,22 @@ impl Context<'_> {
     }
 }
 
+/// The names in a path that is made again in the target: those below the directory that it begins at, absolute or not.
+///
+/// # Errors
+/// A path with `..` in it.
+pub fn names_of(path: &Path) -> Result<Vec<CString>, FileError> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(c_string(name)),
+            Component::ParentDir => return Err(FileError::LeadsOut(path.to_owned())),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(names)
+}
+
 /// The directory before the last name, and that name; the path itself and `.` where it ends in no
 /// name.
 pub fn split(path: &Path) -> (PathBuf, CString) {
@@ -204,7 +219,7 @@ pub fn split(path: &Path) -> (PathBuf, CString) {
 }
 
 /// A path as it is put before names in messages.
-fn shown(path: &Path) -> PathBuf {
+pub fn shown(path: &Path) -> PathBuf {
     match path.as_os_str().as_bytes() {
         b"." => PathBuf::new(),
         _ => path.components().collect(), // which leaves out `.` and slashes at the end
@@ -212,7 +227,7 @@ fn shown(path: &Path) -> PathBuf {
 }
 
 /// `dir/` is the directory `dir`.
-fn without_slash(path: &Path) -> PathBuf {
+pub fn without_slash(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_bytes();
     let len = bytes.iter().rposition(|&byte| byte != b'/').map_or(bytes.len().min(1), |at| at + 1);
     PathBuf::from(OsStr::from_bytes(&bytes[..len]))
@@ -255,7 +270,10 @@ fn both_directories(request: &Request) -> Result<(&Path, &Path), FileError> {
 }
 
 /// The names in a list, one a line or between zero bytes; `-` is standard input.
-fn listed(list: &Path, from0: bool) -> Result<Vec<PathBuf>, FileError> {
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn listed(list: &Path, from0: bool) -> Result<Vec<PathBuf>, FileError> {
     let mut bytes = Vec::new();
     let read = if list == Path::new("-") {
         io::stdin().lock().read_to_end(&mut bytes)

@@ -160,14 +160,22 @@ impl Name {
     /// # Errors
     /// [`Malformed`] says why it is none.
     pub fn new(name: &[u8]) -> Result<Self, Malformed> {
+        Self::check(name)?;
+        let name = CString::new(name).map_err(|_| Malformed("a name with a zero byte"))?;
+        Ok(Self(name))
+    }
+
+    fn check(name: &[u8]) -> Result<(), Malformed> {
         if name.is_empty() || name.len() > NAME_MAX {
             return Err(Malformed("a name that is empty or longer than names are"));
         }
         if name.contains(&b'/') || name == b"." || name == b".." {
             return Err(Malformed("a name that leads out of its directory"));
         }
-        let name = CString::new(name).map_err(|_| Malformed("a name with a zero byte"))?;
-        Ok(Self(name))
+        if name.contains(&0) {
+            return Err(Malformed("a name with a zero byte"));
+        }
+        Ok(())
     }
 
     /// As the system wants it.
@@ -179,6 +187,68 @@ impl Name {
 impl Field for Name {
     fn put(&self, out: &mut Vec<u8>) {
         put_bytes(self.0.as_bytes(), out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        Self::new(take_bytes(input)?)
+    }
+}
+
+/// A path below a directory: names with a slash between them, none of which leads up. Empty for the directory itself.
+/// The order is that of going through a tree: what is in a directory follows it, with nothing else between.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Relative(Vec<u8>);
+
+impl Relative {
+    /// `path`, if it is one.
+    ///
+    /// # Errors
+    /// [`Malformed`] says why it is none.
+    pub fn new(path: &[u8]) -> Result<Self, Malformed> {
+        if path.len() > PATH_MAX {
+            return Err(Malformed("a path longer than paths are"));
+        }
+        if !path.is_empty() {
+            path.split(|&byte| byte == b'/').try_for_each(Name::check)?;
+        }
+        Ok(Self(path.to_vec()))
+    }
+
+    /// As it is written.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The names, the outermost first.
+    pub fn names(&self) -> Vec<Name> {
+        let names = self.0.split(|&byte| byte == b'/');
+        names.filter_map(|name| Name::new(name).ok()).collect() // all but that of nothing
+    }
+
+    /// What of it is below `above`, if it lies in that, or is that.
+    pub fn below(&self, above: &Self) -> Option<&[u8]> {
+        match self.0.strip_prefix(above.0.as_slice())? {
+            rest if rest.is_empty() || above.0.is_empty() => Some(rest),
+            rest => rest.strip_prefix(b"/"),
+        }
+    }
+}
+
+impl Ord for Relative {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let slash = |byte: &u8| *byte == b'/';
+        self.0.split(slash).cmp(other.0.split(slash))
+    }
+}
+
+impl PartialOrd for Relative {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Field for Relative {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(&self.0, out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         Self::new(take_bytes(input)?)

@@ -23,13 +23,21 @@
 //!                                             ←  Done       (durable, if that was asked for)
 //! ```
 //!
+//! Where names below an operand are listed, each is told as what it is, between [`Message::Pass`] and
+//! [`Message::Leave`] of the directories on the way to it. A sender that does not have the list asks for it:
+//!
+//! ```text
+//!   More                                      →            (a message at a time, no more than it takes)
+//!                                             ←  Names      (in order; the last says that it is)
+//! ```
+//!
 //! A data lane that is to use RDMA begins with `Ring` from both ends, `Slots` from the receiver, `Ready`,
 //! `Credit`; either end may `Refuse` instead of its word, and the lane is one of TCP then.
 
 mod fields;
 mod records;
 
-pub use fields::{Blob, Malformed, Name, PathText};
+pub use fields::{Blob, Malformed, Name, PathText, Relative};
 use fields::{Field, Input};
 pub use records::{
     Attributes, Counts, Entry, ExtendedAttribute, Extent, Moment, Request, RuleText, Slot,
@@ -133,7 +141,11 @@ messages! {
         complete: bool,
     }
     /// A file with its contents.
-    13 Small { /** It. */ entry: Entry, /** All of it. */ content: Blob }
+    13 Small {
+        /** It. */ entry: Entry,
+        /** All of it. */ content: Blob,
+        /** The BLAKE3 of that, where checksums are to be told. */ sum: Option<[u8; 32]>,
+    }
     /// A file whose contents come in pieces.
     14 File {
         /** It. */ entry: Entry,
@@ -146,8 +158,14 @@ messages! {
     16 Node { /** It. */ entry: Entry, /** Which device. */ device: u64 }
     /// Another name of what has the number `entry.link`.
     17 Link { /** It. */ entry: Entry }
+    /// A directory on the way to what was named; what follows is in it.
+    24 Pass { /** It. */ entry: Entry }
     /// All pieces of a file were sent.
-    18 End { /** Which. */ file: u32, /** How many. */ pieces: u64 }
+    18 End {
+        /** Which. */ file: u32,
+        /** How many. */ pieces: u64,
+        /** The BLAKE3 of all of it, where checksums are to be told. */ sum: Option<[u8; 32]>,
+    }
     /// A file will not be complete.
     19 Abandon { /** Which. */ file: u32, /** Whether what there is of it is of no use. */ discard: bool }
     /// All was sent.
@@ -168,6 +186,15 @@ messages! {
     }
     /// The checksum that was asked for.
     23 Sum { /** Of which file. */ file: u32, /** The BLAKE3 of all of it. */ hash: [u8; 32] }
+    /// The next names below the operand.
+    25 Names {
+        /// In order, and each once.
+        names: Vec<Relative>,
+        /// Whether they are the last.
+        last: bool,
+    }
+    /// The sender has room for the next names.
+    26 More {}
     /// Parts of a file that the receiver has.
     30 Have { /** Which file. */ file: u32, /** In order. */ extents: Vec<Extent> }
     /// The receiver is ready for the pieces.
@@ -178,6 +205,13 @@ messages! {
     33 Trouble { /** In words. */ text: String }
     /// The receiver has something as long, and compares checksums.
     34 Compare { /** With which file. */ file: u32 }
+    /// There is a copy of a regular file; only where checksums are to be told.
+    37 Copied {
+        /** Of which operand it is, or below which. */ operand: u32,
+        /** Whether that went into a directory. */ into: bool,
+        /** Where it is in that. */ way: Relative,
+        /** The BLAKE3 that the sender told. */ hash: [u8; 32],
+    }
     /// What a comparison has found.
     36 Differs { /** In words. */ text: String }
     /// A lane's end of a ring, which both ends tell; or [`Message::Refuse`].
@@ -226,6 +260,33 @@ impl Onto {
     }
 }
 
+/// How what is to be copied is named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Naming {
+    /// By operands, each of which gets its own name.
+    Operands = 0,
+    /// By paths below an operand, which are made again in a directory, which is made.
+    Listed = 1,
+    /// By paths as well, which are those of the operands; the directory is there.
+    Parents = 2,
+}
+
+impl Naming {
+    /// As told.
+    ///
+    /// # Errors
+    /// A number that stands for nothing.
+    pub fn of(number: u8) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::Operands),
+            1 => Ok(Self::Listed),
+            2 => Ok(Self::Parents),
+            _ => Err(Malformed("names of no known kind")),
+        }
+    }
+}
+
 /// Lanes that one session may have.
 pub const LANES_MAX: u32 = 64;
 
@@ -238,7 +299,8 @@ impl Message {
             | Self::File { entry, .. }
             | Self::Symlink { entry, .. }
             | Self::Node { entry, .. }
-            | Self::Link { entry } => Some(entry),
+            | Self::Link { entry }
+            | Self::Pass { entry } => Some(entry),
             _ => None,
         }
     }
@@ -265,11 +327,14 @@ impl Message {
             }
             Self::Ask { request } => {
                 Onto::of(request.onto)?;
+                let whole = Naming::of(request.naming)? == Naming::Operands;
                 request.follow <= 2
                     && request.conflict <= 2
                     && request.sparse <= 2
                     && (1..=LANES_MAX).contains(&request.lanes)
                     && !request.operands.is_empty()
+                    && (whole || !(request.delete || request.check))
+                    && !(request.sums && request.check)
             }
             _ => true,
         };

@@ -32,6 +32,8 @@ records! {
         destination: PathText,
         /// What the destination may be: see [`Onto`](super::Onto).
         onto: u8,
+        /// How what is to be copied is named: see [`Naming`](super::Naming).
+        naming: u8,
         /// Go into directories.
         recursive: bool,
         /// Which links are followed: 0 none, 1 those of operands, 2 all.
@@ -56,6 +58,8 @@ records! {
         checksum: bool,
         /// Make durable before saying that it is done.
         fsync: bool,
+        /// Tell the checksum of every regular file that was copied.
+        sums: bool,
         /// Compare with what is there, and write nothing.
         check: bool,
         /// Read the targets again.

@@ -27,6 +27,7 @@ fn request() -> Request {
         operands: vec![PathText(b"a\xff".to_vec())],
         destination: PathText(b"/x".to_vec()),
         onto: 2,
+        naming: 0,
         recursive: true,
         follow: 1,
         links: true,
@@ -38,6 +39,7 @@ fn request() -> Request {
         conflict: 2,
         resume: true,
         checksum: false,
+        sums: true,
         check: false,
         fsync: true,
         verify: false,
@@ -68,12 +70,22 @@ fn samples() -> Vec<Message> {
         Message::Operand { index: 3 },
         Message::Enter { entry: entry(None) },
         Message::Leave { complete: false },
-        Message::Small { entry: entry(Some(b"a\xff\n")), content: Blob(vec![9; 100]) },
+        Message::Small {
+            entry: entry(Some(b"a\xff\n")),
+            content: Blob(vec![9; 100]),
+            sum: Some([3; 32]),
+        },
         Message::File { entry: entry(Some(b"big")), file: 1, identity: [4; 56] },
         Message::Symlink { entry: entry(Some(b"l")), text: PathText(b"../..".to_vec()) },
         Message::Node { entry: entry(Some(b"null")), device: 259 },
         Message::Link { entry: entry(Some(b"again")) },
-        Message::End { file: 1, pieces: 9 },
+        Message::Pass { entry: entry(Some(b"on the way")) },
+        Message::Names {
+            names: [&b""[..], b"a", b"a/b\xff"].map(|way| Relative::new(way).unwrap()).to_vec(),
+            last: true,
+        },
+        Message::More {},
+        Message::End { file: 1, pieces: 9, sum: None },
         Message::Abandon { file: 1, discard: true },
         Message::Finish {},
         Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, sum: [5; 32] },
@@ -87,6 +99,12 @@ fn samples() -> Vec<Message> {
         Message::Go { file: 1, summer: Summer::new(false) },
         Message::Skip { file: 1 },
         Message::Compare { file: 1 },
+        Message::Copied {
+            operand: 1,
+            into: true,
+            way: Relative::new(b"a/b").unwrap(),
+            hash: [8; 32],
+        },
         Message::Sum { file: 1, hash: [7; 32] },
         Message::Differs { text: "differs".into() },
         Message::Trouble { text: "trouble".into() },
@@ -147,6 +165,32 @@ fn names_that_lead_elsewhere_are_none() {
 }
 
 #[test]
+fn listed_paths_lead_down_only() {
+    for path in
+        [&b"/"[..], b"/a", b"a/", b"a//b", b".", b"..", b"a/..", b"../a", b"a/./b", b"a\0", b"a/\0"]
+    {
+        assert!(Relative::new(path).is_err(), "{path:?}");
+        let mut bytes = vec![25];
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend((path.len() as u32).to_le_bytes());
+        bytes.extend(path);
+        bytes.push(1);
+        assert!(Message::decode(&bytes).is_err(), "{path:?} in a message");
+    }
+    assert!(Relative::new(&b"a/".repeat(40_000)[..79_999]).is_err());
+    let order = ["", "a", "a/b", "a/b/c", "a-b", "a-b/c", "b"];
+    let ways: Vec<_> = order.iter().map(|way| Relative::new(way.as_bytes()).unwrap()).collect();
+    assert!(ways.is_sorted() && ways.windows(2).all(|two| two[0] != two[1]), "{ways:?}");
+    let below = |one: usize, other: usize| ways[one].below(&ways[other]);
+    assert_eq!(
+        (below(3, 1), below(3, 0), below(1, 1)),
+        (Some(&b"b/c"[..]), Some(&b"a/b/c"[..]), Some(&b""[..]))
+    );
+    assert_eq!((below(4, 1), below(1, 3)), (None, None));
+    assert!(ways[0].names().is_empty() && ways[3].names().len() == 3);
+}
+
+#[test]
 fn values_that_cannot_be_are_refused() {
     let sum = [0; 32];
     let extent = |start, end| Extent { start, end };
@@ -159,7 +203,7 @@ fn values_that_cannot_be_are_refused() {
         Message::Piece { file: 0, offset: 0, len: 0, sum },
         Message::Piece { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, sum },
         Message::Piece { file: 0, offset: u64::MAX, len: 1, sum },
-        Message::Small { entry: entry(None), content: Blob(vec![0; SMALL_MAX + 1]) },
+        Message::Small { entry: entry(None), content: Blob(vec![0; SMALL_MAX + 1]), sum: None },
         Message::Have { file: 0, extents: vec![extent(5, 5)] },
         Message::Have { file: 0, extents: vec![extent(5, 9), extent(8, 10)] },
         Message::Written { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, sum },
@@ -168,6 +212,12 @@ fn values_that_cannot_be_are_refused() {
         Message::Slots { slots: vec![Slot { address: 0, key: 0 }; SLOTS_MAX + 1] },
         bad_request(|request| request.onto = 3),
         bad_request(|request| request.follow = 3),
+        bad_request(|request| request.naming = 3),
+        bad_request(|request| (request.naming, request.delete) = (1, true)),
+        bad_request(|request| (request.sums, request.check) = (true, true)),
+        bad_request(|request| {
+            (request.naming, request.delete, request.check, request.sums) = (2, false, true, false)
+        }),
         bad_request(|request| request.lanes = 0),
         bad_request(|request| request.lanes = LANES_MAX + 1),
         bad_request(|request| request.operands.clear()),

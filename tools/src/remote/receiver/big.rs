@@ -63,6 +63,8 @@ struct State {
     written: u64,
     /// Pieces that there are, once that is known.
     expected: Option<u64>,
+    /// And the checksum of all, where that is to be told.
+    sum: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Spot {
@@ -95,16 +97,17 @@ impl Incoming {
 
 impl Receiver<'_, '_> {
     /// Opens a file whose contents are to come, and says that it is ready, or does not want it; or first asks
-    /// whether it has the `same` contents as what is there.
+    /// whether it has the `same` contents as what is there, and the checksum of these.
     pub(super) fn open(
         &self,
         spot: Spot,
         entry: &Entry,
         number: u32,
         identity: &[u8; 56],
-        same: Option<bool>,
+        same: Option<(bool, Option<[u8; 32]>)>,
     ) -> Result<(), Over> {
         let identity = Identity::from_bytes(identity);
+        let (same, sum) = same.unzip();
         match self.begin(&spot, entry, number, identity, same) {
             Ok(Begun::Ask(file)) => {
                 let entry = entry.clone();
@@ -129,6 +132,9 @@ impl Receiver<'_, '_> {
             Ok(Begun::Left { counted }) => {
                 self.session.progress.add(identity.len());
                 self.tally.left.add(u64::from(!counted));
+                if counted {
+                    self.list(&spot, entry.link, sum.flatten());
+                }
                 let there = look(&spot.place.file, &spot.name, false);
                 self.settle(entry.link, &spot, there.ok().map(|(_, there)| id_of(&there)));
                 self.session.send_now(&Message::Skip { file: number })
@@ -216,7 +222,12 @@ impl Receiver<'_, '_> {
             sums: self.task.settings.wishes.verify.then(|| Sums::with(summer, known, None)),
             summer,
             log: target.unfinished().map(|log| Arc::clone(log) as Arc<dyn Log>),
-            state: Mutex::new(State { target: Some(target), written: 0, expected: None }),
+            state: Mutex::new(State {
+                target: Some(target),
+                written: 0,
+                expected: None,
+                sum: None,
+            }),
             attributes: entry.attributes.clone(),
             link: entry.link,
             spot: spot.clone(),
@@ -294,12 +305,12 @@ impl Receiver<'_, '_> {
         Ok(())
     }
 
-    /// The sender has sent so many pieces of a file.
-    pub(super) fn expect(&self, number: u32, pieces: u64) {
+    /// The sender has sent so many pieces of a file, which has this checksum if it was asked for.
+    pub(super) fn expect(&self, number: u32, pieces: u64, sum: Option<[u8; 32]>) {
         let Some(file) = lock(&self.files).get(&number).cloned() else { return };
         let complete = {
             let mut state = lock(&file.state);
-            state.expected = Some(pieces);
+            (state.expected, state.sum) = (Some(pieces), sum);
             complete(&mut state)
         };
         if let Some(target) = complete {
@@ -313,6 +324,9 @@ impl Receiver<'_, '_> {
             self.failed(&error);
             None
         });
+        if id.is_some() {
+            self.list(&file.spot, file.link, lock(&file.state).sum);
+        }
         self.settle(file.link, &file.spot, id);
         self.forget(file);
     }

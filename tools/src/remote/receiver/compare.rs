@@ -37,7 +37,8 @@ impl Candidate {
     fn job(self, number: u32, same: bool) -> Job {
         let identity = self.identity.to_bytes();
         let message = Message::File { entry: self.entry, file: number, identity };
-        Job { spot: self.spot, message, same: Some(same) }
+        let sum = self.theirs.map(|theirs| *theirs.as_bytes());
+        Job { spot: self.spot, message, same: Some(same), sum }
     }
 }
 

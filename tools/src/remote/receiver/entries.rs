@@ -40,7 +40,7 @@ pub(super) enum Standing {
 impl Receiver<'_, '_> {
     /// Does a job. What fails is told, and is no reason to stop.
     pub(super) fn make(&self, job: Job) -> Result<(), Over> {
-        let Job { spot, message, same } = job;
+        let Job { spot, message, same, sum } = job;
         if self.task.check {
             return self.check_contents(spot, message, same);
         }
@@ -48,8 +48,11 @@ impl Receiver<'_, '_> {
             self.talk.copying(&spot.source, &spot.path());
         }
         let (entry, result) = match &message {
-            Message::Small { entry, content } => (entry, self.small(&spot, entry, &content.0)),
+            Message::Small { entry, content, sum } => {
+                (entry, self.small(&spot, entry, &content.0, *sum))
+            }
             Message::File { entry, file, identity } => {
+                let same = same.map(|same| (same, sum));
                 return self.open(spot, entry, *file, identity, same);
             }
             Message::Symlink { entry, text } => {
@@ -73,11 +76,23 @@ impl Receiver<'_, '_> {
     }
 
     /// A file with its contents. Gives what it is then.
-    fn small(&self, spot: &Spot, entry: &Entry, content: &[u8]) -> Result<Option<Id>, FileError> {
+    fn small(
+        &self,
+        spot: &Spot,
+        entry: &Entry,
+        content: &[u8],
+        sum: Option<[u8; 32]>,
+    ) -> Result<Option<Id>, FileError> {
         let attributes = &entry.attributes;
         let len = content.len() as u64;
+        let listed = |id: Option<Id>| {
+            if id.is_some() {
+                self.list(spot, entry.link, sum);
+            }
+            id
+        };
         if let Some(device) = self.device(spot, entry, len)? {
-            return self.fill_small(device, attributes, content);
+            return self.fill_small(device, attributes, content).map(listed);
         }
         let old = match self.standing(spot, attributes, Some(len))? {
             Standing::Stays => {
@@ -85,13 +100,14 @@ impl Receiver<'_, '_> {
                 return Ok(look(&spot.place.file, &spot.name, false).ok().map(|(_, m)| id_of(&m)));
             }
             Standing::Candidate(file, there) if has_contents(&file, content) => {
-                return self.leave_same(spot, attributes, &file).map(|()| Some(id_of(&there)));
+                self.leave_same(spot, attributes, &file)?;
+                return Ok(listed(Some(id_of(&there))));
             }
             Standing::Candidate(_, there) => self.replaceable(spot, there)?,
             Standing::Replaceable(old) => old,
         };
         let target = self.stage(spot, attributes, old, None)?;
-        self.fill_small(target, attributes, content)
+        self.fill_small(target, attributes, content).map(listed)
     }
 
     /// Writes all that is to be in `target`, and gives it its name.
@@ -280,17 +296,18 @@ impl Receiver<'_, '_> {
         }
         let time = (attributes.modified.seconds, i64::from(attributes.modified.nanoseconds));
         let its_time = (there.mtime(), there.mtime_nsec());
+        // A copy that is there already, as far as length and time tell; the time is set last.
+        let copied = settings.conflict == Conflict::Replace
+            && settings.resume
+            && settings.preserve
+            && there.is_file()
+            && Some(there.len()) == len
+            && time == its_time;
         let stays = match settings.conflict {
             Conflict::Leave => true,
             Conflict::ReplaceOlder => time <= its_time,
-            // A copy that is there already, as far as length and time tell; the time is set last.
-            Conflict::Replace => {
-                settings.resume
-                    && settings.preserve
-                    && there.is_file()
-                    && Some(there.len()) == len
-                    && time == its_time
-            }
+            // Where its checksum is to be told, it may as well be compared.
+            Conflict::Replace => copied && self.listing.is_none(),
         };
         if stays {
             return Ok(Standing::Stays);
@@ -299,7 +316,7 @@ impl Receiver<'_, '_> {
             return Ok(Standing::Replaceable(None));
         }
         // What cannot be read is replaced, or not, by the usual rules.
-        if self.task.compares()
+        if (self.task.compares() || copied)
             && Some(there.len()) == len
             && let Some(file) = open_same(spot, &there)
         {

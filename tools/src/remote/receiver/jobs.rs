@@ -15,6 +15,8 @@ pub(super) struct Job {
     pub message: Message,
     /// Whether a file is the same as what is there, where that was found out.
     pub same: Option<bool>,
+    /// And the checksum of it then.
+    pub sum: Option<[u8; 32]>,
 }
 
 #[derive(Default)]

@@ -19,7 +19,11 @@ use crate::remote::session::lock;
 
 /// By their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<HashMap<u64, State>>);
+pub(super) struct Links {
+    files: Mutex<HashMap<u64, State>>,
+    /// Checksums of those that were copied, where they are to be told.
+    sums: Mutex<HashMap<u64, [u8; 32]>>,
+}
 
 /// What there is of a file with several names.
 enum State {
@@ -48,12 +52,24 @@ struct Made {
 impl Links {
     /// Those that wait for what does not come any more.
     pub fn take_awaiting(&self) -> Vec<Spot> {
-        let states = std::mem::take(&mut *lock(&self.0));
+        let states = std::mem::take(&mut *lock(&self.files));
         let awaiting = |state| match state {
             State::Awaited(spots) => spots,
             State::Made(_) | State::Failed => Vec::new(),
         };
         states.into_values().flat_map(awaiting).collect()
+    }
+
+    /// Takes note of the checksum of a file that was announced.
+    pub fn note_sum(&self, link: u64, sum: [u8; 32]) {
+        if link != 0 {
+            lock(&self.sums).insert(link, sum);
+        }
+    }
+
+    /// The checksum of a file, if it was copied.
+    pub fn sum(&self, link: u64) -> Option<[u8; 32]> {
+        lock(&self.sums).get(&link).copied()
     }
 
     /// A file with several names is on its way. `false` where there are too many.
@@ -63,7 +79,7 @@ impl Links {
             return true;
         };
         if entry.link != 0 {
-            let mut links = lock(&self.0);
+            let mut links = lock(&self.files);
             links.entry(entry.link).or_insert(State::Awaited(Vec::new()));
             return links.len() <= LINKS_MAX;
         }
@@ -92,7 +108,7 @@ impl Receiver<'_, '_> {
             }
             None => State::Failed,
         };
-        let before = lock(&self.links.0).insert(link, state);
+        let before = lock(&self.links.files).insert(link, state);
         if let Some(State::Awaited(waiting)) = before {
             for spot in waiting {
                 self.link(link, spot);
@@ -102,13 +118,13 @@ impl Receiver<'_, '_> {
 
     /// Makes another name of the file of this number, now or when it is there.
     pub(super) fn link(&self, link: u64, spot: Spot) {
-        let made = match lock(&self.links.0).get_mut(&link) {
+        let made = match lock(&self.links.files).get_mut(&link) {
             Some(State::Awaited(waiting)) => return waiting.push(spot),
             Some(State::Made(made)) => Some(made.clone()),
             Some(State::Failed) | None => None,
         };
         let result = match made {
-            Some(made) => self.make_link(&made, &spot),
+            Some(made) => self.make_link(link, &made, &spot),
             None => Err(not_copied(&spot)),
         };
         if let Err(error) = result {
@@ -116,7 +132,7 @@ impl Receiver<'_, '_> {
         }
     }
 
-    fn make_link(&self, made: &Made, spot: &Spot) -> Result<(), FileError> {
+    fn make_link(&self, link: u64, made: &Made, spot: &Spot) -> Result<(), FileError> {
         let path = spot.path();
         let failed =
             |cause: io::Error| FileError::target(&path, "find the file to link to, of", cause);
@@ -125,17 +141,18 @@ impl Receiver<'_, '_> {
             && id_of(&now) == made.id
         {
             self.tally.left.add(1);
-            return Ok(()); // it is one already
+            return self.list_link(spot, link, &file); // it is one already
         }
         let from = by_descriptor(&file);
         let into = &spot.place.file;
         let made = self.put(spot, "link", |name| {
             linkat(AT_FDCWD, from.as_str(), into, name, AtFlags::AT_SYMLINK_FOLLOW)
         })?;
-        if made {
-            self.tally.hard_links.add(1);
+        if !made {
+            return Ok(());
         }
-        Ok(())
+        self.tally.hard_links.add(1);
+        self.list_link(spot, link, &file)
     }
 }
 

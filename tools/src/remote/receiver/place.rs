@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::{Position, Receiver, Spot};
+use super::{Level, Position, Receiver, Spot};
 use crate::copy::error::{FileError, said};
 use crate::copy::tree::delete;
 use crate::copy::tree::directory::open_directory;
@@ -24,7 +24,7 @@ use crate::copy::tree::entry::look;
 use crate::copy::tree::list;
 use crate::copy::tree::tally::Count;
 use crate::remote::attributes;
-use crate::remote::protocol::{Attributes, Entry};
+use crate::remote::protocol::{Attributes, Entry, Naming};
 use crate::remote::sender::DEPTH_MAX;
 use crate::remote::session::{Over, lock};
 
@@ -39,6 +39,8 @@ pub(super) struct Place {
     pub way: Option<Arc<Way>>,
     /// The operand's place; none for that itself.
     pub outer: Option<Arc<Place>>,
+    /// For which operand it is, and whether that went into a directory.
+    pub operand: (u32, bool),
     /// The one that it is in, which is finished after it.
     _above: Option<Arc<Place>>,
     /// What is to be removed from it; nothing as long as not all of it is known.
@@ -99,12 +101,13 @@ pub(super) fn os(name: &CStr) -> &OsStr {
 
 impl Place {
     /// What an operand goes into.
-    pub fn outer(file: File, path: PathBuf) -> Self {
+    pub fn outer(file: File, path: PathBuf, operand: (u32, bool)) -> Self {
         Self {
             file,
             path: Arc::new(path),
             way: None,
             outer: None,
+            operand,
             _above: None,
             too_much: OnceLock::new(),
             finish: None,
@@ -118,6 +121,7 @@ impl Place {
             path: Arc::clone(&spot.place.path),
             way: Some(Way::further(spot.place.way.as_ref(), &spot.name)),
             outer: Some(Arc::clone(spot.place.outer.as_ref().unwrap_or(&spot.place))),
+            operand: spot.place.operand,
             _above: Some(Arc::clone(&spot.place)),
             too_much: OnceLock::new(),
             finish: None,
@@ -191,43 +195,47 @@ fn close_up(file: &File, finish: &Finish) -> io::Result<()> {
 }
 
 impl Receiver<'_, '_> {
-    /// Goes into a directory that the sender has entered.
-    pub(super) fn enter(&self, at: &mut Position, entry: &Entry) -> Result<(), Over> {
-        if !self.task.wishes.recursive {
+    /// Goes into a directory that the sender has entered, or is only passing through.
+    pub(super) fn enter(
+        &self,
+        at: &mut Position,
+        entry: &Entry,
+        passing: bool,
+    ) -> Result<(), Over> {
+        let may =
+            if passing { self.task.naming != Naming::Operands } else { self.task.wishes.recursive };
+        if !may {
             return Err(self.breach("it sends a directory, where files were asked for"));
         }
-        if at.stack.len() >= DEPTH_MAX {
+        if at.stack.len() - at.base >= DEPTH_MAX {
             return Err(self.breach("its directories lie too deep in each other"));
         }
         let spot = self.spot(at, entry)?;
-        at.source.push(entry.name.as_ref().map_or(OsStr::new("."), |name| os(name.as_c_str())));
+        let source = match (&entry.name, at.stack.last()) {
+            (Some(name), Some(level)) => level.source.join(os(name.as_c_str())),
+            _ => at.source.clone(),
+        };
         at.see(entry);
-        if self.task.check {
-            let (place, unseen) = spot.and_then(|spot| self.check_directory(&spot, entry)).unzip();
-            at.stack.push(place.map(Arc::new));
-            at.unseen.push(unseen.unwrap_or_default());
-            return Ok(());
-        }
-        let made = spot.and_then(|spot| match self.make_directory(&spot, entry) {
-            Ok(made) => Some(made),
-            Err(error) => {
-                self.failed(&error);
-                None
+        let (place, unseen) = match spot {
+            Some(spot) if self.task.check => self.check_directory(&spot, entry),
+            Some(spot) => {
+                let made = self.make_directory(&spot, entry, passing);
+                made.map_err(|error| self.failed(&error)).ok()
             }
-        });
-        let (place, unseen) = made.unzip();
-        at.stack.push(place.map(Arc::new));
-        at.unseen.push(unseen.unwrap_or_default());
+            None => None,
+        }
+        .unzip();
+        let (place, unseen) = (place.map(Arc::new), unseen.unwrap_or_default());
+        at.stack.push(Level { place, unseen, source });
         Ok(())
     }
 
     /// The sender is through with the directory that it has entered last.
     pub(super) fn leave(&self, at: &mut Position, complete: bool) -> Result<(), Over> {
-        let Some(place) = at.stack.pop() else {
+        let level = if at.stack.len() > at.base { at.stack.pop() } else { None };
+        let Some(Level { place, unseen, .. }) = level else {
             return Err(self.breach("it leaves a directory that it did not enter"));
         };
-        at.source.pop();
-        let unseen = at.unseen.pop().unwrap_or_default();
         let Some(place) = place else { return Ok(()) };
         let unseen = unseen.into_iter().filter(|name| !self.is_excluded(&place, name));
         if self.task.check {
@@ -251,11 +259,13 @@ impl Receiver<'_, '_> {
         rules.excludes(&names.join(&b'/'), is_directory)
     }
 
-    /// Makes a directory, or opens the one that is there; gives also what may be too much in it.
+    /// Makes a directory, or opens the one that is there; gives also what may be too much in it. One that is only passed
+    /// through keeps the attributes that it has.
     fn make_directory(
         &self,
         spot: &Spot,
         entry: &Entry,
+        passing: bool,
     ) -> Result<(Place, BTreeSet<CString>), FileError> {
         let (path, preserve) = (spot.path(), self.task.settings.preserve);
         let attributes = entry.attributes.clone();
@@ -289,7 +299,8 @@ impl Receiver<'_, '_> {
         self.will_write(&file);
         let finished = Arc::clone(&self.finished);
         let mut place = Place::inner(spot, file);
-        place.finish = Some(Finish { attributes, preserve, fresh, finished });
+        place.finish =
+            (fresh || !passing).then_some(Finish { attributes, preserve, fresh, finished });
         Ok((place, there))
     }
 }
@@ -297,8 +308,8 @@ impl Receiver<'_, '_> {
 impl Position {
     /// The sender has told of an entry.
     pub(super) fn see(&mut self, entry: &Entry) {
-        if let (Some(name), Some(unseen)) = (&entry.name, self.unseen.last_mut()) {
-            unseen.remove(name.as_c_str());
+        if let (Some(name), Some(level)) = (&entry.name, self.stack.last_mut()) {
+            level.unseen.remove(name.as_c_str());
         }
     }
 }

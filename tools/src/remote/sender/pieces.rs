@@ -2,18 +2,23 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use super::Sender;
-use super::compare::without_checksum;
+use super::compare::{What, without_checksum};
+use crate::copy::compare;
 use crate::copy::engine::{CopyError, PieceSum, Progress, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::journal::{self, Identity};
-use crate::copy::manifest;
+use crate::copy::manifest::{self, HashError};
+use crate::copy::plan::SMALL_BYTES;
+use crate::copy::reread::Reread;
 use crate::copy::sum::{SUM_BYTES, Sum, Summer};
+use crate::copy::whole::{Whole, subtrees};
 use crate::copy::zeros;
 use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
@@ -21,6 +26,9 @@ use crate::remote::protocol::{Extent, Message};
 use crate::remote::session::{Over, Session, lock, wait};
 use crate::remote::task;
 use crate::remote::transport::Sink;
+
+/// Bytes read at once for a checksum.
+const CHUNK: u64 = 1 << 20;
 
 /// A file under way.
 #[derive(Debug)]
@@ -36,6 +44,8 @@ pub struct Outgoing {
     len: u64,
     /// What makes the sums of its pieces, once the receiver is ready for them.
     summer: OnceLock<Summer>,
+    /// What is known of its checksum, where that is to be told.
+    whole: Option<Mutex<Whole>>,
     state: Mutex<State>,
 }
 
@@ -48,6 +58,8 @@ struct State {
     started: bool,
     /// The receiver wants its checksum.
     asked: bool,
+    /// Which it was told.
+    told: Option<blake3::Hash>,
     /// Nothing more is taken.
     stopped: bool,
     /// Pieces taken and not sent yet.
@@ -101,21 +113,23 @@ impl Outgoing {
         path: PathBuf,
         len: u64,
         data: Vec<Range<u64>>,
+        sums: bool,
     ) -> Self {
         let state = State {
             data: data.into(),
             known: Vec::new(),
             started: false,
             asked: false,
+            told: None,
             stopped: false,
             under_way: 0,
             sent: 0,
         };
         let identity = Identity::of(metadata);
         let regular = metadata.is_file();
-        let summer = OnceLock::new();
-        let state = Mutex::new(state);
-        Self { number, file, direct, path, identity, regular, len, summer, state }
+        let whole = sums.then(|| Mutex::new(Whole::new(len)));
+        let (summer, state) = (OnceLock::new(), Mutex::new(state));
+        Self { number, file, direct, path, identity, regular, len, summer, whole, state }
     }
 
     /// What the receiver has of it, as it says.
@@ -160,7 +174,69 @@ impl Outgoing {
         let path = || self.path.clone();
         let hash = manifest::hash(&self.file, self.len, work)
             .map_err(|error| without_checksum(path(), error))?;
+        lock(&self.state).told = Some(hash);
         if self.is_unchanged() { Ok(hash) } else { Err(FileError::Changed(path())) }
+    }
+
+    /// Takes note of a piece for the checksum of all of it, while its bytes are near.
+    fn note(&self, range: &Range<u64>, bytes: &[u8]) {
+        if let Some(whole) = &self.whole {
+            let subtrees = subtrees(self.len, range.start, bytes);
+            lock(whole).add(subtrees);
+        }
+    }
+
+    /// The checksum of all of it, when all was sent: what was not, holes and what the receiver had, is read now.
+    pub fn whole(&self, work: &Progress) -> Result<blake3::Hash, FileError> {
+        if let Some(told) = lock(&self.state).told {
+            return Ok(told);
+        }
+        let none = Whole::new(self.len);
+        let whole = match &self.whole {
+            Some(whole) => std::mem::replace(&mut *lock(whole), none),
+            None => none,
+        };
+        let mut past = None;
+        let hash = whole.finish(|range, hasher| {
+            // Past the page cache where that is much.
+            if past.is_none() && range.end - range.start >= SMALL_BYTES && self.regular {
+                past = Some(Reread::open(&self.file, self.len)?);
+            }
+            self.hash_range(range, hasher, past.as_mut(), work)
+        });
+        hash.map_err(|cause| without_checksum(self.path.clone(), HashError::Read(cause)))
+    }
+
+    /// Reads a range for its checksum.
+    fn hash_range(
+        &self,
+        range: Range<u64>,
+        hasher: &mut blake3::Hasher,
+        mut past: Option<&mut Reread>,
+        work: &Progress,
+    ) -> io::Result<()> {
+        let mut memory = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            if work.is_cancelled() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let wanted = (range.end - at).min(CHUNK);
+            let bytes = match &mut past {
+                Some(past) => past.read(at..at + wanted)?,
+                None => {
+                    memory.resize(wanted as usize, 0);
+                    let got = compare::read(&self.file, &mut memory, at)?;
+                    &memory[..got]
+                }
+            };
+            if bytes.len() as u64 != wanted {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(bytes);
+            at += wanted;
+        }
+        Ok(())
     }
 
     /// Nothing more of it is wanted. Whether nothing of it is under way.
@@ -253,6 +329,7 @@ impl Sender<'_, '_> {
                 continue;
             }
             let body = &body[..len];
+            file.note(&range, body);
             let skip = self.task.settings.tuning.sparse == Sparse::Always && zeros::is_zero(body);
             if !skip {
                 let Sum(sum) = file.sum(range.start, body);
@@ -272,7 +349,16 @@ impl Sender<'_, '_> {
     }
 
     /// All of a file was sent, or it was stopped.
-    pub(super) fn conclude(&self, file: &Outgoing) -> Result<(), Over> {
+    pub(super) fn conclude(&self, file: &Arc<Outgoing>) -> Result<(), Over> {
+        if self.task.sums && !lock(&file.state).stopped {
+            self.comparisons.push(Arc::clone(file), What::End);
+            return Ok(());
+        }
+        self.end(file, None)
+    }
+
+    /// All of a file was sent, which has this checksum, or it was stopped.
+    pub(super) fn end(&self, file: &Outgoing, sum: Option<blake3::Hash>) -> Result<(), Over> {
         let (stopped, pieces) = {
             let state = lock(&file.state);
             (state.stopped, state.sent)
@@ -281,7 +367,8 @@ impl Sender<'_, '_> {
             self.failed(&FileError::Changed(file.path.clone()));
             self.session.send_now(&Message::Abandon { file: file.number, discard: true })?;
         } else if !stopped {
-            self.session.send_now(&Message::End { file: file.number, pieces })?;
+            let sum = sum.map(|sum| *sum.as_bytes());
+            self.session.send_now(&Message::End { file: file.number, pieces, sum })?;
         }
         self.forget(file);
         Ok(())

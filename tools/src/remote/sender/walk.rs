@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::fcntl::{OFlag, readlinkat};
 
@@ -36,9 +37,9 @@ pub const DEPTH_MAX: usize = 1000;
 pub const LINKS_MAX: usize = 1 << 20;
 
 /// A directory that is being gone through.
-struct Level {
+pub(super) struct Level {
     directory: OwnedFd,
-    id: Id,
+    pub id: Id,
     entries: std::vec::IntoIter<Entry>,
     /// Whether the receiver was told of everything in it.
     complete: bool,
@@ -54,23 +55,30 @@ pub(super) struct Walk {
     device: u64,
     /// Numbers of the files with several names.
     links: HashMap<Id, u64>,
-    /// The directories that the walk is in.
+    /// The directories that the walk is in, from what was named on.
     above: HashMap<Id, PathBuf>,
+    /// And how many there are on the way to that.
+    pub passed: usize,
 }
 
 /// Where something is.
-struct Spot<'a> {
-    at: &'a OwnedFd,
-    name: &'a CStr,
+pub(super) struct Spot<'a> {
+    pub at: &'a OwnedFd,
+    pub name: &'a CStr,
     /// As the receiver is told; none for the operand itself.
-    told: Option<Name>,
-    path: PathBuf,
-    shown: PathBuf,
-    relative: Vec<u8>,
+    pub told: Option<Name>,
+    /// Whether it was named.
+    pub named: bool,
+    /// What it was listed below, and how: links to what lies in that are followed, where links are.
+    pub listed: Option<(&'a OwnedFd, PathBuf)>,
+    pub path: PathBuf,
+    pub shown: PathBuf,
+    /// From what was named on.
+    pub relative: Vec<u8>,
 }
 
 /// Something failed: with this entry, or altogether.
-enum Stop {
+pub(super) enum Stop {
     Entry(Box<FileError>),
     Over,
 }
@@ -82,10 +90,10 @@ impl From<Over> for Stop {
 }
 
 impl Spot<'_> {
-    fn error(&self, operation: &'static str, cause: impl Into<io::Error>) -> Stop {
+    pub fn error(&self, operation: &'static str, cause: impl Into<io::Error>) -> Stop {
         let (path, cause) = (self.path.clone(), cause.into());
         Stop::Entry(Box::new(match cause.raw_os_error() {
-            Some(libc::ENOENT) if self.told.is_some() => FileError::Vanished(path),
+            Some(libc::ENOENT) if !self.named => FileError::Vanished(path),
             _ => FileError::Source { path, operation, cause },
         }))
     }
@@ -103,12 +111,26 @@ impl Sender<'_, '_> {
                 return Ok(());
             }
         };
-        let mut levels = Vec::new();
-        let shown = operand.shown.clone();
-        let spot = Spot { at: &above, name: &name, told: None, path, shown, relative: Vec::new() };
-        if let Some(level) = self.or_tell(self.entry(&spot, walk))?.flatten() {
-            levels.push(level);
+        let (shown, relative) = (operand.shown.clone(), Vec::new());
+        let spot = Spot {
+            at: &above,
+            name: &name,
+            told: None,
+            named: true,
+            listed: None,
+            path,
+            shown,
+            relative,
+        };
+        match self.or_tell(self.entry(&spot, walk))?.flatten() {
+            Some(level) => self.go_through(level, walk),
+            None => Ok(()),
         }
+    }
+
+    /// Sends everything in a directory that the receiver was told of, and leaves it.
+    pub(super) fn go_through(&self, level: Level, walk: &mut Walk) -> Result<(), Over> {
+        let mut levels = vec![level];
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.entries.next() else {
                 walk.above.remove(&level.id);
@@ -127,6 +149,8 @@ impl Sender<'_, '_> {
                 at: &level.directory,
                 name: &entry.name,
                 told: Some(told),
+                named: false,
+                listed: None,
                 path: level.path.join(name),
                 shown: level.shown.join(name),
                 relative,
@@ -140,7 +164,7 @@ impl Sender<'_, '_> {
     }
 
     /// Tells what failed with one entry.
-    fn or_tell<T>(&self, result: Result<T, Stop>) -> Result<Option<T>, Over> {
+    pub(super) fn or_tell<T>(&self, result: Result<T, Stop>) -> Result<Option<T>, Over> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(Stop::Over) => Err(Over),
@@ -152,18 +176,21 @@ impl Sender<'_, '_> {
     }
 
     /// Sends what is called `spot`; a directory is to be gone through then.
-    fn entry(&self, spot: &Spot<'_>, walk: &mut Walk) -> Result<Option<Level>, Stop> {
+    pub(super) fn entry(&self, spot: &Spot<'_>, walk: &mut Walk) -> Result<Option<Level>, Stop> {
         let follow = match self.task.wishes.follow {
             Follow::Always => true,
-            Follow::Operands => spot.told.is_none(),
+            Follow::Operands => spot.named,
             Follow::Never => false,
         };
-        let place = self.root.open(spot.at, spot.name, OFlag::O_PATH, follow);
+        let place = match &spot.listed {
+            Some((top, path)) if follow => self.root.look_below(top, path, true),
+            _ => self.root.open(spot.at, spot.name, OFlag::O_PATH, follow),
+        };
         let place = File::from(place.map_err(|errno| spot.error("find", errno))?);
         let metadata = place.metadata().map_err(|cause| spot.error("stat", cause))?;
         let is_directory = metadata.is_dir();
         let rules = &self.task.wishes.rules;
-        if spot.told.is_some() && rules.excludes(&spot.relative, is_directory) {
+        if !spot.named && rules.excludes(&spot.relative, is_directory) {
             return Ok(None);
         }
         if is_directory {
@@ -176,9 +203,9 @@ impl Sender<'_, '_> {
         if self.link(spot, walk, &metadata)? {
             return Ok(None);
         }
-        if kind.is_file() || (kind.is_block_device() && !self.task.wishes.recursive) {
+        if kind.is_file() || (kind.is_block_device() && !self.task.has_trees()) {
             self.contents(spot, walk, &place)?;
-        } else if self.task.wishes.recursive || kind.is_symlink() {
+        } else if self.task.has_trees() || kind.is_symlink() {
             self.special(spot, walk, &place, &metadata)?;
         } else {
             let what = "neither a file nor a directory; -r copies it as what it is";
@@ -189,7 +216,7 @@ impl Sender<'_, '_> {
     }
 
     /// An entry with attributes, those that are lost told.
-    fn described(
+    pub(super) fn described(
         &self,
         spot: &Spot<'_>,
         walk: &mut Walk,
@@ -219,6 +246,7 @@ impl Sender<'_, '_> {
         let Some(&link) = walk.links.get(&id_of(metadata)) else { return Ok(false) };
         let attributes = attributes::collect(metadata, None, &mut Vec::new());
         let entry = protocol::Entry { name: spot.told.clone(), link, attributes };
+        self.offered.fetch_add(1, Ordering::Relaxed);
         self.session.send(&Message::Link { entry })?;
         self.session.progress.add(metadata.len());
         self.session.progress.file_done();
@@ -244,10 +272,8 @@ impl Sender<'_, '_> {
             let (path, again) = (spot.path.clone(), again.clone());
             return Err(Stop::Entry(Box::new(FileError::Loop { path, again })));
         }
-        if walk.above.len() >= DEPTH_MAX {
-            let cause =
-                io::Error::other(format!("{DEPTH_MAX} directories lie in each other above it"));
-            return Err(spot.error("go into", cause));
+        if walk.above.len() + walk.passed >= DEPTH_MAX {
+            return Err(spot.error("go into", too_deep()));
         }
         if walk.above.is_empty() {
             walk.device = id.0;
@@ -324,7 +350,9 @@ impl Sender<'_, '_> {
         }
         let bytes = content.len() as u64;
         let _ = self.limiter.take(bytes, &self.session.progress); // cancelled: the beat tells
-        self.session.send(&Message::Small { entry, content: Blob(content) })?;
+        let sum = self.task.sums.then(|| *blake3::hash(&content).as_bytes());
+        self.offered.fetch_add(1, Ordering::Relaxed);
+        self.session.send(&Message::Small { entry, content: Blob(content), sum })?;
         self.session.progress.add(bytes);
         self.session.progress.file_done();
         Ok(())
@@ -351,14 +379,21 @@ impl Sender<'_, '_> {
         let number = self.number();
         let path = spot.path.clone();
         let direct = self.task.rdma.then(|| Direct::to_read(&file, len)).flatten();
-        let outgoing = Outgoing::new(number, (file, direct), metadata, path, len, data);
+        let sums = self.task.sums;
+        let outgoing = Outgoing::new(number, (file, direct), metadata, path, len, data, sums);
         let mut files =
             wait(self.session, &self.room, lock(&self.files), |files| files.len() < OPEN_MAX)?;
         files.insert(number, Arc::new(outgoing));
         drop(files);
         let identity = identity.to_bytes();
+        self.offered.fetch_add(1, Ordering::Relaxed);
         Ok(self.session.send_now(&Message::File { entry, file: number, identity })?)
     }
+}
+
+/// Why a directory is not gone into.
+pub(super) fn too_deep() -> io::Error {
+    io::Error::other(format!("{DEPTH_MAX} directories lie in each other above it"))
 }
 
 /// The path that an operand's copy has in messages.
