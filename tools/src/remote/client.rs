@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::carried::Carried;
 use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
@@ -20,7 +21,7 @@ use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES, has_aes};
 use super::sender::{self, Sender};
 use super::session::{Over, Session};
 use super::task::{self, Task};
-use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
+use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
@@ -91,8 +92,10 @@ pub(super) fn run(
     let fabric = fabric(wanted, near)?;
     let mut task = wanted.task.clone();
     task.rdma = fabric.is_ok();
-    if task.rdma {
-        task.lanes = task.lanes.min(rdma::LANES_MAX);
+    if let Ok(fabric) = &fabric {
+        // One at least for each device.
+        let lanes = wanted.streams.unwrap_or(task.lanes.max(fabric.devices()));
+        task.lanes = lanes.min(rdma::LANES_MAX);
     }
     ask(wanted, &task, &mut main)?;
     let arena = tcp::arena(task.lanes).map_err(failed)?;
@@ -113,7 +116,7 @@ pub(super) fn run(
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    explain(&described(&task, &how, address, preface.cipher));
+    explain(&how.described(&task, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
@@ -324,7 +327,7 @@ fn connect_any(
     Err(RemoteError::Connect { host, tried, cause: last })
 }
 
-/// This end's device, or why there is no RDMA: nothing to say where nobody asked for it.
+/// This end's devices, or why there is no RDMA: nothing to say where nobody asked for it.
 ///
 /// # Errors
 /// [`RemoteError::NoRdma`] where it must be.
@@ -334,7 +337,7 @@ fn fabric(wanted: &Wanted, near: Option<IpAddr>) -> Result<Result<Fabric, String
         Transport::Auto if !wanted.task.plain => {
             "it would go unencrypted, which --plain or --transport rdma allows".to_owned()
         }
-        _ => match Fabric::open(near) {
+        _ => match Fabric::open(near, wanted.streams.unwrap_or(rdma::LANES_MAX)) {
             Ok(fabric) => return Ok(Ok(fabric)),
             Err(why) => why,
         },
@@ -344,68 +347,13 @@ fn fabric(wanted: &Wanted, near: Option<IpAddr>) -> Result<Result<Fabric, String
 }
 
 /// No RDMA because of `why`, which is an error where it must be.
-fn must(wanted: &Wanted, why: &str) -> Result<(), RemoteError> {
+pub(super) fn must(wanted: &Wanted, why: &str) -> Result<(), RemoteError> {
     match wanted.transport {
         Transport::Rdma => {
             Err(RemoteError::NoRdma { host: wanted.host.clone(), why: why.to_owned() })
         }
         _ => Ok(()),
     }
-}
-
-/// What carries pieces, and why.
-struct Carried {
-    /// Lanes with rings, and what those are like.
-    rings: Option<(u32, How)>,
-    /// Why the others have none.
-    reason: String,
-}
-
-impl Carried {
-    fn of(
-        wanted: &Wanted,
-        upgrades: Option<Upgrades<'_>>,
-        refused: Option<&String>,
-    ) -> Result<Self, RemoteError> {
-        let Some(upgrades) = upgrades else {
-            return Ok(Self { rings: None, reason: refused.cloned().unwrap_or_default() });
-        };
-        let reason = match upgrades.reason {
-            None => String::new(),
-            Some(Reason::Here(why)) => why,
-            Some(Reason::There(why)) => format!("{}: {why}", wanted.host),
-        };
-        if !reason.is_empty() {
-            must(wanted, &reason)?;
-        }
-        Ok(Self { rings: upgrades.how.map(|how| (upgrades.rings, how)), reason })
-    }
-}
-
-/// How bytes go, for `--explain`.
-fn described(task: &Task, how: &Carried, address: SocketAddr, cipher: Cipher) -> String {
-    let cipher = match cipher {
-        Cipher::Aes256Gcm => "AES-256-GCM",
-        Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
-    };
-    const READABLE: &str =
-        "contents of files over 256 KiB can be read on their way, and not changed unnoticed";
-    let lanes = task.lanes;
-    let mut text = match &how.rings {
-        Some((rings, how)) => format!(
-            "over RDMA by {how}; {rings} queue pairs of {lanes} lanes; {READABLE}; all else goes over \
-             TCP to {address}, encrypted ({cipher})"
-        ),
-        None if task.plain => format!(
-            "over TCP to {address}, {lanes} connections; {READABLE} (--plain); all else is encrypted \
-             ({cipher})"
-        ),
-        None => format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})"),
-    };
-    if !how.reason.is_empty() {
-        text.push_str(&format!("; not over RDMA: {}", how.reason));
-    }
-    text
 }
 
 /// A lane to `host` that was not opened.

@@ -5,7 +5,7 @@
 //!   what a way between machines offers, and [`tcp`](transport::tcp) one such way.
 //! - [`root`] is where paths may lead, [`attributes`] what files have besides their contents, [`task`]
 //!   what is to be done, [`error`] why it is not; [`direct`] reads and writes files past the page cache.
-//! - [`session`] is what both ends have while a copy lasts; [`sender`] and [`receiver`] are the two
+//! - [`session`] is what both ends have while a copy lasts, [`near`] where a lane's threads run; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
 //! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
 //! - [`client`] is the end that the user is at, [`host`] the other one, [`comparison`] the former
@@ -13,6 +13,7 @@
 //!   are the command line.
 
 pub mod attributes;
+mod carried;
 pub mod channel;
 pub mod client;
 pub mod comparison;
@@ -21,6 +22,7 @@ pub mod door;
 pub mod error;
 pub mod host;
 pub mod key;
+pub mod near;
 pub mod options;
 pub mod protocol;
 pub mod receiver;

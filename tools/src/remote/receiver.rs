@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
+use super::near;
 use super::protocol::{Counts, Entry, Message, Onto};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -156,9 +157,10 @@ impl<'a, 's> Receiver<'a, 's> {
             scope.spawn(|| self.session.beat());
             for lane in lanes {
                 self.session.add(lane.closer);
-                let (sink, mut feed) = (lane.sink, lane.feed);
+                let (sink, mut feed, node) = (lane.sink, lane.feed, lane.node);
                 drop(sink);
                 scope.spawn(move || {
+                    near::stay(node);
                     let _ = self.receive_pieces(&mut *feed); // the session knows why
                 });
             }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
+use super::near;
 use super::protocol::{Counts, Extent, Message};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -113,9 +114,10 @@ impl<'a, 's> Sender<'a, 's> {
             });
             for lane in lanes {
                 self.session.add(lane.closer);
-                let (mut sink, feed) = (lane.sink, lane.feed);
+                let (mut sink, feed, node) = (lane.sink, lane.feed, lane.node);
                 drop(feed);
                 scope.spawn(move || {
+                    near::stay(node);
                     let _ = self.send_pieces(&mut *sink);
                 });
             }

@@ -218,7 +218,8 @@ fn lane<'a>(stream: TcpStream, keys: Keys, manner: &Manner<'a>) -> Result<Lane<'
         len: 0,
         plain: manner.plain,
     };
-    Ok(Lane { sink: Box::new(sink), feed: Box::new(feed), closer: Box::new(TcpCloser(stream)) })
+    let (sink, feed) = (Box::new(sink), Box::new(feed));
+    Ok(Lane { sink, feed, closer: Box::new(TcpCloser(stream)), node: None })
 }
 
 struct TcpSink<'a> {
