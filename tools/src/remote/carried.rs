@@ -49,8 +49,14 @@ impl Carried {
         Ok(Self { rings, reason, without })
     }
 
-    /// In words.
-    pub(super) fn described(&self, task: &Task, address: SocketAddr, cipher: Cipher) -> String {
+    /// In words; `why` there are so many connections of TCP, if there is something to say about that.
+    pub(super) fn described(
+        &self,
+        task: &Task,
+        why: &str,
+        address: SocketAddr,
+        cipher: Cipher,
+    ) -> String {
         const READABLE: &str =
             "contents of files over 256 KiB can be read on their way, and not changed unnoticed";
         let cipher = match cipher {
@@ -58,17 +64,18 @@ impl Carried {
             Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
         };
         let lanes = task.lanes;
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
         let mut text = match &self.rings {
             Some((rings, how)) => format!(
                 "over RDMA by {how}; {rings} of {lanes} lanes; {READABLE}; all else goes over TCP to \
                  {address}, encrypted ({cipher})"
             ),
             None if task.plain => format!(
-                "over TCP to {address}, {lanes} connections; {READABLE} (--plain); all else is \
+                "over TCP to {address}, {lanes} connections{why}; {READABLE} (--plain); all else is \
                  encrypted ({cipher})"
             ),
             None => {
-                format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})")
+                format!("over TCP to {address}, {lanes} connections{why}, encrypted ({cipher})")
             }
         };
         if !self.reason.is_empty() {

@@ -13,6 +13,7 @@ use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
 use super::options::Transport;
+use super::path::{Path, Streams};
 use super::protocol::{Counts, Message};
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
@@ -78,6 +79,7 @@ pub(super) fn run(
     let near = reached.stream.local_addr().ok().map(|address| address.ip());
     let patience = timeout.min(CONNECT);
     let Reached { _program: mut program, stream, address, mut preface, mut secret } = reached;
+    let measured = stream.try_clone().ok();
     let mut main = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
     if preface.secret == Secret::KeyFile {
         match receive(&mut main, host, timeout)? {
@@ -92,11 +94,8 @@ pub(super) fn run(
     let fabric = fabric(wanted, near)?;
     let mut task = wanted.task.clone();
     task.rdma = fabric.is_ok();
-    if let Ok(fabric) = &fabric {
-        // One at least for each device.
-        let lanes = wanted.streams.unwrap_or(task.lanes.max(fabric.devices()));
-        task.lanes = lanes.min(rdma::LANES_MAX);
-    }
+    let streams = streams(wanted, &fabric, measured);
+    task.lanes = streams.count;
     ask(wanted, &task, &mut main)?;
     let arena = tcp::arena(task.lanes).map_err(failed)?;
     let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
@@ -116,7 +115,7 @@ pub(super) fn run(
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    explain(&how.described(&task, address, preface.cipher));
+    explain(&how.described(&task, &streams.why, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let session = Session::new(host.to_owned(), timeout, progress, main.sink);
     session.add(main.closer);
@@ -144,25 +143,77 @@ pub(super) fn run(
     }
 }
 
+/// How many lanes there are to be, and why if that is not what is usual.
+fn streams(
+    wanted: &Wanted,
+    fabric: &Result<Fabric, String>,
+    measured: Option<TcpStream>,
+) -> Streams {
+    let usual = wanted.task.lanes;
+    let count = match (fabric, wanted.streams) {
+        // One at least for each device.
+        (Ok(fabric), None) => usual.max(fabric.devices()).min(rdma::LANES_MAX),
+        (Ok(_), Some(count)) => count.min(rdma::LANES_MAX),
+        (Err(_), Some(count)) => count,
+        (Err(_), None) => {
+            let limit = wanted.task.settings.tuning.bwlimit;
+            // A comparison sends no pieces.
+            let path = measured.filter(|_| !wanted.task.check);
+            let path = path.map_or_else(Path::default, |main| Path::of(&main, limit));
+            return path.streams(usual);
+        }
+    };
+    Streams { count, why: String::new() }
+}
+
 /// So many lanes, each opened by `open`, with rings where there are upgrades.
 fn lanes<'a>(
     host: &str,
     count: u32,
-    mut preface: Preface,
+    preface: Preface,
     upgrades: &mut Option<Upgrades<'_>>,
-    open: impl Fn(&Preface) -> Result<Lane<'a>, RemoteError>,
+    open: impl Fn(&Preface) -> Result<Lane<'a>, RemoteError> + Sync,
 ) -> Result<Vec<Lane<'a>>, RemoteError> {
-    let mut one = |number: u32| {
-        preface.lane = number as u8; // at most LANES_MAX
-        let lane = open(&preface)?;
-        match upgrades {
-            Some(upgrades) => {
-                upgrades.lane(lane).map_err(|error| RemoteError::read(host, error, rdma::AGREE))
-            }
-            None => Ok(lane),
+    /// Lanes that are opened at the same time: each takes a few round trips.
+    const ABREAST: u32 = 16;
+    let open = &open;
+    let one = |number: u32| open(&Preface { lane: number as u8, ..preface }); // at most LANES_MAX
+    let Some(upgrades) = upgrades else {
+        let mut lanes = Vec::new();
+        let numbers: Vec<u32> = (1..=count).collect();
+        for numbers in numbers.chunks(ABREAST as usize) {
+            lanes.extend(abreast(numbers, one)?);
         }
+        return Ok(lanes);
     };
-    (1..=count).map(&mut one).collect()
+    // Both ends agree on one ring after the other.
+    let upgraded = |number| {
+        let lane = upgrades.lane(one(number)?);
+        lane.map_err(|error| RemoteError::read(host, error, rdma::AGREE))
+    };
+    (1..=count).map(upgraded).collect()
+}
+
+/// What `open` gives for each of the numbers, all asked at the same time.
+fn abreast<T: Send>(
+    numbers: &[u32],
+    open: impl Fn(u32) -> Result<T, RemoteError> + Copy + Send,
+) -> Result<Vec<T>, RemoteError> {
+    std::thread::scope(|scope| {
+        let start = |&number| {
+            let started = std::thread::Builder::new().spawn_scoped(scope, move || open(number));
+            started.map_err(|cause| RemoteError::Here {
+                operation: "start a thread".to_owned(),
+                cause,
+            })
+        };
+        let opening: Vec<_> = numbers.iter().map(start).collect();
+        let opened = opening.into_iter().map(|thread| match thread?.join() {
+            Ok(opened) => opened,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        opened.collect()
+    })
 }
 
 /// Sends or receives, until all is done or it is over.

@@ -7,7 +7,7 @@
 //!   what is to be done, [`error`] why it is not; [`direct`] reads and writes files past the page cache.
 //! - [`session`] is what both ends have while a copy lasts, [`near`] where a lane's threads run; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
-//! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
+//! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes; [`path`] how many of those.
 //! - [`client`] is the end that the user is at, [`host`] the other one, [`comparison`] the former
 //!   for `--check`; [`options`] and [`request`]
 //!   are the command line.
@@ -24,6 +24,7 @@ pub mod host;
 pub mod key;
 pub mod near;
 pub mod options;
+pub mod path;
 pub mod protocol;
 pub mod receiver;
 pub mod request;
