@@ -9,6 +9,7 @@ guest_modules=(
     crc32_generic dummy ib_uverbs rdma_ucm rdma_rxe
     nvme nfit nd_pmem dax_pmem device_dax
     ext4 loop
+    veth sch_netem
 )
 # There for the test that wants them.
 nfs_modules=(nfsd nfsv4)

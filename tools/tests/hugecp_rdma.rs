@@ -1,5 +1,6 @@
-//! `hugecp` between two machines over RDMA, of which both are the lab: its device is Soft-RoCE, so that this
-//! shows what is right, and no time means anything.
+//! `hugecp` between two machines over RDMA, of which both are the lab: its devices are Soft-RoCE, so that this
+//! shows what is right, and no time means anything. No packet goes from one of them to the other, since the kernel
+//! takes what is for an address of its own for the device that sends it.
 
 mod common;
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use bookend_registration::verbs::{Device, Domain};
 use bookend_tools::remote::key;
 use bookend_tools::remote::protocol::{
-    Attributes, Entry, Message, Moment, PIECE_MAX, SLOTS_MAX, Slot,
+    Attributes, Entry, Message, Moment, PIECE_MAX, Port, SLOTS_MAX, Slot,
 };
 use bookend_tools::remote::secure::SECRET_BYTES;
 use bookend_tools::remote::transport::Lane;
@@ -244,7 +245,7 @@ fn an_end_that_hangs_is_given_up() {
     });
 }
 
-/// Takes the device away; puts it back when dropped.
+/// Takes the devices away; puts them back when dropped.
 struct NoDevice;
 
 fn system(line: &str) -> bool {
@@ -253,7 +254,7 @@ fn system(line: &str) -> bool {
 
 impl NoDevice {
     fn new() -> Self {
-        assert!(system("rdma link delete rxe0"));
+        assert!(system("rdma link delete rxe0 && rdma link delete rxe1"));
         Self
     }
 }
@@ -261,7 +262,152 @@ impl NoDevice {
 impl Drop for NoDevice {
     fn drop(&mut self) {
         assert!(system("rdma link add rxe0 type rxe netdev dummy0"));
+        assert!(system("rdma link add rxe1 type rxe netdev dummy1"));
     }
+}
+
+/// A `./NAME` that is hugecp, after `mounts` that nobody else sees.
+fn after_mounts(dir: &Dir, name: &str, mounts: &str) {
+    let script = format!(
+        "#!/bin/sh\nexec unshare -m sh -c '{mounts} && exec \"$0\" \"$@\"' {} \"$@\"\n",
+        program()
+    );
+    let path = dir.file(name, script);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Packets that a device has sent.
+fn sent(device: &str) -> u64 {
+    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn all_devices_carry_a_copy() {
+    if !is_lab("all_devices_carry_a_copy") {
+        return;
+    }
+    // Nobody else's packets are counted.
+    let _alone = DEVICE.write().unwrap_or_else(PoisonError::into_inner);
+    let dir = machines();
+    let data = bytes(4 << 20);
+    dir.file("a", &data);
+    for (streams, from, to, used) in [
+        ("", "a", &*there(&dir, "b"), [true, true]),
+        ("--streams 1", &there(&dir, "a"), "b", [true, false]),
+    ] {
+        let before = ["rxe0", "rxe1"].map(sent);
+        let ran = run(&dir, &format!("--explain --plain {streams} {from} {to}")).ok();
+        let after = ["rxe0", "rxe1"].map(sent);
+        assert!(dir.read("b") == data);
+        // A piece of 1 MiB at least, in packets of 4 KiB.
+        let carried = [0, 1].map(|device| after[device] - before[device] >= 256);
+        assert_eq!(carried, used, "{before:?} {after:?}: {}", ran.out());
+        let words = match used[1] {
+            true => "over RDMA by rxe0 (1 queue pair) and rxe1 (1 queue pair) with pages of ",
+            false => "over RDMA by rxe0 (1 queue pair) with pages of ",
+        };
+        assert!(ran.out().contains(words), "{}", ran.out());
+        assert!(!ran.out().contains("passed over"), "{}", ran.out());
+        fs::remove_file(dir.join("b")).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_reaches_nobody_is_passed_over() {
+    let Some(_lab) = lab("a_device_that_reaches_nobody_is_passed_over") else { return };
+    let data = bytes(3 << 20);
+    // The other end has rxe1 alone, which this end's rxe0 does not reach: at once, since all wait.
+    let copy = |options: &str, push: bool| {
+        let dir = machines();
+        dir.file("a", &data);
+        after_mounts(&dir, "half", "mount --bind /dev/null /dev/infiniband/uverbs0");
+        let (from, to) = match push {
+            true => ("a".to_owned(), there(&dir, "b")),
+            false => (there(&dir, "a"), "b".to_owned()),
+        };
+        let line = format!("--rsh ./rsh --remote-program ./half --explain {options} {from} {to}");
+        let since = Instant::now();
+        let ran = Ran(hugecp(&dir, line.split_whitespace()).output().unwrap());
+        assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
+        if ran.status() == 0 {
+            assert!(dir.read("b") == data);
+        }
+        ran
+    };
+    std::thread::scope(|scope| {
+        for push in [true, false] {
+            scope.spawn(move || {
+                let ran = copy("--transport rdma --streams 3", push).ok();
+                let out = ran.out();
+                assert!(out.contains("over RDMA by rxe1 (3 queue pairs) with "), "{out}");
+                let words = "passed over: rxe0 with rxe1 of 192.0.2.1: ";
+                assert!(out.contains(words), "{out}");
+                assert!(!out.contains("not over RDMA"), "{out}");
+            });
+        }
+        // One lane has one device, that of the address that is reached.
+        scope.spawn(|| {
+            let ran = copy("--plain --streams 1", true).ok();
+            assert!(ran.out().contains("not over RDMA: "), "{}", ran.out());
+            assert!(!ran.out().contains("over RDMA by"), "{}", ran.out());
+        });
+        scope.spawn(|| {
+            copy("--transport rdma --streams 1", false).fails(1, &["no RDMA with 192.0.2.1: "]);
+        });
+    });
+}
+
+#[test]
+fn lanes_run_where_their_device_is() {
+    let Some(_lab) = lab("lanes_run_where_their_device_is") else { return };
+    use nix::sys::signal::Signal::SIGKILL;
+    let dir = machines();
+    // Software devices are nowhere: this one is said to be on the second node, for both ends.
+    let place = "cp $0/node_type fake && mkdir fake/device && echo 1 >fake/device/numa_node && \
+                 mount --bind fake $0 && exec \"$@\"";
+    dir.file("a", bytes(12 << 20));
+    let program = program();
+    let line = format!(
+        "--rsh ./rsh --remote-program {program} --explain --transport rdma --streams 1 \
+         --block-size 256K --bwlimit 1M a {}",
+        there(&dir, "b")
+    );
+    fs::create_dir(dir.join("fake")).unwrap();
+    let child = dir
+        .command("unshare", ["-m", "sh", "-c", place, "/sys/devices/virtual/infiniband/rxe0"])
+        .arg(&program)
+        .args(line.split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_pieces(&dir, "b", 4);
+    let both = [nix::unistd::Pid::from_raw(child.id() as i32), other_end(&dir)];
+    let ends = both.map(|end| (allowed(end), fs::read_to_string(format!("/proc/{end}/numa_maps"))));
+    signal(both[0], SIGKILL);
+    let ran = Ran(child.wait_with_output().unwrap());
+    assert!(ran.out().contains("by rxe0 (node 1, 1 queue pair)"), "{}", ran.out());
+    for (processors, maps) in ends {
+        // The lane's thread, and none of the others.
+        let near = processors.iter().filter(|list| *list == "1").count();
+        let anywhere = processors.iter().filter(|list| *list == "0-1").count();
+        assert!(near == 1 && anywhere == processors.len() - 1, "{processors:?}");
+        let maps = maps.unwrap();
+        assert!(maps.lines().any(|line| line.contains("bind:1") && line.contains("N1=")), "{maps}");
+    }
+}
+
+/// Which processors each thread of a process may run on.
+fn allowed(process: nix::unistd::Pid) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap();
+    let list = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    };
+    threads.map(|thread| list(status(thread.unwrap()))).collect()
 }
 
 #[test]
@@ -282,16 +428,13 @@ fn without_a_device_it_is_tcp_and_says_why() {
         run(&dir, &format!("--transport rdma a {}", there(&dir, "c")))
             .fails(1, &["no RDMA with 192.0.2.1: there is no RDMA device", "--transport auto"]);
     }
-    // One whose port is down.
-    assert!(system("ip link set dummy0 down"));
+    // Those whose ports are down.
+    assert!(system("ip link set dummy0 down && ip link set dummy1 down"));
     let down = run(&dir, &format!("--transport rdma a 127.0.0.1:{}", dir.join("c").display()));
-    assert!(system("ip link set dummy0 up"));
-    down.fails(1, &["the port of rxe0 is down"]);
+    assert!(system("ip link set dummy0 up && ip link set dummy1 up"));
+    down.fails(1, &["the port of rxe0 is down; the port of rxe1 is down"]);
     // The other end alone has none.
-    let script = "#!/bin/sh\nexec unshare -m sh -c \
-                  'mount -t tmpfs none /dev/infiniband && exec \"$0\" \"$@\"' HUGECP \"$@\"\n";
-    let blind = dir.file("blind", script.replace("HUGECP", &program()));
-    fs::set_permissions(&blind, fs::Permissions::from_mode(0o755)).unwrap();
+    after_mounts(&dir, "blind", "mount -t tmpfs none /dev/infiniband");
     let line =
         format!("--rsh ./rsh --remote-program ./blind --explain --plain a {}", there(&dir, "d"));
     let ran = dir.run(&line).ok();
@@ -353,6 +496,13 @@ fn ring(endpoint: &str) -> Message {
     Message::Ring { endpoint: endpoint.to_owned(), immediates: true, windows: true }
 }
 
+/// The devices of a server that has one.
+fn devices() -> Message {
+    let mut address = [0; 16];
+    address[10..].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
+    Message::Devices { devices: vec![Port { name: "evil0".to_owned(), address }] }
+}
+
 /// Nobody's queue pair, at the device's own address.
 const NOBODY: &str = "0:fffff0:1:00000000000000000000ffffc0000201:3";
 
@@ -360,18 +510,24 @@ const NOBODY: &str = "0:fffff0:1:00000000000000000000ffffc0000201:3";
 fn rubbish_in_the_exchange_is_told() {
     let Some(_lab) = lab("rubbish_in_the_exchange_is_told") else { return };
     let rubbish = [
-        (vec![ring("rubbish")], "a queue pair that cannot be"),
-        (vec![ring(&format!("0:1:1:{}:9", "0".repeat(32)))], "a queue pair that cannot be"),
-        (vec![Message::Ready {}], "no ring, where one was to be agreed on"),
-        (vec![Message::Credit { key: 1 }], "no ring"),
+        (vec![ring(NOBODY)], "no devices, where they were to be told"),
+        (vec![devices(), ring("rubbish")], "a queue pair that cannot be"),
+        (
+            vec![devices(), ring(&format!("0:1:1:{}:9", "0".repeat(32)))],
+            "a queue pair that cannot be",
+        ),
+        (vec![devices(), Message::Ready {}], "no ring, where one was to be agreed on"),
+        (vec![devices(), devices()], "no ring"),
+        (vec![devices(), Message::Credit { key: 1 }], "no ring"),
         (
             vec![
+                devices(),
                 ring(NOBODY),
                 Message::Slots { slots: vec![Slot { address: 1, key: 1 }; SLOTS_MAX] },
             ],
             "no word of a write",
         ),
-        (vec![ring(NOBODY), Message::Alive {}], "no word of a write"),
+        (vec![devices(), ring(NOBODY), Message::Alive {}], "no word of a write"),
     ];
     // All at once: they wait for each other's silence.
     std::thread::scope(|scope| {
@@ -400,6 +556,7 @@ fn rubbish_in_the_exchange_is_told() {
         });
         scope.spawn(|| {
             let liar = |_: &mut Lane<'_>, mut lane: Lane<'_>| {
+                say(&mut lane, &devices());
                 say(&mut lane, &ring(NOBODY));
                 say(&mut lane, &Message::Ready {});
                 while lane.feed.receive().is_ok() {}
@@ -435,10 +592,10 @@ fn pieces_that_lie_are_not_written() {
     // Bytes of another checksum.
     let dir = Dir::new();
     let changed = |main: &mut Lane<'_>, lane: Lane<'_>| {
-        let fabric = Fabric::open(None).unwrap();
+        let fabric = Fabric::open(None, 1).unwrap();
         let mut upgrades = Upgrades::new(Ok(&fabric), Part::Sends, PATIENCE);
         let mut lane = upgrades.lane(lane).unwrap();
-        assert_eq!((upgrades.rings, upgrades.reason), (1, None));
+        assert_eq!((upgrades.ways.lanes(), upgrades.reason), (1, None));
         begin(main);
         lane.sink.body().unwrap()[..1000].fill(7);
         let sum = *blake3::hash(b"other").as_bytes(); // of no kind of sum
@@ -455,7 +612,7 @@ fn pieces_that_lie_are_not_written() {
         let dir = Dir::new();
         let evil = move |main: &mut Lane<'_>, mut lane: Lane<'_>| {
             // A ring agreed on by hand: its words are this lane's to say.
-            let device = Device::open(None).unwrap();
+            let device = Device::open(Some("rxe0")).unwrap();
             let domain = Domain::new(&device).unwrap();
             agree_and_say(&domain, &mut lane, main, &word);
             while main.feed.receive().is_ok() {}
@@ -475,6 +632,8 @@ fn agree_and_say(
     use bookend_registration::verbs::RemoteMemory;
     let shape = Shape { slots: 8, slot: bookend::units::Bytes::mib(1) };
     let mut own = SendRing::new(domain, shape).unwrap();
+    say(lane, &devices());
+    assert!(matches!(lane.feed.receive(), Ok(Message::Devices { devices }) if devices.len() == 1));
     say(lane, &ring(&own.endpoint().to_string()));
     let Ok(Message::Ring { endpoint, .. }) = lane.feed.receive() else { panic!("no ring") };
     own.connect(&endpoint.parse().unwrap(), true).unwrap();

@@ -4,6 +4,7 @@
 //! process however it ends, and nothing outside them changes.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::skip::{Skip, require_program, require_root};
@@ -69,7 +70,7 @@ impl Network {
     /// Runs the words of `line` at `end`.
     fn run(&self, end: End, line: &str) -> Result<Output, Skip> {
         let mut words = line.split_whitespace();
-        let mut command = self.command(end, words.next().unwrap_or_default());
+        let mut command = self.command(end, on_path(words.next().unwrap_or_default()));
         let output = command.args(words).output();
         let output = output.map_err(|error| Skip(format!("{line}: {error}")))?;
         if output.status.success() {
@@ -105,6 +106,13 @@ impl Network {
         }
         Ok(())
     }
+}
+
+/// Where a program is: busybox's `nsenter` takes a program of its own for one that is called only by its name.
+fn on_path(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(program));
+    found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| program.into())
 }
 
 /// A child in a network namespace of its own.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bookend_tests::data::{first_difference, random_file};
@@ -41,50 +41,69 @@ fn records(target: &Path) -> u64 {
     len.saturating_sub(HEADER_BYTES as u64) / RECORD_BYTES as u64
 }
 
+/// Waits until the far end has given up too, and copies the rest.
+fn again(network: &Network, rsh: &Path, words: [&str; 4]) -> Run {
+    let since = Instant::now();
+    loop {
+        let again = Run::of(command(network, rsh).args(["--json", "--explain"]).args(words));
+        if again.status == Some(0) || since.elapsed() > Duration::from_secs(30) {
+            return again.expect(0);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// In the lab the cable is also long, and loses packets.
 #[test]
 fn a_cable_that_is_pulled_out_ends_it_in_time_and_it_goes_on_later() {
     let Some(network) = or_say(Network::new()) else { return };
+    let is_long = or_say(network.shape("netem delay 4ms loss 0.5%")).is_some();
     let dir = scratch().dir("between");
     let rsh = rsh(&network, dir.path());
-    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    random_file(&source, 64 * MIB, 1).unwrap();
-    for (push, (from, to)) in [
-        (true, (source.display().to_string(), far(&target))),
-        (false, (far(&source), target.display().to_string())),
-    ] {
+    let source = dir.path().join("source");
+    random_file(&source, 6 * MIB + 77, 1).unwrap();
+    // Both ways at the same time, over the same cable; encrypted, and in clear.
+    let (pushed, pulled) = (dir.path().join("pushed"), dir.path().join("pulled"));
+    let (from, to) = (source.display().to_string(), pulled.display().to_string());
+    let (pull, push) = (far(&source), far(&pushed));
+    let copies = [
+        (&pushed, ["--transport", "auto", &from, &push]),
+        (&pulled, ["--transport=tcp", "--plain", &pull, &to]),
+    ];
+    let children = copies.map(|(_, words)| {
         let mut slow = command(&network, &rsh);
-        slow.args(["--timeout", "3", "--bwlimit", "30M", &from, &to]);
-        let child = slow.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let child = child.spawn().unwrap();
-        // Of 256 KiB each: 10 MiB.
-        while records(&target) < 40 {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        network.unplug().unwrap();
-        let since = Instant::now();
+        slow.args(["--timeout", "2", "--bwlimit", "3M"]).args(words);
+        slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    // Of 256 KiB each at most.
+    while copies.iter().any(|(target, _)| records(target) < 8) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    network.unplug().unwrap();
+    let since = Instant::now();
+    for (child, (target, _)) in children.into_iter().zip(copies) {
         let run = Run::from(child.wait_with_output().unwrap()).expect(1);
         assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
-        assert!(run.stderr.contains("silent for 3 s"), "{run:#?}");
+        assert!(run.stderr.contains("silent for 2 s"), "{run:#?}");
         assert!(run.stderr.contains("start the same command again"), "{run:#?}");
         assert!(!target.exists(), "nothing half-written under its name");
-        network.plug_in().unwrap();
-        let arrived = records(&target);
-        // The far end gives up by itself, too.
-        let since = Instant::now();
-        let mut again;
-        loop {
-            again = Run::of(command(&network, &rsh).args(["--json", &from, &to]));
-            if again.status == Some(0) || since.elapsed() > Duration::from_secs(30) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        let again = again.expect(0).json();
-        let resumed = again["resumed"].as_u64().unwrap_or(0);
-        assert!(resumed >= 8 * MIB, "{resumed} bytes of {arrived} pieces, push: {push}");
-        assert_eq!(first_difference(&source, &target).unwrap(), None);
-        fs::remove_file(&target).unwrap();
     }
+    network.plug_in().unwrap();
+    let go_on = |target: &Path, words: [&str; 4]| {
+        let arrived = records(target);
+        let run = again(&network, &rsh, words);
+        let resumed = run.json()["resumed"].as_u64().unwrap_or(0);
+        assert!(resumed > 0, "of {arrived} pieces: {words:?}");
+        assert_eq!(first_difference(&source, target).unwrap(), None);
+        // 8 ms there and back are 10 MB under way, for which the kernel's buffers take five connections.
+        let path = " ms there and back at 10.0 Gbit/s (assumed: the system does not say)";
+        assert!(!is_long || run.stderr.contains(path), "{run:#?}");
+    };
+    std::thread::scope(|scope| {
+        for (target, words) in copies {
+            scope.spawn(move || go_on(target, words));
+        }
+    });
 }
 
 #[test]
@@ -111,21 +130,4 @@ fn a_full_disk_is_told_and_gone_on_with() {
     let run = copy().expect(0).json();
     assert!(run["resumed"].as_u64().unwrap_or(0) >= 8 * MIB, "{run}");
     assert_eq!(first_difference(&source, &target).unwrap(), None);
-}
-
-#[test]
-fn a_long_and_leaky_cable_loses_nothing() {
-    let Some(network) = or_say(Network::new()) else { return };
-    if or_say(network.shape("netem delay 5ms loss 0.5%")).is_none() {
-        return;
-    }
-    let dir = scratch().dir("between");
-    let rsh = rsh(&network, dir.path());
-    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    random_file(&source, 32 * MIB, 3).unwrap();
-    for options in [&[][..], &["--plain"]] {
-        let mut command = command(&network, &rsh);
-        Run::of(command.args(options).arg(&source).arg(far(&target))).expect(0);
-        assert_eq!(first_difference(&source, &target).unwrap(), None);
-    }
 }

@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::carried::Carried;
 use super::channel::{Channel, Program};
 use super::error::{RemoteError, printable};
 use super::key;
 use super::lists::{List, Lists};
 use super::manifest::{self, Listing};
 use super::options::Transport;
+use super::path::{Path, Streams};
 use super::protocol::{Counts, Message, Naming};
 use super::receiver::{self, Receiver};
 use super::request::{Direction, Wanted};
@@ -22,7 +24,7 @@ use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES};
 use super::sender::{self, Sender};
 use super::session::{Over, Session};
 use super::task::{self, Task};
-use super::transport::rdma::{self, Fabric, How, Part, Reason, Upgrades};
+use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane, tcp::connect};
 use crate::copy::engine::Progress;
@@ -83,6 +85,7 @@ pub(super) fn run(
     let near = reached.stream.local_addr().ok().map(|address| address.ip());
     let patience = timeout.min(CONNECT);
     let Reached { _program: mut program, stream, address, mut preface, mut secret } = reached;
+    let measured = stream.try_clone().ok();
     let mut main = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
     if preface.secret == Secret::KeyFile {
         match receive(&mut main, host, timeout)? {
@@ -97,9 +100,8 @@ pub(super) fn run(
     let fabric = fabric(wanted, near)?;
     let mut task = wanted.task.clone();
     task.rdma = fabric.is_ok();
-    if task.rdma {
-        task.lanes = task.lanes.min(rdma::LANES_MAX);
-    }
+    let streams = streams(wanted, &fabric, measured);
+    task.lanes = streams.count;
     let sources = match task.naming {
         Naming::Operands => wanted.sources.clone(),
         _ => lists.iter().map(|list| list.top.clone()).collect(),
@@ -123,7 +125,7 @@ pub(super) fn run(
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    explain(&described(&task, &how, address, preface.cipher));
+    explain(&how.described(&task, &streams.why, address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let aes = preface.cipher == Cipher::Aes256Gcm;
     let session = Session::new(host.to_owned(), timeout, aes, progress, main.sink);
@@ -168,25 +170,77 @@ pub(super) fn run(
     }
 }
 
+/// How many lanes there are to be, and why if that is not what is usual.
+fn streams(
+    wanted: &Wanted,
+    fabric: &Result<Fabric, String>,
+    measured: Option<TcpStream>,
+) -> Streams {
+    let usual = wanted.task.lanes;
+    let count = match (fabric, wanted.streams) {
+        // One at least for each device.
+        (Ok(fabric), None) => usual.max(fabric.devices()).min(rdma::LANES_MAX),
+        (Ok(_), Some(count)) => count.min(rdma::LANES_MAX),
+        (Err(_), Some(count)) => count,
+        (Err(_), None) => {
+            let limit = wanted.task.settings.tuning.bwlimit;
+            // A comparison sends no pieces.
+            let path = measured.filter(|_| !wanted.task.check);
+            let path = path.map_or_else(Path::default, |main| Path::of(&main, limit));
+            return path.streams(usual);
+        }
+    };
+    Streams { count, why: String::new() }
+}
+
 /// So many lanes, each opened by `open`, with rings where there are upgrades.
 fn lanes<'a>(
     host: &str,
     count: u32,
-    mut preface: Preface,
+    preface: Preface,
     upgrades: &mut Option<Upgrades<'_>>,
-    open: impl Fn(&Preface) -> Result<Lane<'a>, RemoteError>,
+    open: impl Fn(&Preface) -> Result<Lane<'a>, RemoteError> + Sync,
 ) -> Result<Vec<Lane<'a>>, RemoteError> {
-    let mut one = |number: u32| {
-        preface.lane = number as u8; // at most LANES_MAX
-        let lane = open(&preface)?;
-        match upgrades {
-            Some(upgrades) => {
-                upgrades.lane(lane).map_err(|error| RemoteError::read(host, error, rdma::AGREE))
-            }
-            None => Ok(lane),
+    /// Lanes that are opened at the same time: each takes a few round trips.
+    const ABREAST: u32 = 16;
+    let open = &open;
+    let one = |number: u32| open(&Preface { lane: number as u8, ..preface }); // at most LANES_MAX
+    let Some(upgrades) = upgrades else {
+        let mut lanes = Vec::new();
+        let numbers: Vec<u32> = (1..=count).collect();
+        for numbers in numbers.chunks(ABREAST as usize) {
+            lanes.extend(abreast(numbers, one)?);
         }
+        return Ok(lanes);
     };
-    (1..=count).map(&mut one).collect()
+    // Both ends agree on one ring after the other.
+    let upgraded = |number| {
+        let lane = upgrades.lane(one(number)?);
+        lane.map_err(|error| RemoteError::read(host, error, rdma::AGREE))
+    };
+    (1..=count).map(upgraded).collect()
+}
+
+/// What `open` gives for each of the numbers, all asked at the same time.
+fn abreast<T: Send>(
+    numbers: &[u32],
+    open: impl Fn(u32) -> Result<T, RemoteError> + Copy + Send,
+) -> Result<Vec<T>, RemoteError> {
+    std::thread::scope(|scope| {
+        let start = |&number| {
+            let started = std::thread::Builder::new().spawn_scoped(scope, move || open(number));
+            started.map_err(|cause| RemoteError::Here {
+                operation: "start a thread".to_owned(),
+                cause,
+            })
+        };
+        let opening: Vec<_> = numbers.iter().map(start).collect();
+        let opened = opening.into_iter().map(|thread| match thread?.join() {
+            Ok(opened) => opened,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        opened.collect()
+    })
 }
 
 /// Sends or receives, until all is done or it is over.
@@ -365,7 +419,7 @@ fn connect_any(
     Err(RemoteError::Connect { host, tried, cause: last })
 }
 
-/// This end's device, or why there is no RDMA: nothing to say where nobody asked for it.
+/// This end's devices, or why there is no RDMA: nothing to say where nobody asked for it.
 ///
 /// # Errors
 /// [`RemoteError::NoRdma`] where it must be.
@@ -375,7 +429,7 @@ fn fabric(wanted: &Wanted, near: Option<IpAddr>) -> Result<Result<Fabric, String
         Transport::Auto if !wanted.task.plain => {
             "it would go unencrypted, which --plain or --transport rdma allows".to_owned()
         }
-        _ => match Fabric::open(near) {
+        _ => match Fabric::open(near, wanted.streams.unwrap_or(rdma::LANES_MAX)) {
             Ok(fabric) => return Ok(Ok(fabric)),
             Err(why) => why,
         },
@@ -385,68 +439,13 @@ fn fabric(wanted: &Wanted, near: Option<IpAddr>) -> Result<Result<Fabric, String
 }
 
 /// No RDMA because of `why`, which is an error where it must be.
-fn must(wanted: &Wanted, why: &str) -> Result<(), RemoteError> {
+pub(super) fn must(wanted: &Wanted, why: &str) -> Result<(), RemoteError> {
     match wanted.transport {
         Transport::Rdma => {
             Err(RemoteError::NoRdma { host: wanted.host.clone(), why: why.to_owned() })
         }
         _ => Ok(()),
     }
-}
-
-/// What carries pieces, and why.
-struct Carried {
-    /// Lanes with rings, and what those are like.
-    rings: Option<(u32, How)>,
-    /// Why the others have none.
-    reason: String,
-}
-
-impl Carried {
-    fn of(
-        wanted: &Wanted,
-        upgrades: Option<Upgrades<'_>>,
-        refused: Option<&String>,
-    ) -> Result<Self, RemoteError> {
-        let Some(upgrades) = upgrades else {
-            return Ok(Self { rings: None, reason: refused.cloned().unwrap_or_default() });
-        };
-        let reason = match upgrades.reason {
-            None => String::new(),
-            Some(Reason::Here(why)) => why,
-            Some(Reason::There(why)) => format!("{}: {why}", wanted.host),
-        };
-        if !reason.is_empty() {
-            must(wanted, &reason)?;
-        }
-        Ok(Self { rings: upgrades.how.map(|how| (upgrades.rings, how)), reason })
-    }
-}
-
-/// How bytes go, for `--explain`.
-fn described(task: &Task, how: &Carried, address: SocketAddr, cipher: Cipher) -> String {
-    let cipher = match cipher {
-        Cipher::Aes256Gcm => "AES-256-GCM",
-        Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
-    };
-    const READABLE: &str =
-        "contents of files over 256 KiB can be read on their way, and not changed unnoticed";
-    let lanes = task.lanes;
-    let mut text = match &how.rings {
-        Some((rings, how)) => format!(
-            "over RDMA by {how}; {rings} queue pairs of {lanes} lanes; {READABLE}; all else goes over \
-             TCP to {address}, encrypted ({cipher})"
-        ),
-        None if task.plain => format!(
-            "over TCP to {address}, {lanes} connections; {READABLE} (--plain); all else is encrypted \
-             ({cipher})"
-        ),
-        None => format!("over TCP to {address}, {lanes} connections, encrypted ({cipher})"),
-    };
-    if !how.reason.is_empty() {
-        text.push_str(&format!("; not over RDMA: {}", how.reason));
-    }
-    text
 }
 
 /// A lane to `host` that was not opened.

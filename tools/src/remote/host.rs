@@ -248,7 +248,7 @@ fn received(request: &Request) -> Result<Vec<receiver::Operand>, RemoteError> {
     })
 }
 
-/// This end's device, if the client wants RDMA; or why it cannot have it.
+/// This end's devices, if the client wants RDMA; or why it cannot have it.
 fn fabric(opened: &Opened<'_>, task: &Task) -> Result<Fabric, String> {
     if !task.rdma {
         return Err(String::new()); // nobody asks
@@ -259,7 +259,7 @@ fn fabric(opened: &Opened<'_>, task: &Task) -> Result<Fabric, String> {
     if task.lanes > rdma::LANES_MAX {
         return Err(format!("{} lanes are wanted, and {} can be", task.lanes, rdma::LANES_MAX));
     }
-    Fabric::open(opened.near)
+    Fabric::open(opened.near, task.lanes)
 }
 
 /// Waits for the lanes that carry pieces.

@@ -5,9 +5,9 @@
 //!   what a way between machines offers, and [`tcp`](transport::tcp) one such way.
 //! - [`root`] is where paths may lead, [`attributes`] what files have besides their contents, [`task`]
 //!   what is to be done, [`error`] why it is not; [`direct`] reads and writes files past the page cache.
-//! - [`session`] is what both ends have while a copy lasts; [`sender`] and [`receiver`] are the two
+//! - [`session`] is what both ends have while a copy lasts, [`near`] where a lane's threads run; [`sender`] and [`receiver`] are the two
 //!   parts, and each end can play either.
-//! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes.
+//! - [`key`], [`channel`] and [`door`]: how the ends come to a secret, and to lanes; [`path`] how many of those.
 //! - [`manifest`] is the list of checksums, and who puts what on it.
 //! - [`lists`] is what names what is to be copied, where operands alone do not.
 //! - [`client`] is the end that the user is at, [`host`] the other one, [`comparison`] the former
@@ -15,6 +15,7 @@
 //!   are the command line.
 
 pub mod attributes;
+mod carried;
 pub mod channel;
 pub mod client;
 pub mod comparison;
@@ -25,7 +26,9 @@ pub mod host;
 pub mod key;
 pub mod lists;
 pub mod manifest;
+pub mod near;
 pub mod options;
+pub mod path;
 pub mod protocol;
 pub mod receiver;
 pub mod request;

@@ -26,7 +26,12 @@ pub struct RemoteOptions {
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
 
-    /// TCP connections for big files; over RDMA queue pairs, 8 at most
+    /// TCP connections for big files (as many as the path takes); over RDMA queue pairs, 8 at most
+    ///
+    /// Without it there is one for each processor, up to 4, and over a long path as many as it takes to hold what is
+    /// under way: the time there and back, times the speed of the link (10 Gbit/s where the system does not say),
+    /// against what the kernel's buffers for one connection hold (net.ipv4.tcp_wmem, tcp_rmem). Over RDMA there is one
+    /// at least for each of this end's devices, which queue pairs take in turn. --explain says how many, and why.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(LANES_MAX)))]
     pub streams: Option<u32>,
 

@@ -29,6 +29,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::error::{RemoteError, printable};
 use super::lists::List;
 use super::manifest::Listing;
+use super::near;
 use super::protocol::{Counts, Entry, Message, Naming, Onto};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -193,9 +194,10 @@ impl<'a, 's> Receiver<'a, 's> {
             }
             for lane in lanes {
                 self.session.add(lane.closer);
-                let (sink, mut feed) = (lane.sink, lane.feed);
+                let (sink, mut feed, node) = (lane.sink, lane.feed, lane.node);
                 drop(sink);
                 scope.spawn(move || {
+                    near::stay(node);
                     let _ = self.receive_pieces(&mut *feed); // the session knows why
                 });
             }

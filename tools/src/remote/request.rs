@@ -36,8 +36,10 @@ pub struct Wanted {
     pub sources: Vec<PathBuf>,
     /// Where to.
     pub target: Target,
-    /// How.
+    /// How; as many lanes as processors take where nobody says how many.
     pub task: Task,
+    /// Lanes that the user wants.
+    pub streams: Option<u32>,
     /// What reaches the other machine.
     pub rsh: Vec<OsString>,
     /// Its hugecp.
@@ -158,6 +160,7 @@ impl Wanted {
             sources,
             target,
             task,
+            streams: remote.streams,
             rsh,
             remote_program: remote.remote_program.clone().unwrap_or_else(|| "hugecp".into()),
             key_file: remote.key_file.clone(),

@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::error::{RemoteError, printable};
 use super::manifest::{Copied, Listing};
+use super::near;
 use super::protocol::{Counts, Extent, Message, Naming, Relative};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
@@ -134,9 +135,10 @@ impl<'a, 's> Sender<'a, 's> {
             });
             for lane in lanes {
                 self.session.add(lane.closer);
-                let (mut sink, feed) = (lane.sink, lane.feed);
+                let (mut sink, feed, node) = (lane.sink, lane.feed, lane.node);
                 drop(feed);
                 scope.spawn(move || {
+                    near::stay(node);
                     let _ = self.send_pieces(&mut *sink);
                 });
             }

@@ -212,7 +212,8 @@ impl Task {
     }
 }
 
-/// Lanes where nobody says how many: one for each processor, since each end has a thread for each.
+/// Lanes where nobody says how many and the path takes no more: one for each processor, since each end has a thread for
+/// each.
 pub fn lanes() -> u32 {
     const ENOUGH: usize = 4;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

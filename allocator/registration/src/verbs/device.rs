@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bookend::units::{Bytes, Node};
 
 use super::abi::{self, Context, ContextEx, DeviceAttr, DeviceAttrEx, PortAttr};
+use super::endpoint::address;
 use super::library::Library;
 use crate::RegisterError;
 
@@ -226,6 +227,17 @@ impl Device {
             Ipv6Addr::from(u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low)))
         };
         self.gids(port, attr.gid_tbl_len).into_iter().any(|(_, found)| gid(found) == wanted)
+    }
+
+    /// The address that queue pairs at a port (the first is 1) are reached at, in network byte order; zeros where it
+    /// has none.
+    pub fn port_address(&self, port: u8) -> [u8; 16] {
+        let count = self.port(port).map_or(0, |port| port.gid_tbl_len);
+        let [high, low] = address(&self.gids(port, count)).map_or([0; 2], |(_, gid)| gid);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&high.to_ne_bytes()); // as it lies in memory
+        bytes[8..].copy_from_slice(&low.to_ne_bytes());
+        bytes
     }
 
     /// The NUMA node that it is at, where the machine says so.

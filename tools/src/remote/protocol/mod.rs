@@ -31,8 +31,9 @@
 //!                                             ←  Names      (in order; the last says that it is)
 //! ```
 //!
-//! A data lane that is to use RDMA begins with `Ring` from both ends, `Slots` from the receiver, `Ready`,
-//! `Credit`; either end may `Refuse` instead of its word, and the lane is one of TCP then.
+//! The first data lane that is to use RDMA begins with `Devices` from both ends. Each goes on with `Ring` from both
+//! ends, `Slots` from the receiver, `Ready`, `Credit`; either end may `Refuse` instead of its word, and both begin
+//! again with the `Ring` of another device then, or go on over TCP where there is none.
 
 mod fields;
 mod records;
@@ -40,7 +41,7 @@ mod records;
 pub use fields::{Blob, Malformed, Name, PathText, Relative};
 use fields::{Field, Input};
 pub use records::{
-    Attributes, Counts, Entry, ExtendedAttribute, Extent, Moment, Request, RuleText, Slot,
+    Attributes, Counts, Entry, ExtendedAttribute, Extent, Moment, Port, Request, RuleText, Slot,
 };
 
 use crate::copy::sum::Summer;
@@ -57,6 +58,10 @@ pub const PIECE_MAX: usize = 1 << 20;
 pub const ATTRIBUTES_MAX: usize = 128 << 10;
 /// Bytes of a queue pair's text at most.
 const ENDPOINT_MAX: usize = 128;
+/// RDMA devices of one end that a session may use.
+pub const DEVICES_MAX: usize = 8;
+/// Bytes of a device's name at most.
+const DEVICE_NAME_MAX: usize = 64;
 /// Slots that a ring may have.
 pub const SLOTS_MAX: usize = bookend_registration::ring::Shape::SLOTS_MAX as usize;
 
@@ -229,6 +234,8 @@ messages! {
     42 Ready {}
     /// The receiver has used up the oldest slot.
     43 Credit { /** The key for its next use. */ key: u32 }
+    /// Whose lanes may be RDMA's: what both ends tell first; or [`Message::Refuse`].
+    44 Devices { /** At least one. */ devices: Vec<Port> }
     /// All is done.
     35 Done { /** What was. */ counts: Counts }
 }
@@ -320,6 +327,10 @@ impl Message {
             }
             Self::Small { content, .. } => content.0.len() <= SMALL_MAX,
             Self::Ring { endpoint, .. } => endpoint.len() <= ENDPOINT_MAX,
+            Self::Devices { devices } => {
+                (1..=DEVICES_MAX).contains(&devices.len())
+                    && devices.iter().all(|device| device.name.len() <= DEVICE_NAME_MAX)
+            }
             Self::Slots { slots } => (1..=SLOTS_MAX).contains(&slots.len()),
             Self::Have { extents, .. } => {
                 extents.iter().all(|extent| extent.start < extent.end)

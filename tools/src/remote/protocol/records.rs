@@ -74,7 +74,8 @@ records! {
         plain: bool,
         /// Data lanes.
         lanes: u32,
-        /// Bytes of pieces go over RDMA where they can; each lane then begins with [`Ring`](super::Message::Ring).
+        /// Bytes of pieces go over RDMA where they can; the first lane then begins with
+        /// [`Devices`](super::Message::Devices), each further one with [`Ring`](super::Message::Ring).
         rdma: bool,
     }
     /// A pattern.
@@ -121,6 +122,13 @@ records! {
         link: u64,
         /// What it has.
         attributes: Attributes,
+    }
+    /// A device for RDMA.
+    Port {
+        /// Its name, for people.
+        name: String,
+        /// The address that its queue pairs are reached at; zeros where it has none.
+        address: [u8; 16],
     }
     /// Memory that the other end may write to over RDMA.
     Slot {

@@ -91,6 +91,7 @@ fn samples() -> Vec<Message> {
         Message::Piece { file: 1, offset: 1 << 40, len: PIECE_MAX as u32, sum: [5; 32] },
         Message::Written { file: 1, offset: 7, len: 1, sum: [6; 32] },
         Message::Ring { endpoint: "0:1:2:3".into(), immediates: true, windows: false },
+        Message::Devices { devices: vec![Port { name: "rxe0".into(), address: [7; 16] }; 2] },
         Message::Slots { slots: vec![Slot { address: 1 << 60, key: 9 }; 2] },
         Message::Ready {},
         Message::Credit { key: 7 },
@@ -194,6 +195,7 @@ fn listed_paths_lead_down_only() {
 fn values_that_cannot_be_are_refused() {
     let sum = [0; 32];
     let extent = |start, end| Extent { start, end };
+    let port = |len| Port { name: "n".repeat(len), address: [0; 16] };
     let bad_request = |change: fn(&mut Request)| {
         let mut request = request();
         change(&mut request);
@@ -208,6 +210,9 @@ fn values_that_cannot_be_are_refused() {
         Message::Have { file: 0, extents: vec![extent(5, 9), extent(8, 10)] },
         Message::Written { file: 0, offset: 0, len: PIECE_MAX as u32 + 1, sum },
         Message::Ring { endpoint: "0".repeat(ENDPOINT_MAX + 1), immediates: true, windows: true },
+        Message::Devices { devices: Vec::new() },
+        Message::Devices { devices: vec![port(1); DEVICES_MAX + 1] },
+        Message::Devices { devices: vec![port(DEVICE_NAME_MAX + 1)] },
         Message::Slots { slots: Vec::new() },
         Message::Slots { slots: vec![Slot { address: 0, key: 0 }; SLOTS_MAX + 1] },
         bad_request(|request| request.onto = 3),

@@ -5,12 +5,15 @@
 //! gives out that: a piece is read from its file to where it is sent from, and written to its file
 //! from where it arrived.
 
+pub mod info;
 pub mod rdma;
 pub mod tcp;
 
 use std::fs::File;
 use std::io;
 use std::time::Duration;
+
+use bookend::units::Node;
 
 use super::protocol::{Malformed, Message};
 use super::secure::ReadError;
@@ -85,6 +88,8 @@ pub struct Lane<'a> {
     pub feed: Box<dyn Feed + 'a>,
     /// What ends it.
     pub closer: Box<dyn Closer>,
+    /// The NUMA node that its memory and its device are at, if it has both.
+    pub node: Option<Node>,
 }
 
 impl std::fmt::Debug for Lane<'_> {

@@ -114,13 +114,16 @@ pub struct Manner<'a> {
     pub timeout: Option<Duration>,
 }
 
+/// What the buffers of a lane take at most: two, each of which begins at a block, since the tag of the last record needs
+/// room too.
+pub const BUFFER_BYTES: Bytes = Bytes::mib(4);
+
 /// Memory for the buffers of `lanes` lanes.
 ///
 /// # Errors
 /// [`OpenError::Memory`].
 pub fn arena(lanes: u32) -> Result<Arena, OpenError> {
-    // Two buffers, each of which begins at a block: the tag of the last record needs room too.
-    let blocks = Bytes::mib(4 * u64::from(lanes.max(1)));
+    let blocks = Bytes::new(BUFFER_BYTES.get() * u64::from(lanes.max(1)));
     Pool::builder()
         .capacity(blocks)
         .rung(Rung::Transparent, Use::Allowed)
@@ -218,7 +221,8 @@ fn lane<'a>(stream: TcpStream, keys: Keys, manner: &Manner<'a>) -> Result<Lane<'
         len: 0,
         plain: manner.plain,
     };
-    Ok(Lane { sink: Box::new(sink), feed: Box::new(feed), closer: Box::new(TcpCloser(stream)) })
+    let (sink, feed) = (Box::new(sink), Box::new(feed));
+    Ok(Lane { sink, feed, closer: Box::new(TcpCloser(stream)), node: None })
 }
 
 struct TcpSink<'a> {

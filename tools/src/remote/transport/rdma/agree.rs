@@ -1,75 +1,82 @@
 //! How the two ends of a lane agree on a ring, or on none.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bookend_registration::ring::{Patience, ReceiveRing, RingError, SendRing};
-use bookend_registration::verbs::{Endpoint, RemoteMemory, WorkError};
+use bookend_registration::verbs::{Domain, Endpoint, RemoteMemory, WorkError};
 
-use super::{Fabric, How, Part, Reason, SHAPE};
+use super::{How, Part, Reason, SHAPE};
 use crate::remote::error::printable;
 use crate::remote::protocol::{Malformed, Message, Slot};
 use crate::remote::secure::ReadError;
 use crate::remote::transport::Lane;
 
-/// How long the first write may take; where nothing comes through, devices try for longer.
-const FIRST: Duration = Duration::from_secs(8);
 /// What the first write carries; nobody looks at it.
 const FIRST_BYTES: usize = 8;
 
-/// A ring for `lane`, which both ends have then.
+/// A ring for `lane` by the device of `domain`, which both ends have then. `limit` is how long the first write may take.
 pub(super) fn agree(
     lane: &mut Lane<'_>,
-    fabric: Result<&Fabric, &str>,
+    domain: &Arc<Domain>,
     part: Part,
+    limit: Duration,
 ) -> Result<(Ring, How), Stop> {
-    let ring = fabric.map_err(str::to_owned).and_then(|fabric| {
-        let domain = &fabric.domain;
-        let ring = match part {
-            Part::Sends => SendRing::new(domain, SHAPE).map(Ring::Send),
-            Part::Receives => ReceiveRing::new(domain, SHAPE).map(Ring::Receive),
-        };
-        ring.map(|ring| (ring, domain.device())).map_err(|error| error.to_string())
-    });
+    let device = domain.device();
+    let ring = match part {
+        Part::Sends => SendRing::new(domain, SHAPE).map(Ring::Send),
+        Part::Receives => ReceiveRing::new(domain, SHAPE).map(Ring::Receive),
+    };
+    let ring = ring.map_err(|error| error.to_string());
     say(
         lane,
         &match &ring {
-            Ok((ring, device)) => ring.introduce(device.has_immediates()),
+            Ok(ring) => ring.introduce(device.has_immediates()),
             Err(why) => Message::Refuse { why: why.clone() },
         },
     )?;
-    let theirs = match hear(lane) {
-        Err(Stop::Lane(error)) => return Err(Stop::Lane(error)),
-        theirs => theirs,
-    };
-    let (mut ring, device) = ring.map_err(|why| Stop::Reason(Reason::Here(why)))?;
-    let Message::Ring { endpoint, immediates, windows } = theirs? else {
-        return Err(breach("no ring, where one was to be agreed on"));
+    let (mut ring, endpoint, immediates, windows) = match (ring, lane.feed.receive()?) {
+        (Ok(ring), Message::Ring { endpoint, immediates, windows }) => {
+            (ring, endpoint, immediates, windows)
+        }
+        (Err(why), Message::Ring { .. }) => {
+            return Err(Stop::NoRing { here: Some(why), there: None });
+        }
+        (ring, Message::Refuse { why }) => {
+            return Err(Stop::NoRing { here: ring.err(), there: Some(printable(&why)) });
+        }
+        _ => return Err(breach("no ring, where one was to be agreed on")),
     };
     let endpoint = endpoint.parse().map_err(|_| breach("a queue pair that cannot be"))?;
     let immediates = immediates && device.has_immediates();
     let stop = AtomicBool::new(false);
-    let patience = Patience { limit: FIRST, stop: &stop };
-    let windows = match &mut ring {
+    let patience = Patience { limit, stop: &stop };
+    let tried = match &mut ring {
         Ring::Send(ring) => {
-            try_to_send(lane, ring, &endpoint, immediates, &patience)?;
-            windows
+            try_to_send(lane, ring, &endpoint, immediates, &patience).map(|()| windows)
         }
-        Ring::Receive(ring) => {
-            try_to_receive(lane, ring, &endpoint, immediates, &patience)?;
-            ring.has_windows()
-        }
+        Ring::Receive(ring) => try_to_receive(lane, ring, &endpoint, immediates, &patience)
+            .map(|()| ring.has_windows()),
     };
-    let device = format!("{} with {}", device.name(), ring.describe());
-    Ok((ring, How { device, windows, immediates }))
+    if let Err(Stop::Trial(Reason::Here(why))) = &tried {
+        say(lane, &Message::Refuse { why: why.clone() })?;
+    }
+    let how = How { memory: ring.describe(), windows: tried?, immediates };
+    Ok((ring, how))
 }
 
-/// Why no ring was agreed on.
+/// Why no ring was agreed on. Both ends know.
 pub(super) enum Stop {
-    /// Because of this end, which the other one is to be told.
-    Here(String),
-    /// The other one knows.
-    Reason(Reason),
+    /// One of the devices, or both, gives none.
+    NoRing {
+        /// Why that of this end does not.
+        here: Option<String>,
+        /// Why that of the other one does not.
+        there: Option<String>,
+    },
+    /// Nothing goes from the one device to the other.
+    Trial(Reason),
     /// It is the lane itself.
     Lane(ReadError),
 }
@@ -80,18 +87,19 @@ impl From<ReadError> for Stop {
     }
 }
 
-fn breach(what: &'static str) -> Stop {
+pub(super) fn breach(what: &'static str) -> Stop {
     Stop::Lane(Malformed(what).into())
 }
 
 fn here(error: impl Into<RingError>) -> Stop {
-    match error.into() {
-        RingError::Breach(what) => breach(what),
+    let why = match error.into() {
+        RingError::Breach(what) => return breach(what),
         RingError::Work(WorkError::TimedOut(after)) => {
-            Stop::Here(format!("nothing came through in {} s", after.as_secs()))
+            format!("nothing came through in {} s", after.as_secs())
         }
-        error => Stop::Here(error.to_string()),
-    }
+        error => error.to_string(),
+    };
+    Stop::Trial(Reason::Here(why))
 }
 
 pub(super) fn say(lane: &mut Lane<'_>, message: &Message) -> Result<(), ReadError> {
@@ -99,9 +107,9 @@ pub(super) fn say(lane: &mut Lane<'_>, message: &Message) -> Result<(), ReadErro
 }
 
 /// The next word, unless it is a refusal.
-fn hear(lane: &mut Lane<'_>) -> Result<Message, Stop> {
+pub(super) fn hear(lane: &mut Lane<'_>) -> Result<Message, Stop> {
     match lane.feed.receive()? {
-        Message::Refuse { why } => Err(Stop::Reason(Reason::There(printable(&why)))),
+        Message::Refuse { why } => Err(Stop::Trial(Reason::There(printable(&why)))),
         message => Ok(message),
     }
 }
@@ -148,7 +156,8 @@ fn try_to_receive(
     ring.arrive(FIRST_BYTES, patience).map_err(here)?;
     match ring.give_back(patience).map_err(here)? {
         Some(key) => Ok(say(lane, &Message::Credit { key })?),
-        None => Err(Stop::Here("a slot that arrived was lost".to_owned())), // it has just arrived
+        // It has just arrived.
+        None => Err(Stop::Trial(Reason::Here("a slot that arrived was lost".to_owned()))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bookend::units::Node;
 use bookend_registration::ring::{Patience, ReceiveRing, RingError, SendRing};
 use bookend_registration::verbs::WorkError;
 
@@ -13,19 +14,24 @@ use crate::remote::protocol::{Malformed, Message};
 use crate::remote::secure::ReadError;
 use crate::remote::transport::{Closer, Feed, Lane, Sink};
 
-/// `lane` with a ring beside it.
-pub(super) fn with_ring<'a>(lane: Lane<'a>, ring: Ring, timeout: Duration) -> Lane<'a> {
+/// `lane` with a ring beside it, whose device is at `node`.
+pub(super) fn with_ring<'a>(
+    lane: Lane<'a>,
+    ring: Ring,
+    timeout: Duration,
+    node: Option<Node>,
+) -> Lane<'a> {
     let closed = Arc::new(AtomicBool::new(false));
     let closer = Box::new(RingCloser { closed: closed.clone(), inner: lane.closer });
     let (lane, waits) = ((lane.sink, lane.feed), Waits { closed, timeout });
     match ring {
         Ring::Send(ring) => {
             let sink = Box::new(RingSink { lane, ring, waits });
-            Lane { sink, feed: Box::new(OneWay), closer }
+            Lane { sink, feed: Box::new(OneWay), closer, node }
         }
         Ring::Receive(ring) => {
             let feed = Box::new(RingFeed { lane, ring, waits });
-            Lane { sink: Box::new(OneWay), feed, closer }
+            Lane { sink: Box::new(OneWay), feed, closer, node }
         }
     }
 }

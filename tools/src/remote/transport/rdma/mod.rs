@@ -20,69 +20,44 @@
 //! [`LANES_MAX`] times 8 MiB at most, whatever it asks for. A peer that dies or hangs is noticed on the main
 //! lane; bytes that were announced and do not come are waited for no longer than `--timeout`.
 //!
+//! **Several devices**: both ends tell theirs before the first ring, and lanes take them in turn (`pairs`). A pair
+//! by which nothing comes through is left out, and the lane tries another one, in bounded time. A ring's memory is on
+//! its device's NUMA node, and the lane's threads are to run there ([`Lane::node`]).
+//!
 //! Where a lane cannot have a ring it stays one of TCP, and so do those after it: both ends know.
 
 mod agree;
+mod fabric;
 mod lanes;
+mod pairs;
+mod ways;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bookend::units::Bytes;
+use bookend::units::{Bytes, Node};
 use bookend_registration::ring::Shape;
-use bookend_registration::verbs::{Device, Domain, devices};
 
 use super::Lane;
-use crate::remote::protocol::{Message, PIECE_MAX};
+use crate::remote::error::printable;
+use crate::remote::protocol::{DEVICES_MAX, Malformed, Message, PIECE_MAX, Port};
 use crate::remote::secure::ReadError;
-use agree::{Stop, agree, say};
+use agree::{Ring, Stop, agree, say};
+pub use fabric::Fabric;
+use pairs::{Pair, Pairs};
+pub use ways::{How, Ways};
 
 /// Lanes of a session that have rings, at most: each takes 10 MiB of locked memory.
 pub const LANES_MAX: u32 = 8;
+const _: () = assert!(LANES_MAX as usize <= DEVICES_MAX, "each lane may have a device of its own");
 const SHAPE: Shape = Shape { slots: 8, slot: Bytes::mib(1) };
 const _: () = assert!(SHAPE.slot.get() == PIECE_MAX as u64);
 /// How long one word of the other end may take while a ring is agreed on.
 pub const AGREE: Duration = Duration::from_secs(12);
-
-/// A device of this machine.
-#[derive(Debug)]
-pub struct Fabric {
-    domain: Arc<Domain>,
-}
-
-impl Fabric {
-    /// Opens the device that has this machine's address `near`, if one has; otherwise the first whose port is up.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn open(near: Option<IpAddr>) -> Result<Self, String> {
-        let names = devices().map_err(|error| error.to_string())?;
-        let (mut found, mut reasons) = (None, Vec::new());
-        for name in names {
-            match Device::open(Some(&name)) {
-                Ok(device) if device.is_active(1) => {
-                    let is_near = near.is_some_and(|near| device.has_address(1, near));
-                    if is_near || found.is_none() {
-                        found = Some(device);
-                    }
-                    if is_near {
-                        break;
-                    }
-                }
-                Ok(_) => reasons.push(format!("the port of {name} is down")),
-                Err(error) => reasons.push(format!("{name}: {error}")),
-            }
-        }
-        let device = found.ok_or_else(|| match reasons.is_empty() {
-            true => "there is no RDMA device".to_owned(),
-            false => reasons.join("; "),
-        })?;
-        let domain = Domain::new(&device).map_err(|error| error.to_string())?;
-        Ok(Self { domain })
-    }
-}
+/// How long the first write may take; where nothing comes through, devices try for longer.
+const FIRST: Duration = Duration::from_secs(8);
+/// The same where there are other devices to try.
+const FIRST_OF_SEVERAL: Duration = Duration::from_secs(4);
+const _: () = assert!(FIRST.as_secs() < AGREE.as_secs());
 
 /// Which part this end plays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,34 +68,33 @@ pub enum Part {
     Receives,
 }
 
-/// Why a lane has no ring.
+/// Why a lane has no ring, or not by a device that there is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reason {
     /// Because of this machine.
     Here(String),
     /// Because of the other one, in its words.
     There(String),
+    /// None of the devices is left: [`Upgrades::passed_over`] says why.
+    NoneLeft,
 }
 
-/// How the bytes of a lane go.
+/// A device that lanes do not take, or not with one of the other end's.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct How {
-    /// This machine's device, and what its ring is of.
-    device: String,
-    /// The receiver takes keys back.
-    windows: bool,
-    immediates: bool,
+pub struct PassedOver {
+    /// This end's.
+    here: Option<String>,
+    /// The other one's.
+    there: Option<String>,
+    reason: Reason,
 }
 
-impl fmt::Display for How {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told = if self.immediates { "immediate data" } else { "messages" };
-        let taken = match self.windows {
-            true => "keys are taken back before the data is used",
-            false => "data is copied before it is used, for want of memory windows",
-        };
-        write!(f, "{}, arrivals told by {told}, {taken}", self.device)
-    }
+/// The devices of both ends.
+#[derive(Debug)]
+struct Met<'f> {
+    fabric: &'f Fabric,
+    theirs: Vec<Port>,
+    pairs: Pairs,
 }
 
 /// Gives the lanes of a session rings, as long as that works.
@@ -129,18 +103,21 @@ pub struct Upgrades<'f> {
     fabric: Result<&'f Fabric, &'f str>,
     part: Part,
     timeout: Duration,
+    /// Once both ends have told.
+    met: Option<Met<'f>>,
     /// How the first lanes go.
-    pub how: Option<How>,
-    /// How many those are.
-    pub rings: u32,
+    pub ways: Ways,
     /// Why the others do not.
     pub reason: Option<Reason>,
+    /// What was tried in vain.
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl<'f> Upgrades<'f> {
-    /// By the device of this machine, if there is one. `timeout` is how long bytes may take that are on their way.
+    /// By the devices of this machine, if there are any. `timeout` is how long bytes may take that are on their way.
     pub fn new(fabric: Result<&'f Fabric, &'f str>, part: Part, timeout: Duration) -> Self {
-        Self { fabric, part, timeout, how: None, rings: 0, reason: None }
+        let (ways, passed_over) = (Ways::default(), Vec::new());
+        Self { fabric, part, timeout, met: None, ways, reason: None, passed_over }
     }
 
     /// The lane with a ring, or as it was, if the other end does the same.
@@ -152,24 +129,149 @@ impl<'f> Upgrades<'f> {
             return Ok(lane);
         }
         lane.closer.set_patience(Some(AGREE))?;
-        let agreed = agree(&mut lane, self.fabric, self.part);
+        let ring = self.ring(&mut lane);
         lane.closer.set_patience(None)?;
-        let (ring, how) = match agreed {
-            Ok(agreed) => agreed,
-            Err(Stop::Lane(error)) => return Err(error),
-            Err(Stop::Reason(reason)) => {
+        Ok(match ring? {
+            Ok((ring, node)) => lanes::with_ring(lane, ring, self.timeout, node),
+            Err(reason) => {
                 self.reason = Some(reason);
-                return Ok(lane);
+                lane
             }
-            Err(Stop::Here(why)) => {
-                self.reason = Some(Reason::Here(why.clone()));
-                say(&mut lane, &Message::Refuse { why })?;
-                return Ok(lane);
-            }
+        })
+    }
+
+    /// A ring by the devices whose turn it is, or by others, and its device's node.
+    fn ring(
+        &mut self,
+        lane: &mut Lane<'_>,
+    ) -> Result<Result<(Ring, Option<Node>), Reason>, ReadError> {
+        let mut met = match self.met.take() {
+            Some(met) => met,
+            None => match self.meet(lane)? {
+                Ok(met) => met,
+                Err(reason) => return Ok(Err(reason)),
+            },
         };
-        self.how = Some(how);
-        self.rings += 1;
-        Ok(lanes::with_ring(lane, ring, self.timeout))
+        let ring = self.first_that_works(lane, &mut met);
+        self.met = Some(met);
+        Ok(ring?.ok_or(Reason::NoneLeft))
+    }
+
+    /// Tells the other end of this one's devices, and hears of its.
+    fn meet(&self, lane: &mut Lane<'_>) -> Result<Result<Met<'f>, Reason>, ReadError> {
+        let word = match self.fabric {
+            Ok(fabric) => Message::Devices { devices: fabric.ports() },
+            Err(why) => Message::Refuse { why: why.to_owned() },
+        };
+        say(lane, &word)?;
+        let theirs = match lane.feed.receive()? {
+            Message::Devices { devices } => Ok(devices),
+            Message::Refuse { why } => Err(Reason::There(printable(&why))),
+            _ => return Err(Malformed("no devices, where they were to be told").into()),
+        };
+        let fabric = self.fabric.map_err(|why| Reason::Here(why.to_owned()));
+        Ok(fabric.and_then(|fabric| {
+            let theirs = theirs?;
+            let addresses = |ports: &[Port]| ports.iter().map(|port| port.address).collect();
+            let (own, other): (Vec<_>, Vec<_>) = (addresses(&fabric.ports()), addresses(&theirs));
+            let pairs = match self.part {
+                Part::Sends => Pairs::new(&own, &other),
+                Part::Receives => Pairs::new(&other, &own),
+            };
+            Ok(Met { fabric, theirs, pairs })
+        }))
+    }
+
+    fn first_that_works(
+        &mut self,
+        lane: &mut Lane<'_>,
+        met: &mut Met<'f>,
+    ) -> Result<Option<(Ring, Option<Node>)>, ReadError> {
+        while let Some(pair) = met.pairs.next() {
+            let Pair { sender, receiver } = pair;
+            let (own, other) = match self.part {
+                Part::Sends => (sender, receiver),
+                Part::Receives => (receiver, sender),
+            };
+            let domain = met.fabric.domain(own);
+            let here = || Some(domain.device().name().to_owned());
+            let there = || Some(printable(&met.theirs[other].name));
+            let limit = if met.pairs.has_other(pair) { FIRST_OF_SEVERAL } else { FIRST };
+            match agree(lane, domain, self.part, limit) {
+                Ok((ring, how)) => {
+                    met.pairs.worked(pair);
+                    let node = domain.device().node();
+                    self.ways.add(domain.device().name(), node, how);
+                    return Ok(Some((ring, node)));
+                }
+                Err(Stop::Trial(reason)) => {
+                    met.pairs.failed(pair);
+                    self.passed_over.push(PassedOver { here: here(), there: there(), reason });
+                }
+                Err(Stop::NoRing { here: own_reason, there: other_reason }) => {
+                    // Both ends count alike: whose device it is, both know.
+                    let (no_sender, no_receiver) = match self.part {
+                        Part::Sends => (own_reason.is_some(), other_reason.is_some()),
+                        Part::Receives => (other_reason.is_some(), own_reason.is_some()),
+                    };
+                    if no_sender {
+                        met.pairs.without_sender(sender);
+                    }
+                    if no_receiver {
+                        met.pairs.without_receiver(receiver);
+                    }
+                    if let Some(why) = own_reason {
+                        let reason = Reason::Here(why);
+                        self.passed_over.push(PassedOver { here: here(), there: None, reason });
+                    }
+                    if let Some(why) = other_reason {
+                        let reason = Reason::There(why);
+                        self.passed_over.push(PassedOver { here: None, there: there(), reason });
+                    }
+                }
+                Err(Stop::Lane(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why lanes have no rings, for people, where the other end is `host`.
+    pub fn why(&self, host: &str) -> Option<String> {
+        let there = |why: &str| format!("{host}: {why}");
+        Some(match self.reason.as_ref()? {
+            Reason::Here(why) => why.clone(),
+            Reason::There(why) => there(why),
+            Reason::NoneLeft if self.passed_over.is_empty() => {
+                "the devices of the two ends have no addresses of one kind".to_owned()
+            }
+            Reason::NoneLeft => self.why_not(host).unwrap_or_default(),
+        })
+    }
+
+    /// Which devices were passed over, and why; none where all that there are were used.
+    pub fn why_not(&self, host: &str) -> Option<String> {
+        let met = self.met.as_ref()?;
+        // Where each end has one there is no need to say which.
+        let named = met.theirs.len() > 1 || met.fabric.ports().len() > 1;
+        let words: Vec<_> =
+            self.passed_over.iter().map(|passed| passed.words(host, named)).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+}
+
+impl PassedOver {
+    fn words(&self, host: &str, named: bool) -> String {
+        let why = match &self.reason {
+            Reason::Here(why) => why.clone(),
+            Reason::There(why) => format!("{host}: {why}"),
+            Reason::NoneLeft => String::new(), // that is no device's
+        };
+        match (&self.here, &self.there) {
+            _ if !named => why,
+            (Some(here), Some(there)) => format!("{here} with {there} of {host}: {why}"),
+            (Some(one), None) | (None, Some(one)) => format!("{one}: {why}"),
+            (None, None) => why,
+        }
     }
 }
 

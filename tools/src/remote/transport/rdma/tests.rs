@@ -36,7 +36,7 @@ fn without_devices_a_lane_goes_on_as_it_was() {
     let end = |lane, part, why: &'static str| {
         let mut upgrades = Upgrades::new(Err(why), part, PATIENCE);
         let lane = upgrades.lane(lane).unwrap();
-        assert_eq!((upgrades.rings, upgrades.how.is_some()), (0, false));
+        assert_eq!(upgrades.ways.lanes(), 0);
         assert_eq!(upgrades.reason, Some(Reason::Here(why.to_owned())));
         // The next one is not even tried: nobody answers at its other end.
         let (next, _silent) = lanes();
@@ -69,15 +69,4 @@ fn a_lane_that_ends_meanwhile_is_an_error() {
     let mut upgrades = Upgrades::new(Err("none"), Part::Receives, PATIENCE);
     assert!(upgrades.lane(one).is_err());
     assert_eq!(upgrades.reason, None, "that is no reason for TCP");
-}
-
-#[test]
-fn what_is_said_of_a_ring_is_plain() {
-    let device = "rxe0 with pages of 2 MiB".to_owned();
-    let how = How { device, windows: true, immediates: true };
-    let text = how.to_string();
-    assert!(text.contains("rxe0") && text.contains("immediate data"), "{text}");
-    assert!(text.contains("taken back before"), "{text}");
-    let text = How { windows: false, immediates: false, ..how }.to_string();
-    assert!(text.contains("messages") && text.contains("copied before"), "{text}");
 }
