@@ -217,6 +217,10 @@ mod tests {
         for receiver in 0..2 {
             assert!(given.contains(&(1, receiver)), "both of the receiver's: {given:?}");
         }
+        // What has worked comes before what may not.
+        let mut pairs = Pairs::new(&alike(2), &alike(2));
+        let (given, vain) = lanes(&mut pairs, 2, |sender, _| sender == 1);
+        assert_eq!((given, vain), (vec![(1, 1), (1, 1)], 1));
         // Two fabrics, told in another order at the other end.
         let mut pairs = Pairs::new(&alike(2), &alike(2));
         let (given, vain) = lanes(&mut pairs, 4, |sender, receiver| sender != receiver);
