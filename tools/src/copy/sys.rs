@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use libc::{c_int, c_long, c_uint, c_ulong, off_t};
@@ -21,23 +21,6 @@ fn offset(bytes: u64) -> io::Result<off_t> {
 /// A count or minus one with `errno`, as calls of this family return.
 fn counted(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-/// Wakes whoever reads from a socket when `bytes` bytes are there, or the other end has ended, and not before
-/// (`SO_RCVLOWAT`).
-pub fn set_awaited(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
-    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
-    // SAFETY: 1. The option's value is an int, which lives until the call returns. 2. The descriptor is borrowed.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const bytes).cast(),
-            size_of::<c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What `cachestat(2)` says about a range of a file.

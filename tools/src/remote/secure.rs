@@ -16,7 +16,6 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -26,7 +25,6 @@ use nix::sys::socket::{MsgFlags, send};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use super::protocol::{FRAME_MAX, Malformed, Message};
-use crate::copy::sys;
 
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
@@ -405,23 +403,7 @@ impl<R: Read> Reader<R> {
         }
         Ok(())
     }
-}
 
-/// What is read from, where that can be told how much is awaited.
-pub trait Awaits: Read {
-    /// Whoever reads is to be woken when so many bytes are there, or all that will come.
-    fn awaits(&self, bytes: usize) {
-        let _ = bytes; // any reader does without
-    }
-}
-
-impl Awaits for TcpStream {
-    fn awaits(&self, bytes: usize) {
-        let _ = sys::set_awaited(self.as_fd(), bytes); // slower without
-    }
-}
-
-impl<R: Awaits> Reader<R> {
     /// Reads bytes that were sent as they are.
     ///
     /// # Errors
@@ -430,10 +412,6 @@ impl<R: Awaits> Reader<R> {
         let here = out.len().min(self.end - self.start);
         out[..here].copy_from_slice(&self.buffer[self.start..self.start + here]);
         self.start += here;
-        // All of it at once: to wake for each packet, and to tell the other end of each, costs both more.
-        self.from.awaits(out.len() - here);
-        let read = self.from.read_exact(&mut out[here..]);
-        self.from.awaits(1);
-        Ok(read?)
+        Ok(self.from.read_exact(&mut out[here..])?)
     }
 }

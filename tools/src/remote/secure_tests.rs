@@ -3,8 +3,6 @@ use std::os::unix::net::UnixStream;
 use super::*;
 
 /// Both ends of a lane, if the handshake is to succeed.
-impl Awaits for &[u8] {}
-
 fn pair(cipher: Cipher, one: [u8; 32], other: [u8; 32]) -> Option<(Keys, Keys)> {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     let answer = std::thread::spawn(move || handshake(&mut far, false, cipher, &other, b"x"));
