@@ -210,8 +210,8 @@ a key of the copy, or BLAKE3 where a processor has no instructions for AES. \
 What was cut off, by a lost connection or a full disk, is gone on with when the same command is started \
 again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal. Links in the target are never \
 followed, but to a block device, which is written where it is. --checksum and --check take the checksums of big \
-files at both ends, and send small ones. The list of --files-from is read where hugecp is started, and that of --manifest written there. Not between machines: --in-place, \
---engine, --shard, and standard input and output.";
+files at both ends, and send small ones. The list of --files-from is read where hugecp is started, and that of \
+--manifest written there. Not between machines: --in-place, --engine, --shard, and standard input and output.";
 
 /// `--engine`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
