@@ -88,14 +88,8 @@ pub(super) fn run(
     let measured = stream.try_clone().ok();
     let mut main = tcp::open(stream, &preface, &secret, patience, &manner).map_err(failed)?;
     if preface.secret == Secret::KeyFile {
-        match receive(&mut main, host, timeout)? {
-            Message::Offer { session, secret: theirs, .. } => {
-                preface.session = session;
-                preface.secret = Secret::Session;
-                secret = theirs;
-            }
-            _ => return Err(breach(host, "it does not open a session")),
-        }
+        (preface.session, secret) = session_of_server(&mut main, host, timeout)?;
+        preface.secret = Secret::Session;
     }
     let fabric = fabric(wanted, near)?;
     let mut task = wanted.task.clone();
@@ -145,28 +139,45 @@ pub(super) fn run(
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
     drop(program);
-    if let (Ok(_), Some(path)) = (&over, &wanted.request.manifest)
+    let Ok(counts) = over else {
+        return Err(session.failure().unwrap_or(RemoteError::Interrupted));
+    };
+    if let Some(path) = &wanted.request.manifest
         && let Err(error) = list.manifest.write(path)
     {
         let error = FileError::target(path, "write the checksums to", error);
         talk.failed(&error);
         tally.failed(error.to_string());
     }
-    match over {
-        Ok(counts) => Ok(Totals {
-            files: counts.files,
-            bytes: counts.bytes,
-            resumed: counts.resumed,
-            directories: counts.directories,
-            symlinks: counts.symlinks,
-            hard_links: counts.hard_links,
-            specials: counts.specials,
-            left: counts.left,
-            deleted: counts.deleted,
-            parts: 0,
-            failures: tally.totals().failures,
-        }),
-        Err(_) => Err(session.failure().unwrap_or(RemoteError::Interrupted)),
+    Ok(totals(counts, tally))
+}
+
+/// The session that a server opens for whoever has its key, and the secret of it.
+fn session_of_server(
+    main: &mut Lane<'_>,
+    host: &str,
+    timeout: Duration,
+) -> Result<([u8; 16], [u8; SECRET_BYTES]), RemoteError> {
+    match receive(main, host, timeout)? {
+        Message::Offer { session, secret, .. } => Ok((session, secret)),
+        _ => Err(breach(host, "it does not open a session")),
+    }
+}
+
+/// What the receiver has counted, and the failures of both ends.
+fn totals(counts: Counts, tally: Tally) -> Totals {
+    Totals {
+        files: counts.files,
+        bytes: counts.bytes,
+        resumed: counts.resumed,
+        directories: counts.directories,
+        symlinks: counts.symlinks,
+        hard_links: counts.hard_links,
+        specials: counts.specials,
+        left: counts.left,
+        deleted: counts.deleted,
+        parts: 0,
+        failures: tally.totals().failures,
     }
 }
 

@@ -172,8 +172,8 @@ impl Receiver<'_, '_> {
         };
         // What tells of changes of a regular file tells nothing of those of a device.
         let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
-        let header = Header { identity, summer: self.summer() };
-        let resumed = Some(header).filter(|_| regular && len >= RESUMABLE_BYTES);
+        let resumed =
+            (regular && len >= RESUMABLE_BYTES).then(|| Header { identity, summer: self.summer() });
         let target = self.stage(spot, attributes, old, resumed)?;
         let failed = |error| FileError::copy(error, &target, len);
         let io = |operation: &str| {
