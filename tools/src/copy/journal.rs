@@ -2,8 +2,8 @@
 //! that was written.
 //!
 //! ```text
-//! header   "hugecp journal 2" | device, inode, length, mtime s, ns, ctime s, ns (8 bytes each)
-//!          | what sums are made with (17 bytes) | check
+//! header   "hugecp journal 3" | device, inode, length, mtime s, ns, ctime s, ns (8 bytes each)
+//!          | what sums are made with (33 bytes) | check
 //! record   start | length (8 bytes each) | sum of the piece (32 bytes) | check
 //! ```
 //!
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::PieceSum;
 use super::sum::{SUM_BYTES, SUMMER_BYTES, Sum, Summer};
 
-const MAGIC: &[u8; 16] = b"hugecp journal 2";
+const MAGIC: &[u8; 16] = b"hugecp journal 3";
 /// Numbers in an identity.
 const FIELDS: usize = 7;
 const CHECK_BYTES: usize = 8;
@@ -229,7 +229,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> Header {
-        let summer = Summer::from_bytes(&[1; SUMMER_BYTES]).unwrap();
+        let summer = Summer::from_bytes(&[2; SUMMER_BYTES]).unwrap();
         Header { identity: Identity([1, 2, 10_000, 4, 5, 6, 7]), summer }
     }
 

@@ -206,7 +206,7 @@ and its exit status is that of all. Without MPI, --shard I/N divides a tree.
 Between machines: HOST is reached by ssh, which starts hugecp there, and the data goes over TCP connections \
 of its own, authenticated and encrypted. With --key-file, HOST is a hugecp --serve, which is reached without \
 ssh. Every piece has a checksum from where it was read, which is compared before it is written: AEGIS-128X2 with \
-a key of the copy, or BLAKE3 where a processor has no instructions for AES. \
+a key of its file, or Poly1305 where a processor has no instructions for AES. \
 What was cut off, by a lost connection or a full disk, is gone on with when the same command is started \
 again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal. Links in the target are never \
 followed, but to a block device, which is written where it is. --checksum and --check take the checksums of big \
