@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::unistd::Uid;
 
 use super::directory::{Directory, Id, Shelf, Side};
+use super::line::{Line, Stretch};
 use super::links::Links;
 use super::list::Entry;
 use super::pool::Pool;
@@ -47,6 +48,8 @@ pub enum Work {
     Enter(Arc<Directory>, Entry),
     /// Copy some of what is in it.
     Batch(Arc<Directory>, Vec<Entry>),
+    /// Make files that are open.
+    Make(Stretch),
     /// Copy a big file.
     Big(Arc<Directory>, Entry),
 }
@@ -81,9 +84,8 @@ pub struct Context<'a> {
     pub made: Option<Mutex<HashSet<Id>>>,
     /// Pairs of devices, and from which length on files on them are to share blocks.
     pub clones: Mutex<HashMap<(u64, u64), u64>>,
-    /// Held by whoever makes small files on Btrfs: new files are neighbours in its tree, and threads that make some at
-    /// the same time spin for the same leaf of it, and get less done than one.
-    pub one: Mutex<()>,
+    /// Room for files that wait for the one thread that makes them, on Btrfs.
+    pub line: Line,
     /// What this process does among several, if it is not alone.
     pub team: Option<Duty>,
     /// Checksums of what was copied, where they are asked for.
@@ -127,7 +129,7 @@ impl<'a> Context<'a> {
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),
-            one: Mutex::default(),
+            line: Line::default(),
             team: None,
             manifest: None,
             written: Mutex::default(),

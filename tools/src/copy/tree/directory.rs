@@ -348,10 +348,13 @@ impl Directory {
 pub struct Shelf {
     open: Mutex<VecDeque<Weak<Directory>>>,
     most: usize,
+    has_room: bool,
 }
 
 /// Descriptors that are left to everything else.
 const OTHERS: u64 = 64;
+/// And to files that are opened before they are copied, where there are many.
+pub const AHEAD: u64 = 256;
 /// More than that is of no use.
 const MOST: u64 = 4096;
 
@@ -359,13 +362,20 @@ impl Shelf {
     /// As large as the system allows, after asking it for what it allows at most.
     pub fn new() -> Self {
         let (mut soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-        let wanted = (2 * MOST + OTHERS).min(hard);
+        let wanted = (2 * MOST + OTHERS + AHEAD).min(hard);
         if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
             soft = wanted;
         }
-        // Each directory has two.
-        let most = (soft.saturating_sub(OTHERS) / 2).clamp(4, MOST);
-        Self { open: Mutex::default(), most: usize::try_from(most).unwrap_or(4) }
+        // Each directory has two. What is opened ahead takes its share where there is much.
+        let has_room = soft >= 4 * AHEAD;
+        let others = if has_room { OTHERS + AHEAD } else { OTHERS };
+        let most = (soft.saturating_sub(others) / 2).clamp(4, MOST);
+        Self { open: Mutex::default(), most: usize::try_from(most).unwrap_or(4), has_room }
+    }
+
+    /// Whether [`AHEAD`] more files may be open beside the directories.
+    pub fn has_room(&self) -> bool {
+        self.has_room
     }
 
     /// Takes note of an open directory, and closes others where there are too many.

@@ -195,13 +195,24 @@ impl Context<'_> {
             directory.hold();
             Work::Enter(Arc::clone(directory), entry)
         };
-        self.pool.push(inner.into_iter().rev().map(enter));
+        let inner = inner.into_iter().rev().map(enter);
+        let is_for_one = self.is_one_at_a_time(directory);
+        match is_for_one {
+            true => self.pool.push_first(inner),
+            false => self.pool.push(inner),
+        }
         while rest.len() > BATCH {
             let batch = rest.split_off(rest.len() - BATCH);
             directory.hold();
             self.pool.push([Work::Batch(Arc::clone(directory), batch)]);
         }
-        self.batch(directory, &rest);
+        if is_for_one {
+            // Others open them while it goes into the next directory.
+            directory.hold();
+            self.pool.push([Work::Batch(Arc::clone(directory), rest)]);
+        } else {
+            self.batch(directory, rest);
+        }
         Ok(())
     }
 

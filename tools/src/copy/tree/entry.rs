@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::Mode;
 
-use super::context::{Context, Work, lock};
+use super::context::{Context, Work};
 use super::directory::{Directory, Id, Side, id_of};
+use super::line::Opened;
 use super::links::{Claim, Made};
 use super::list::Entry;
 use super::team::Role;
@@ -85,7 +86,7 @@ pub fn by_descriptor(fd: &impl AsFd) -> String {
 
 impl Context<'_> {
     /// Copies entries of one directory.
-    pub fn batch(&self, directory: &Arc<Directory>, entries: &[Entry]) {
+    pub fn batch(&self, directory: &Arc<Directory>, entries: Vec<Entry>) {
         let sides = directory
             .fd(Side::Source, &self.shelf)
             .and_then(|source| Ok((source, directory.fd(Side::Target, &self.shelf)?)));
@@ -93,8 +94,10 @@ impl Context<'_> {
             Ok(sides) => sides,
             Err(error) => return self.failed(directory, &error),
         };
-        let _alone = self.is_one_at_a_time(directory).then(|| lock(&self.one));
-        for entry in entries {
+        if self.is_one_at_a_time(directory) {
+            return self.line_up(directory, &source, &target, entries);
+        }
+        for entry in &entries {
             if self.is_cancelled() {
                 return;
             }
@@ -121,20 +124,50 @@ impl Context<'_> {
 
     /// What should be a regular file; it is opened at once.
     fn file(&self, spot: Spot<'_>, heavy: bool) -> Result<(), FileError> {
+        match self.open(spot)? {
+            Some((file, metadata)) => self.known(spot, file, metadata, heavy),
+            None => self.unknown(spot, heavy),
+        }
+    }
+
+    /// Opens what somebody will go on with, as far as that can be done before.
+    pub fn open_ahead(&self, spot: Spot<'_>) -> Opened {
+        if self.is_cancelled() || spot.entry.kind != Some(Type::File) || self.is_for_members(spot) {
+            return Opened::Untried;
+        }
+        match self.open(spot) {
+            Ok(Some((file, metadata))) => Opened::File(file, metadata),
+            Ok(None) => Opened::Unknown,
+            Err(error) => Opened::Failed(error),
+        }
+    }
+
+    /// Copies an entry of which that is known.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn go_on(&self, spot: Spot<'_>, opened: Opened) -> Result<(), FileError> {
+        match opened {
+            Opened::File(file, metadata) => self.known(spot, file, metadata, false),
+            Opened::Unknown => self.unknown(spot, false),
+            Opened::Untried => self.entry(spot, false),
+            Opened::Failed(error) => Err(error),
+        }
+    }
+
+    /// Opens what should be a regular file; `None` where it is none.
+    fn open(&self, spot: Spot<'_>) -> Result<Option<(File, Metadata)>, FileError> {
         let follow = self.follows(spot.entry);
         let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         // Should it be a FIFO by now, nobody waits for its writer.
         let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(spot.source, &*spot.entry.name, flags | nofollow, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::ELOOP | Errno::ENXIO) => return self.unknown(spot, heavy),
+            Err(Errno::ELOOP | Errno::ENXIO) => return Ok(None),
             Err(errno) => return Err(cannot_open(spot, errno)),
         };
         let metadata = file.metadata().map_err(|cause| spot.source_error("stat", cause))?;
-        if !metadata.is_file() {
-            return self.unknown(spot, heavy);
-        }
-        self.known(spot, file, metadata, heavy)
+        Ok(metadata.is_file().then_some((file, metadata)))
     }
 
     /// What may be anything: it is looked at first.

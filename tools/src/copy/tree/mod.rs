@@ -5,7 +5,8 @@
 //! - [`directory`] is a directory open on both sides, [`mod@list`] what is in it, [`links`] which files
 //!   have several names, [`pool`] the threads and their queues; [`context`] holds these together.
 //! - [`entry`] tells what a name stands for; [`small`] copies small files with few calls,
-//!   [`regular`] the others by an engine, [`special`] links, FIFOs, sockets and devices.
+//!   [`regular`] the others by an engine, [`special`] links, FIFOs, sockets and devices; [`line`] has one
+//!   thread make what several open, where that is faster.
 //! - [`enter`] goes into a directory and makes work of what is in it, [`finish`] (with [`delete`])
 //!   does what is left when all of it is done.
 //! - [`operands`] finds where the operands are; [`scan`] counts ahead, for the progress.
@@ -21,6 +22,7 @@ pub mod enter;
 pub mod entry;
 pub mod filter;
 pub mod finish;
+pub mod line;
 pub mod links;
 pub mod list;
 pub mod operands;
@@ -113,9 +115,10 @@ impl Context<'_> {
                 self.release(&directory);
             }
             Work::Batch(directory, entries) => {
-                self.batch(&directory, &entries);
+                self.batch(&directory, entries);
                 self.release(&directory);
             }
+            Work::Make(stretch) => self.make_next(stretch),
             Work::Big(directory, entry) => {
                 if !self.is_cancelled()
                     && let Err(error) = self.big(&directory, &entry)

@@ -1,25 +1,29 @@
-//! Threads and what they have to do: two queues, so that big files and small ones go on side by
-//! side.
+//! Threads and what they have to do: queues, so that big files and small ones go on side by side.
 //!
 //! Light work (directories and batches of small files) is a stack: the tree is gone through depth
 //! first, and little of it is open at a time. Heavy work (big files) is a queue that one thread of
-//! its own empties: a big file occupies the device, not the processor. Work makes more work; the
-//! threads end when there is none and nobody is at any.
+//! its own empties: a big file occupies the device, not the processor. What one thread should do
+//! alone is left to the *first* one, which runs the pool: what others wait for, and what makes light
+//! work, unless there is much of that. Work makes more work; the threads end when there is none and nobody is at
+//! any.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread::{self, ThreadId};
 
-/// Which queue a thread serves.
+/// Which queues a thread serves, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lane {
+struct Lane {
+    /// Both that are the first thread's.
+    first: bool,
     /// Directories and batches of small files.
-    Light,
+    light: bool,
     /// Big files.
-    Heavy,
-    /// All there is, light work first.
-    Both,
+    heavy: bool,
 }
 
+/// From so much light work on the first thread makes no more of it.
+const ENOUGH: usize = 64;
 /// Enough for going down into directories of directories.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -27,22 +31,44 @@ const STACK_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Pool<W> {
     state: Mutex<State<W>>,
+    first: Condvar,
     light: Condvar,
     heavy: Condvar,
+    runner: OnceLock<ThreadId>,
 }
 
 #[derive(Debug)]
 struct State<W> {
+    /// For the first thread, before light work.
+    next: VecDeque<W>,
     light: Vec<W>,
+    /// For the first thread, unless there is much light work.
+    first: Vec<W>,
     heavy: VecDeque<W>,
     /// How many pieces of work somebody is at.
     under_way: usize,
 }
 
+impl<W> State<W> {
+    fn is_empty(&self) -> bool {
+        self.next.is_empty()
+            && self.light.is_empty()
+            && self.first.is_empty()
+            && self.heavy.is_empty()
+    }
+}
+
 impl<W: Send> Default for Pool<W> {
     fn default() -> Self {
-        let state = State { light: Vec::new(), heavy: VecDeque::new(), under_way: 0 };
-        Self { state: Mutex::new(state), light: Condvar::new(), heavy: Condvar::new() }
+        let (next, heavy) = (VecDeque::new(), VecDeque::new());
+        let state = State { next, light: Vec::new(), first: Vec::new(), heavy, under_way: 0 };
+        Self {
+            state: Mutex::new(state),
+            first: Condvar::new(),
+            light: Condvar::new(),
+            heavy: Condvar::new(),
+            runner: OnceLock::new(),
+        }
     }
 }
 
@@ -59,10 +85,28 @@ impl<W: Send> Pool<W> {
         let added = state.light.len() - before;
         drop(state);
         match added {
-            0 => {}
+            0 => return,
             1 => self.light.notify_one(),
             _ => self.light.notify_all(),
         }
+        self.first.notify_one();
+    }
+
+    /// Adds work that others wait for to that of the first thread; the first is done first.
+    pub fn push_next(&self, work: W) {
+        self.state().next.push_back(work);
+        self.first.notify_one();
+    }
+
+    /// Adds work that makes more to that of the first thread; the last is done first.
+    pub fn push_first(&self, work: impl IntoIterator<Item = W>) {
+        self.state().first.extend(work);
+        self.first.notify_one();
+    }
+
+    /// Whether this is the first thread.
+    pub fn is_first(&self) -> bool {
+        self.runner.get() == Some(&thread::current().id())
     }
 
     /// Adds heavy work; the first is done first.
@@ -70,24 +114,27 @@ impl<W: Send> Pool<W> {
         self.state().heavy.push_back(work);
         self.heavy.notify_one();
         self.light.notify_one(); // there may be no thread for heavy work alone
+        self.first.notify_one();
     }
 
     /// Does all the work on `light` threads, this one among them, and one more for heavy work if
     /// `beside`. Fewer threads do where the system has no more.
     pub fn run(&self, light: usize, beside: bool, work: impl Fn(W) + Sync) {
-        let lane = if beside { Lane::Light } else { Lane::Both };
-        std::thread::scope(|scope| {
+        let _ = self.runner.set(thread::current().id()); // a pool is run once
+        let lane = Lane { first: false, light: true, heavy: !beside };
+        thread::scope(|scope| {
             let work = &work;
             let start = |name: &str, lane| {
-                let builder = std::thread::Builder::new().name(name.to_owned());
+                let builder = thread::Builder::new().name(name.to_owned());
                 builder.stack_size(STACK_BYTES).spawn_scoped(scope, move || self.serve(lane, work))
             };
             let mut others = Vec::new();
             for _ in 1..light {
                 others.extend(start("hugecp-small", lane));
             }
-            let has_heavy = !beside || start("hugecp-big", Lane::Heavy).is_ok();
-            self.serve(if has_heavy { lane } else { Lane::Both }, work);
+            let big = Lane { first: false, light: false, heavy: true };
+            let has_heavy = beside && start("hugecp-big", big).is_ok();
+            self.serve(Lane { first: true, light: true, heavy: !has_heavy }, work);
         });
     }
 
@@ -103,23 +150,32 @@ impl<W: Send> Pool<W> {
         let mut state = self.state();
         loop {
             let mut found = None;
-            if lane != Lane::Heavy {
+            if lane.first {
+                found = state.next.pop_front();
+            }
+            if found.is_none() && lane.first && state.light.len() < ENOUGH {
+                found = state.first.pop();
+            }
+            if found.is_none() && lane.light {
                 found = state.light.pop();
             }
-            if found.is_none() && lane != Lane::Light {
+            if found.is_none() && lane.heavy {
                 found = state.heavy.pop_front();
             }
             if found.is_some() {
                 state.under_way += 1;
                 return found;
             }
-            if state.under_way == 0 && state.light.is_empty() && state.heavy.is_empty() {
+            if state.under_way == 0 && state.is_empty() {
                 drop(state);
-                self.light.notify_all();
-                self.heavy.notify_all();
+                self.wake_all();
                 return None;
             }
-            let changed = if lane == Lane::Heavy { &self.heavy } else { &self.light };
+            let changed = match lane {
+                Lane { first: true, .. } => &self.first,
+                Lane { light: true, .. } => &self.light,
+                _ => &self.heavy,
+            };
             state = changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
@@ -129,9 +185,14 @@ impl<W: Send> Pool<W> {
         state.under_way -= 1;
         if state.under_way == 0 {
             drop(state);
-            self.light.notify_all();
-            self.heavy.notify_all();
+            self.wake_all();
         }
+    }
+
+    fn wake_all(&self) {
+        self.first.notify_all();
+        self.light.notify_all();
+        self.heavy.notify_all();
     }
 }
 
@@ -158,6 +219,37 @@ mod tests {
                 }
             });
             assert_eq!((light.into_inner(), heavy.into_inner()), (2047, 1023), "{threads}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_the_first_is_done_by_it_in_order() {
+        for threads in [1, 4] {
+            let pool = Pool::default();
+            let (here, done) = (thread::current().id(), Mutex::new(Vec::new()));
+            pool.push((0..100).map(|n| (n, false)));
+            assert!(!pool.is_first(), "nobody runs it");
+            pool.run(threads, true, |(n, first)| {
+                if first {
+                    assert!(pool.is_first());
+                    assert_eq!(thread::current().id(), here);
+                    done.lock().unwrap().push(n);
+                } else {
+                    match n % 2 {
+                        0 => pool.push_next((n, true)),
+                        _ => pool.push_first([(n, true)]),
+                    }
+                }
+            });
+            let mut done = done.into_inner().unwrap();
+            if threads == 1 {
+                // Light work is done from 99 on. What is odd waits until there is little of it.
+                let first = done.iter().position(|n| n % 2 == 1).unwrap();
+                assert_eq!(first, (100 - ENOUGH).div_ceil(2), "{done:?}");
+                assert!(done[..first].iter().copied().eq((0..50).rev().map(|n| 2 * n).take(first)));
+            }
+            done.sort_unstable();
+            assert!(done.into_iter().eq(0..100), "{threads}");
         }
     }
 

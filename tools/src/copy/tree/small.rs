@@ -184,8 +184,11 @@ impl Context<'_> {
         })
     }
 
-    /// Whether small files of a directory are best made by one thread at a time, as far as that is known.
+    /// Whether small files of a directory are best made by one thread, as far as that is known, and may be opened before.
     pub fn is_one_at_a_time(&self, directory: &Directory) -> bool {
+        if !self.shelf.has_room() {
+            return false;
+        }
         let pair = (directory.id(Side::Source).0, directory.id(Side::Target).0);
         lock(&self.clones).get(&pair) == Some(&CLONE_BYTES_BTRFS)
     }
@@ -233,7 +236,7 @@ impl Context<'_> {
         let gives = spot.directory.gives.get();
         let simple = gives == Some(&(metadata.uid(), metadata.gid()))
             && !spot.directory.default_acl
-            && !sys::has_xattrs(source);
+            && (spot.entry.bare || !sys::has_xattrs(source));
         if !simple {
             // Nobody else's until it is what the source is.
             return Plan { create_mode: mode & 0o700 | OWNER, after: After::Everything };
