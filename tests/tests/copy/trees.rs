@@ -70,6 +70,34 @@ fn an_archive_is_the_same_on_every_file_system() {
     }
 }
 
+/// On Btrfs one thread makes small files and others open them; where few files may be open, all make some.
+#[test]
+fn small_files_on_btrfs_share_blocks_however_many_threads_and_descriptors_there_are() {
+    let lock = MachineLock::take();
+    if or_say(require_program("rsync", "rsync")).is_none() {
+        return;
+    }
+    let Some(fs) = or_say(MountedFs::new(&lock, FsKind::Btrfs, 600 * MIB)) else { return };
+    let (source, target) = (fs.path().join("source"), fs.path().join("target"));
+    plant(&source);
+    nix::unistd::syncfs(&fs::File::open(&source).unwrap()).unwrap();
+    for (threads, descriptors) in [(1, 4096), (2, 4096), (8, 4096), (4, 120)] {
+        let script =
+            format!("ulimit -n {descriptors} && exec \"$0\" -a --threads {threads} \"$1\" \"$2\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(bookend_tests::tools::hugecp());
+        let run = Run::of(command.arg(&source).arg(&target)).expect(0);
+        assert_eq!(run.stderr, "", "{threads} threads, {descriptors} descriptors");
+        assert_eq!(differences(&source, &target), "", "{threads}, {descriptors}");
+        let long = target.join("d3/e3/f20"); // 14,800 bytes: too long to lie in the tree itself
+        let map = Run::of(Command::new("filefrag").arg("-v").arg(&long)).expect(0);
+        let extents: Vec<&str> = map.stdout.lines().filter(|line| line.contains("..")).collect();
+        assert!(!extents.is_empty(), "{map:#?}");
+        assert!(extents.iter().all(|line| line.contains("shared")), "{threads}: {map:#?}");
+        fs::remove_dir_all(&target).unwrap();
+    }
+}
+
 #[test]
 fn big_files_of_a_tree_stay_out_of_the_page_cache() {
     let dir = scratch().dir("tree");
