@@ -95,6 +95,10 @@ fn what_makes_no_sense_is_refused() {
     dir.run("--check").fails(2, &["--check takes SRC and DST"]);
     dir.run("--check a missing").fails(1, &["cannot open 'missing'"]);
     dir.run("--check --manifest missing").fails(1, &["cannot read 'missing'"]);
+    for option in ["--files-from a", "--parents", "-x", "--shard 1/2", "--delete -r"] {
+        let words = ["leave -", " out", "all of SRC and DST"]; // not what the user meant
+        dir.run(&format!("--check {option} a a")).fails(2, &words);
+    }
     dir.file("list", "no checksum\n");
     dir.run("--check --manifest list").fails(1, &["'list', line 1: not a checksum"]);
 }

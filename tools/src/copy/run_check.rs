@@ -74,6 +74,20 @@ pub(crate) fn watched(
 }
 
 fn task(options: &Options) -> Result<Task<'_>, String> {
+    let trees = &options.trees;
+    for (given, option) in [
+        (trees.files_from.is_some(), "--files-from"),
+        (trees.parents, "--parents"),
+        (trees.one_file_system, "-x"),
+        (trees.shard.is_some(), "--shard"),
+        (trees.delete, "--delete"),
+    ] {
+        if given {
+            return Err(format!(
+                "--check compares all of SRC and DST, but for what --exclude leaves out: leave {option} out"
+            ));
+        }
+    }
     match (&options.paths[..], &options.manifest) {
         ([], Some(list)) => Ok(Task::Manifest(list)),
         ([source, target], None) => {

@@ -147,6 +147,8 @@ fn print(all: &[Peer], rates: &mut [Vec<f64>], floor: &mut [f64], size: u64) {
     for (name, peer, bar) in [
         (peers::ENCRYPTED, peers::RSYNC, 1.0),
         (peers::PLAIN, peers::RSYNC, 2.0),
+        (peers::PLAIN, peers::RSYNC_SSH, 2.0),
+        (peers::PLAIN, peers::SCP, 2.0),
         (peers::PLAIN, peers::IPERF3, 0.8),
     ] {
         if let (Some(rate), Some(beside)) = (of(name), of(peer)) {

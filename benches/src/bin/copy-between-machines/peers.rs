@@ -14,6 +14,8 @@ use super::HERE;
 /// Names in the table.
 pub const IPERF3: &str = "iperf3";
 pub const RSYNC: &str = "rsync, daemon, in clear";
+pub const SCP: &str = "scp";
+pub const RSYNC_SSH: &str = "rsync over ssh";
 pub const ENCRYPTED: &str = "hugecp, encrypted";
 pub const PLAIN: &str = "hugecp --plain";
 
@@ -25,11 +27,63 @@ pub struct Peer<'a> {
     pub command: Box<dyn Fn() -> Command + 'a>,
 }
 
+/// What `ssh` needs for a server of its own.
+struct Ssh {
+    config: PathBuf,
+    key: PathBuf,
+    /// A directory that the server wants and that was not there.
+    made: Option<&'static Path>,
+}
+
+impl Ssh {
+    fn new(directory: &Path) -> std::io::Result<Self> {
+        let (host, key) = (directory.join("host-key"), directory.join("key"));
+        for key in [&host, &key] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key);
+            let _ = keygen.status(); // where it is missing, scp says so
+        }
+        let config = directory.join("sshd_config");
+        let text = format!(
+            "HostKey {}\nAuthorizedKeysFile {}.pub\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n",
+            host.display(),
+            key.display()
+        );
+        fs::write(&config, text)?;
+        let separation = Path::new("/run/sshd");
+        let made = (!separation.exists()).then_some(separation);
+        made.map_or(Ok(()), fs::create_dir)?;
+        Ok(Self { config, key, made })
+    }
+
+    fn options(&self) -> Vec<String> {
+        let mut options = vec!["-i".to_owned(), self.key.display().to_string()];
+        let quiet =
+            "BatchMode=yes StrictHostKeyChecking=no UserKnownHostsFile=/dev/null LogLevel=ERROR";
+        options.extend(quiet.split(' ').flat_map(|word| ["-o".to_owned(), word.to_owned()]));
+        options
+    }
+
+    fn line(&self) -> String {
+        format!("ssh {}", self.options().join(" "))
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        if let Some(made) = self.made {
+            let _ = fs::remove_dir(made); // all that can be done
+        }
+    }
+}
+
 /// Servers at the far end, ended when dropped.
 pub struct Peers<'n> {
     network: &'n Network,
     directory: PathBuf,
     rsh: PathBuf,
+    ssh: Ssh,
     servers: Vec<Child>,
 }
 
@@ -64,12 +118,15 @@ impl<'n> Peers<'n> {
         let mut iperf3 = network.command(End::Far, "iperf3");
         iperf3.arg("-s");
         let mut servers = Vec::new();
-        for command in [&mut rsync, &mut iperf3] {
+        let ssh = Ssh::new(directory).map_err(|error| cannot("keys for ssh", error))?;
+        let mut sshd = network.command(End::Far, "/usr/sbin/sshd");
+        sshd.arg("-D").arg("-f").arg(&ssh.config);
+        for command in [&mut rsync, &mut iperf3, &mut sshd] {
             command.stdout(Stdio::null()).stderr(Stdio::null());
             servers.extend(command.spawn()); // where it is missing, its client says so
         }
         std::thread::sleep(std::time::Duration::from_millis(500)); // they listen by then
-        Ok(Self { network, directory: directory.to_owned(), rsh, servers })
+        Ok(Self { network, directory: directory.to_owned(), rsh, ssh, servers })
     }
 
     /// Everybody.
@@ -86,6 +143,16 @@ impl<'n> Peers<'n> {
             command.args(options).arg(source).arg(format!("rsync://{far}/in/target"));
             command
         };
+        let ssh = move |program: &str| {
+            let target = self.directory.join("in/target");
+            let mut command = here(program);
+            match program {
+                "scp" => command.arg("-q").args(self.ssh.options()),
+                _ => command.args(["--whole-file", "-e"]).arg(self.ssh.line()),
+            };
+            command.arg(source).arg(format!("root@{far}:{}", target.display()));
+            command
+        };
         let hugecp = move |options: &[&str]| {
             let mut command = self.network.command(HERE, hugecp());
             command.arg("--rsh").arg(&self.rsh).arg("--remote-program").arg(self::hugecp());
@@ -99,6 +166,8 @@ impl<'n> Peers<'n> {
             peer(IPERF3, false, Box::new(move || iperf3("1"))),
             peer("iperf3, 2 streams", false, Box::new(move || iperf3("2"))),
             peer(RSYNC, true, Box::new(move || rsync(&["--whole-file"]))),
+            peer(RSYNC_SSH, true, Box::new(move || ssh("rsync"))),
+            peer(SCP, true, Box::new(move || ssh("scp"))),
             peer(ENCRYPTED, true, Box::new(move || hugecp(&[]))),
             peer(
                 "hugecp, encrypted, 1 stream",
