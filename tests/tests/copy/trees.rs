@@ -80,7 +80,7 @@ fn small_files_on_btrfs_share_blocks_however_many_threads_and_descriptors_there_
     let Some(fs) = or_say(MountedFs::new(&lock, FsKind::Btrfs, 600 * MIB)) else { return };
     let (source, target) = (fs.path().join("source"), fs.path().join("target"));
     plant(&source);
-    nix::unistd::syncfs(&fs::File::open(&source).unwrap()).unwrap();
+    nix::unistd::syncfs(fs::File::open(&source).unwrap()).unwrap();
     for (threads, descriptors) in [(1, 4096), (2, 4096), (8, 4096), (4, 120)] {
         let script =
             format!("ulimit -n {descriptors} && exec \"$0\" -a --threads {threads} \"$1\" \"$2\"");

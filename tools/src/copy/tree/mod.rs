@@ -5,7 +5,7 @@
 //! - [`directory`] is a directory open on both sides, [`mod@list`] what is in it, [`links`] which files
 //!   have several names, [`pool`] the threads and their queues; [`context`] holds these together.
 //! - [`entry`] tells what a name stands for; [`small`] copies small files with few calls,
-//!   [`regular`] the others by an engine, [`special`] links, FIFOs, sockets and devices; [`line`] has one
+//!   [`regular`] the others by an engine, [`special`] links, FIFOs, sockets and devices; [`mod@line`] has one
 //!   thread make what several open, where that is faster.
 //! - [`enter`] goes into a directory and makes work of what is in it, [`finish`] (with [`delete`])
 //!   does what is left when all of it is done.
