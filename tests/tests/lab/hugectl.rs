@@ -92,7 +92,8 @@ fn a_reservation_on_one_node_leaves_the_other_alone() {
     assert_eq!(report["obtained"], 300, "{report}");
     assert_eq!([pool_of(0, "nr_hugepages"), pool_of(1, "nr_hugepages")], [300, before.0]);
     let moved = before.1.abs_diff(memory_of(1, "MemFree:"));
-    assert!(moved < 32 << 20, "{moved} bytes of free memory came or went on node 1");
+    // The guest goes on meanwhile. Half of 300 pages would be 300 MiB.
+    assert!(moved < 128 << 20, "{moved} bytes of free memory came or went on node 1");
     let released = run(&["release", "--size", "2M", "--pages", "236", "--node", "0"]).expect(0);
     assert_eq!(pool_of(0, "nr_hugepages"), 64, "{released:?}");
 }
