@@ -206,6 +206,9 @@ impl Context<'_> {
             directory.hold();
             self.pool.push([Work::Batch(Arc::clone(directory), batch)]);
         }
+        if rest.is_empty() {
+            return Ok(());
+        }
         if is_for_one {
             // Others open them while it goes into the next directory.
             directory.hold();

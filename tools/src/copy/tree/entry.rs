@@ -17,6 +17,7 @@ use super::directory::{Directory, Id, Side, id_of};
 use super::line::Opened;
 use super::links::{Claim, Made};
 use super::list::Entry;
+use super::sys;
 use super::team::Role;
 use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
@@ -34,9 +35,21 @@ pub struct Spot<'a> {
     pub target: &'a OwnedFd,
     /// The name in it.
     pub entry: &'a Entry,
+    /// Whether its source is open and was seen to have no extended attributes.
+    pub is_bare: bool,
 }
 
-impl Spot<'_> {
+impl<'a> Spot<'a> {
+    /// Of which nothing is known.
+    pub fn new(
+        directory: &'a Arc<Directory>,
+        source: &'a OwnedFd,
+        target: &'a OwnedFd,
+        entry: &'a Entry,
+    ) -> Self {
+        Self { directory, source, target, entry, is_bare: false }
+    }
+
     /// The path of the source, for messages.
     pub fn source_path(&self) -> std::path::PathBuf {
         self.directory.path_of(Side::Source, &self.entry.name)
@@ -101,7 +114,7 @@ impl Context<'_> {
             if self.is_cancelled() {
                 return;
             }
-            let spot = Spot { directory, source: &source, target: &target, entry };
+            let spot = Spot::new(directory, &source, &target, entry);
             if let Err(error) = self.entry(spot, false) {
                 self.failed(directory, &error);
             }
@@ -130,13 +143,16 @@ impl Context<'_> {
         }
     }
 
-    /// Opens what somebody will go on with, as far as that can be done before.
+    /// Opens what the first thread will go on with, as far as that can be done before.
     pub fn open_ahead(&self, spot: Spot<'_>) -> Opened {
         if self.is_cancelled() || spot.entry.kind != Some(Type::File) || self.is_for_members(spot) {
             return Opened::Untried;
         }
         match self.open(spot) {
-            Ok(Some((file, metadata))) => Opened::File(file, metadata),
+            Ok(Some((file, metadata))) => {
+                let is_bare = self.settings.preserve && !sys::has_xattrs(&file);
+                Opened::File { file, metadata, is_bare }
+            }
             Ok(None) => Opened::Unknown,
             Err(error) => Opened::Failed(error),
         }
@@ -148,7 +164,9 @@ impl Context<'_> {
     /// Why not.
     pub fn go_on(&self, spot: Spot<'_>, opened: Opened) -> Result<(), FileError> {
         match opened {
-            Opened::File(file, metadata) => self.known(spot, file, metadata, false),
+            Opened::File { file, metadata, is_bare } => {
+                self.known(Spot { is_bare, ..spot }, file, metadata, false)
+            }
             Opened::Unknown => self.unknown(spot, false),
             Opened::Untried => self.entry(spot, false),
             Opened::Failed(error) => Err(error),

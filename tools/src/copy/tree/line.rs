@@ -13,7 +13,6 @@ use super::context::{Context, Work, lock};
 use super::directory::{AHEAD, Directory};
 use super::entry::Spot;
 use super::list::Entry;
-use super::sys;
 use crate::copy::error::FileError;
 
 /// Files that are opened and made at a stretch.
@@ -42,7 +41,14 @@ pub struct Stretch {
 #[derive(Debug)]
 pub enum Opened {
     /// It is a regular file.
-    File(File, Metadata),
+    File {
+        /// Open for reading.
+        file: File,
+        /// What it was then.
+        metadata: Metadata,
+        /// Whether it was looked whether it has extended attributes, and it had none.
+        is_bare: bool,
+    },
     /// It has to be looked at: it may be anything.
     Unknown,
     /// It was not tried.
@@ -89,11 +95,8 @@ impl Context<'_> {
             if !is_first {
                 self.line.enter(entries.len().min(STRETCH));
             }
-            let open = |mut entry: Entry| {
-                let opened = self.open_ahead(Spot { directory, source, target, entry: &entry });
-                if let Opened::File(file, _) = &opened {
-                    entry.bare = self.settings.preserve && !sys::has_xattrs(file);
-                }
+            let open = |entry: Entry| {
+                let opened = self.open_ahead(Spot::new(directory, source, target, &entry));
                 (entry, opened)
             };
             let files = entries.by_ref().take(STRETCH).map(open).collect();
@@ -120,8 +123,7 @@ impl Context<'_> {
             if self.is_cancelled() {
                 break;
             }
-            let spot =
-                Spot { directory: &directory, source: &source, target: &target, entry: &entry };
+            let spot = Spot::new(&directory, &source, &target, &entry);
             if let Err(error) = self.go_on(spot, opened) {
                 self.failed(&directory, &error);
             }

@@ -19,8 +19,6 @@ pub struct Entry {
     pub root: bool,
     /// Whether it is only gone through, on the way to an operand.
     pub passed: bool,
-    /// Whether it was seen, since then, to have no extended attributes.
-    pub bare: bool,
     inode: u64,
 }
 
@@ -28,7 +26,7 @@ impl Entry {
     /// What was named on the command line.
     pub fn operand(name: CString, target_name: CString) -> Self {
         let target_name = (target_name != name).then_some(target_name);
-        Self { name, target_name, kind: None, root: true, passed: false, bare: false, inode: 0 }
+        Self { name, target_name, kind: None, root: true, passed: false, inode: 0 }
     }
 
     /// Its name in the target.
@@ -57,7 +55,6 @@ pub fn list(directory: &OwnedFd) -> io::Result<Vec<Entry>> {
                 kind: entry.file_type(),
                 root: false,
                 passed: false,
-                bare: false,
                 inode: entry.ino(),
             });
         }

@@ -137,7 +137,7 @@ impl Context<'_> {
     ) -> Result<(), FileError> {
         let source = directory.fd(Side::Source, &self.shelf)?;
         let target = directory.fd(Side::Target, &self.shelf)?;
-        self.entry(Spot { directory, source: &source, target: &target, entry }, true)
+        self.entry(Spot::new(directory, &source, &target, entry), true)
     }
 
     /// `--fsync`: one call for each file system, which waits for everything that was written.

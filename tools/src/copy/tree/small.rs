@@ -236,7 +236,7 @@ impl Context<'_> {
         let gives = spot.directory.gives.get();
         let simple = gives == Some(&(metadata.uid(), metadata.gid()))
             && !spot.directory.default_acl
-            && (spot.entry.bare || !sys::has_xattrs(source));
+            && (spot.is_bare || !sys::has_xattrs(source));
         if !simple {
             // Nobody else's until it is what the source is.
             return Plan { create_mode: mode & 0o700 | OWNER, after: After::Everything };

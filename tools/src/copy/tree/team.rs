@@ -435,7 +435,7 @@ impl Context<'_> {
     ) -> Result<(), FileError> {
         let source_side = directory.fd(Side::Source, &self.shelf)?;
         let target_side = directory.fd(Side::Target, &self.shelf)?;
-        let spot = Spot { directory, source: &source_side, target: &target_side, entry };
+        let spot = Spot::new(directory, &source_side, &target_side, entry);
         let nofollow = if self.follows(entry) { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let source = openat(spot.source, &*entry.name, flags | nofollow, Mode::empty());
