@@ -47,6 +47,12 @@ pub(super) struct Central<O: Os> {
     pub run_slices: u64,
     pub huge_blocks: u64,
     failures: u64,
+    /// Whether the system takes parts of blocks back.
+    pub parts: bool,
+    /// Blocks of which it has some.
+    pub split_blocks: u64,
+    /// Bytes of parts that it has had so far.
+    pub returned_parts: u64,
 }
 
 impl<O: Os> Central<O> {
@@ -82,6 +88,9 @@ impl<O: Os> Central<O> {
             run_slices: 0,
             huge_blocks: 0,
             failures: 0,
+            parts: true,
+            split_blocks: 0,
+            returned_parts: 0,
         })
     }
 
@@ -112,13 +121,30 @@ impl<O: Os> Central<O> {
         if self.filler.give(run) {
             match self.spare {
                 Some(spare) if spare != run.block && self.filler.is_empty(spare) => {
-                    self.filler.remove(run.block);
-                    self.supply.give(BlockRange::new(run.block, Blocks::ONE), now);
+                    self.give_block(run.block, now);
                 }
                 _ => self.spare = Some(run.block),
             }
         }
         self.supply.release_idle(now);
+    }
+
+    /// Gives back a block that is wholly free and the filler's.
+    fn give_block(&mut self, block: BlockId, now_ms: u32) {
+        if self.filler.is_split(block) {
+            self.mend(block);
+        }
+        self.filler.remove(block);
+        self.supply.give(BlockRange::new(block, Blocks::ONE), now_ms);
+    }
+
+    /// The same of the one that was kept, which has been free for long.
+    pub fn give_spare(&mut self, block: BlockId) {
+        if self.spare == Some(block) {
+            self.spare = None;
+        }
+        let now = self.now_ms();
+        self.give_block(block, now);
     }
 
     /// A new slab of an owner, all its objects free; its first slice.
@@ -136,6 +162,7 @@ impl<O: Os> Central<O> {
         unsafe {
             let record = view.record(head);
             record.set_to_head(0);
+            record.forget_pages();
             record.slab().begin(class);
             for slice in 0..run.count {
                 view.record(head + slice).set_to_head(slice as u8);
@@ -325,9 +352,8 @@ impl<O: Os> Central<O> {
         if let Some(spare) = self.spare.take()
             && self.filler.is_empty(spare)
         {
-            self.filler.remove(spare);
             let now = self.now_ms();
-            self.supply.give(BlockRange::new(spare, Blocks::ONE), now);
+            self.give_block(spare, now);
         }
         self.supply.release_all()
     }
@@ -395,6 +421,8 @@ impl<O: Os> Central<O> {
             unmoved: counts.unmoved,
             other_node_blocks: counts.other_node,
             failures: self.failures,
+            split_blocks: self.split_blocks,
+            returned_parts: self.returned_parts,
             heaps: u64::from(self.owners),
             threads: u64::from(self.active),
         }

@@ -89,7 +89,7 @@ impl Config {
     }
 
     /// How long a free block keeps its memory, in milliseconds, at most 24 days
-    /// (`BOOKEND_RETURN_DELAY`).
+    /// (`BOOKEND_RETURN_DELAY`). Free parts of blocks in use keep theirs up to twice as long.
     pub const fn return_delay_ms(mut self, delay: u32) -> Self {
         self.delay_ms = if delay > DELAY_MAX { DELAY_MAX } else { delay };
         self
@@ -198,7 +198,7 @@ pub(super) const VARIABLES: [Variable; 8] = [
     Variable {
         name: c"BOOKEND_RETURN_DELAY",
         values: "MILLISECONDS",
-        effect: "give free blocks back to the system after this time (default 500)",
+        effect: "give free blocks, and long free parts of others, back to the system after this time (default 500)",
         read: |config, value| {
             let delay = number(value).and_then(|delay| u32::try_from(delay).ok());
             delay.is_some_and(|delay| set(&mut config.delay_ms, delay.min(DELAY_MAX)))

@@ -14,7 +14,7 @@ use super::central::Central;
 use super::classes::Class;
 use super::config::Config;
 use super::fatal::{Fault, die};
-use super::local::{self, Local, Standing};
+use super::local::{self, Local, Own, Standing};
 use super::lock::Lock;
 use super::record::SliceRef;
 use super::remote::{self, Freed};
@@ -34,6 +34,7 @@ const FAILED: u32 = 2;
 pub(super) struct Heap<O: Os> {
     stage: AtomicU32,
     shared: UnsafeCell<MaybeUninit<Shared>>,
+    os: UnsafeCell<MaybeUninit<O>>,
     pub central: Lock<Option<Central<O>>>,
 }
 
@@ -46,7 +47,7 @@ pub(super) struct Shared {
     pub config: Config,
 }
 
-// SAFETY: `shared` is written once, before `stage` says so; the rest is behind the lock.
+// SAFETY: `shared` and `os` are written once, before `stage` says so; the rest is behind the lock.
 unsafe impl<O: Os> Sync for Heap<O> {}
 // SAFETY: it owns what it refers to.
 unsafe impl<O: Os> Send for Heap<O> {}
@@ -57,6 +58,7 @@ impl<O: Os> Heap<O> {
         Self {
             stage: AtomicU32::new(NEW),
             shared: UnsafeCell::new(MaybeUninit::uninit()),
+            os: UnsafeCell::new(MaybeUninit::uninit()),
             central: Lock::new(None),
         }
     }
@@ -69,6 +71,12 @@ impl<O: Os> Heap<O> {
         }
         // SAFETY: it was written before the stage said so, and is not written again.
         Some(unsafe { (*self.shared.get()).assume_init_ref() })
+    }
+
+    /// The machine that it stands on, once there is a heap.
+    pub fn os(&self) -> Option<&O> {
+        // SAFETY: as above; it was written before as well.
+        self.shared().map(|_| unsafe { (*self.os.get()).assume_init_ref() })
     }
 
     /// Reserves the span, once. Whether there is a heap.
@@ -85,7 +93,10 @@ impl<O: Os> Heap<O> {
                         config,
                     };
                     // SAFETY: under the lock, and nobody reads it before the stage says so.
-                    unsafe { (*self.shared.get()).write(shared) };
+                    unsafe {
+                        (*self.shared.get()).write(shared);
+                        (*self.os.get()).write(new.os.clone());
+                    }
                     *central = Some(new);
                     READY
                 }
@@ -103,7 +114,7 @@ impl<O: Os> Heap<O> {
     }
 
     /// The heap of an owner.
-    fn local(shared: &Shared, owner: Owner) -> Option<NonNull<Local>> {
+    pub fn local(shared: &Shared, owner: Owner) -> Option<NonNull<Local>> {
         if owner.0 == 0 || owner.0 > OWNERS_MAX {
             return None;
         }
@@ -158,7 +169,7 @@ impl<O: Os> Heap<O> {
 
     /// Looks after a heap that no thread has at present.
     #[cold]
-    fn visit(&self, shared: &Shared, local: NonNull<Local>) {
+    pub fn visit(&self, shared: &Shared, local: NonNull<Local>) {
         // SAFETY: as above.
         let standing = unsafe { &(*local.as_ptr()).standing };
         standing.holder.look_after(&standing.pending, || {
@@ -213,7 +224,7 @@ impl<O: Os> Heap<O> {
         let owner = own.owner();
         let warm = self.with(|central| central.keep_warm()).unwrap_or(false);
         if warm {
-            own.rest();
+            own.rest(self.now_ms());
         } else {
             own.empty(standing, self, shared);
         }
@@ -222,10 +233,19 @@ impl<O: Os> Heap<O> {
         self.with(|central| central.add_retired(owner, standing));
     }
 
-    /// Gives back all that is free, also what heaps without a thread have kept; whether that was
-    /// anything.
-    pub fn trim(&self) -> bool {
+    /// Gives back all that is free, also what heaps without a thread have kept, and of this thread's, which is
+    /// `own`, or nobody's; whether that was anything.
+    pub fn trim(&self, own: Owner) -> bool {
         let Some(shared) = self.shared() else { return false };
+        self.empty_retired(shared, |_| true);
+        let returned = || self.with(|central| central.returned_parts);
+        let before = returned();
+        self.give_all_parts(shared, own);
+        self.with(|central| central.trim()) == Some(true) || returned() != before
+    }
+
+    /// Takes what heaps without a thread have kept in their bins, of those that are such.
+    pub fn empty_retired(&self, shared: &Shared, is_such: impl Fn(&Own) -> bool) {
         let mut next = self.with(|central| central.retired).unwrap_or(0);
         while let Some(local) = Self::local(shared, Owner(next)) {
             // SAFETY: threads' heaps are never unmapped.
@@ -234,14 +254,13 @@ impl<O: Os> Heap<O> {
             if standing.holder.visit() {
                 // SAFETY: whoever visits a heap has it to itself.
                 let own = unsafe { &mut (*local.as_ptr()).own };
-                if own.empty(standing, self, shared) {
+                if is_such(own) && own.empty(standing, self, shared) {
                     self.with(|central| central.warm -= 1);
                 }
                 standing.holder.leave();
                 self.visit(shared, local);
             }
         }
-        self.with(|central| central.trim()).unwrap_or(false)
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::config::{Config, Hugetlb};
 use super::core::Heap;
+use super::tables::Owner;
 use super::thread::{self, Thread};
 use crate::os::Errno;
 use crate::os::fake::{Call, Fails, FakeOs, FreeOrder};
@@ -42,7 +43,7 @@ fn program(heap: &Heap<FakeOs>) -> u32 {
                 (*at, *size) = (moved, *size * 2);
             }
         }
-        heap.trim();
+        heap.trim(Owner::NOBODY);
     }
     for (index, (at, size)) in live.into_iter().enumerate() {
         // SAFETY: as above.
@@ -55,7 +56,7 @@ fn program(heap: &Heap<FakeOs>) -> u32 {
     }
     // SAFETY: attached above, and not used any more.
     unsafe { heap.retire(local) };
-    heap.trim();
+    heap.trim(Owner::NOBODY);
     refused
 }
 

@@ -16,7 +16,7 @@ use super::classes::SLICES;
 /// One list for each longest run, 1 to 64.
 const LISTS: usize = SLICES as usize;
 
-/// What the filler knows of a block: one cache line holds two and a half.
+/// What the filler knows of a block.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
 struct Entry {
@@ -24,6 +24,12 @@ struct Entry {
     free: u64,
     /// Bit i: slice i has been used since the block came from the system, and may not be zero.
     used: u64,
+    /// Bit i: slice i was free when the block was last looked at, and has been since.
+    idle: u64,
+    /// Bit i: the same of the look before.
+    ripe: u64,
+    /// When that last look was, in milliseconds.
+    looked_ms: u32,
     /// Neighbours in the list, as block number plus one.
     next: u32,
     previous: u32,
@@ -31,6 +37,8 @@ struct Entry {
     held: bool,
     /// Whether nothing is to be cut from it: it is being emptied.
     closed: bool,
+    /// Whether parts of it have gone back to the system.
+    split: bool,
 }
 
 // SAFETY: integers and a bool, all of which have zero for a value.
@@ -72,6 +80,8 @@ pub(crate) struct Filler<O: Os> {
     filled: u64,
     blocks: u32,
     free_slices: u32,
+    /// One more than the highest block that it has had.
+    end: u32,
 }
 
 impl<O: Os> Filler<O> {
@@ -83,6 +93,7 @@ impl<O: Os> Filler<O> {
             filled: 0,
             blocks: 0,
             free_slices: 0,
+            end: 0,
         })
     }
 
@@ -102,6 +113,7 @@ impl<O: Os> Filler<O> {
         *entry = Entry { free: u64::MAX, used, held: true, ..Entry::default() };
         self.blocks += 1;
         self.free_slices += SLICES;
+        self.end = self.end.max(block.get() + 1);
         self.link(block);
     }
 
@@ -141,6 +153,55 @@ impl<O: Os> Filler<O> {
     pub fn take_exactly(&mut self, run: Slices) {
         debug_assert_eq!(self.cut_out(run.block) & run.mask(), 0);
         self.cut(run);
+    }
+
+    /// One more than the highest block that it has had.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Looks at what is free in a block, once in a delay; whether that is over.
+    pub fn look(&mut self, block: BlockId, now_ms: u32, delay_ms: u32) -> bool {
+        let entry = &mut self.entries[block.as_usize()];
+        if now_ms.wrapping_sub(entry.looked_ms) < delay_ms {
+            return false;
+        }
+        entry.looked_ms = now_ms;
+        (entry.ripe, entry.idle) = (entry.idle, entry.free);
+        true
+    }
+
+    /// Bit i: slice i of the block was free at both of the last two looks, and between them.
+    pub fn ripe(&self, block: BlockId) -> u64 {
+        self.entries[block.as_usize()].ripe
+    }
+
+    /// Bit i: slice i of the block is free, and has been used since it came from the system.
+    pub fn soiled(&self, block: BlockId) -> u64 {
+        let entry = &self.entries[block.as_usize()];
+        entry.free & entry.used
+    }
+
+    /// Bit i: slice i of the block is free, and has not been used since.
+    pub fn clean(&self, block: BlockId) -> u64 {
+        let entry = &self.entries[block.as_usize()];
+        entry.free & !entry.used
+    }
+
+    /// Free slices of a block have gone back to the system, and are zero.
+    pub fn set_clean(&mut self, block: BlockId, slices: u64) {
+        let entry = &mut self.entries[block.as_usize()];
+        debug_assert_eq!(slices & !entry.free, 0);
+        entry.used &= !slices;
+    }
+
+    /// Whether parts of a block have gone back to the system.
+    pub fn is_split(&self, block: BlockId) -> bool {
+        self.entries[block.as_usize()].split
+    }
+
+    pub fn set_split(&mut self, block: BlockId, split: bool) {
+        self.entries[block.as_usize()].split = split;
     }
 
     /// Whether a block is the filler's and wholly free.
@@ -191,6 +252,8 @@ impl<O: Os> Filler<O> {
         let zero = entry.used & run.mask() == 0;
         entry.free &= !run.mask();
         entry.used |= run.mask();
+        entry.idle &= !run.mask();
+        entry.ripe &= !run.mask();
         self.free_slices -= run.count;
         self.link(run.block);
         (run, zero)

@@ -194,6 +194,7 @@ fn help() {
 /// is a null pointer; `errno` is left alone.
 pub mod raw {
     use super::*;
+    use crate::heap::tables::Owner;
 
     /// `size` bytes, aligned to 16. Of no bytes it gives an address that nothing else has.
     #[inline]
@@ -235,11 +236,32 @@ pub mod raw {
 
     #[inline(always)]
     fn allocate_class(class: Class) -> *mut u8 {
-        // SAFETY: the heap is this thread's, or the empty one.
-        match unsafe { Own::take(&raw mut (*tls::get()).own, class) } {
-            Some(at) => at.as_ptr(),
-            None => refill(class),
+        // SAFETY: the heap is this thread's, or the empty one; where it had an object it is this thread's.
+        unsafe {
+            let own = &raw mut (*tls::get()).own;
+            match Own::take(own, class) {
+                Some(at) => {
+                    if (*own).round.tick() {
+                        look_around();
+                    }
+                    at.as_ptr()
+                }
+                None => refill(class),
+            }
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_around() {
+        // The request has been met, whatever the system says now.
+        // SAFETY: the place is this thread's; so below.
+        let errno = unsafe { *libc::__errno_location() };
+        if let Some(thread) = current() {
+            thread.look_around();
+        }
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = errno };
     }
 
     #[cold]
@@ -420,7 +442,7 @@ pub mod raw {
 
     /// Gives free memory back to the system; whether there was any.
     pub fn trim() -> bool {
-        HEAP.trim()
+        current().map_or_else(|| HEAP.trim(Owner::NOBODY), |thread| thread.trim())
     }
 
     /// Before a fork: nobody is in the middle of anything that the child will need.

@@ -32,6 +32,7 @@ use super::classes::{ALIGN_MIN, CLASSES, Class, TABLE_MAX};
 use super::config::Config;
 use super::core::Shared;
 use super::holder::Holder;
+use super::parts::Round;
 use super::recording::Lane;
 use super::remote;
 use super::tables::{BIN_BYTES, Entry, OWNERS_MAX, Owner, View};
@@ -70,10 +71,14 @@ pub(super) struct Own {
     lane: *mut Lane,
     owner: Owner,
     shelves: [Shelf; CLASSES],
+    /// Where it is with its looks for what may go back to the system.
+    pub round: Round,
     /// No thread has it, so no empty slab is worth keeping.
     retired: bool,
     /// No thread has it, and what was in its bins still is.
     warm: bool,
+    /// Since when, in milliseconds.
+    rests_ms: u32,
 }
 
 /// Sizes that are looked up.
@@ -135,8 +140,10 @@ pub(super) static EMPTY: Local = Local {
         shelves: [Shelf { current: None, partial: None, batch: 0, neighbours: false }; CLASSES],
         small: SMALL_BINS,
         owner: Owner(0),
+        round: Round::NEW,
         retired: true,
         warm: false,
+        rests_ms: 0,
     },
     standing: Standing::new(),
 };
@@ -160,6 +167,7 @@ impl Local {
         own.tag = if record { NOBODY } else { own.home };
         own.small = if record { NO_BINS } else { SMALL_BINS };
         own.owner = owner;
+        own.round = Round::NEW;
         own.base = shared.view.base;
         own.slices = shared.view.slices;
         own.entries = shared.view.entries.as_ptr();
@@ -192,9 +200,15 @@ impl Own {
     }
 
     /// The thread leaves it as it is.
-    pub fn rest(&mut self) {
+    pub fn rest(&mut self, now_ms: u32) {
         self.retired = true;
         self.warm = true;
+        self.rests_ms = now_ms;
+    }
+
+    /// Whether no thread has had it for a delay, and what was in its bins still is.
+    pub fn has_rested(&self, now_ms: u32, delay_ms: u32) -> bool {
+        self.warm && now_ms.wrapping_sub(self.rests_ms) >= delay_ms
     }
 
     /// The slice that an address lies in, if that is one of a slab of this heap.

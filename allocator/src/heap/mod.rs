@@ -9,7 +9,8 @@
 //! 5. `remote`, `holder`: objects freed by threads that do not own their slab; who has a thread's heap.
 //! 6. `central`, `core`, `local`: what is behind the lock, what threads share, and what each has for
 //!    itself.
-//! 7. `thread`, `tls`, `global`: the doors; `report`: what is printed at the end; [`recording`]: what
+//! 7. `parts`: what lies free in blocks that are in use goes back to the system.
+//! 8. `thread`, `tls`, `global`: the doors; `report`: what is printed at the end; [`recording`]: what
 //!    went through the doors.
 //!
 //! An allocation is one of three things: an **object** of a slab (up to 256 KiB), a **run** of
@@ -28,6 +29,7 @@ mod global;
 mod holder;
 mod local;
 mod lock;
+mod parts;
 mod record;
 pub mod recording;
 mod remote;

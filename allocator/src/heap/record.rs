@@ -12,6 +12,9 @@
 //! back it is. The records of a block are nine pages. 576 is nine cache lines, an odd number, so
 //! that headers do not fall on each other in a cache.
 //!
+//! Of each page of a slab is known whether it had nothing but free objects when it was last looked at, and
+//! whether it has gone back to the system; see [`super::parts`].
+//!
 //! An object's bit is set in `free` while it lies in its slab: neither handed out nor kept in a
 //! thread's bin, nor freed from elsewhere and not yet heard of.
 #![allow(unsafe_code)] // gives the owner its part
@@ -24,6 +27,11 @@ use super::classes::{Class, OBJECTS_MAX, Shape};
 use super::fatal::Fault;
 use super::remote::{self, Freed};
 use crate::os::Zeroed;
+
+mod pages;
+
+pub(super) use self::pages::PAGE_BYTES;
+use self::pages::Pages;
 
 const WORDS: usize = OBJECTS_MAX / 64;
 const _: () = assert!(WORDS <= u32::BITS as usize, "one flag a word");
@@ -39,6 +47,12 @@ pub(super) struct Record {
     pub link: AtomicU32,
     /// How many slices back the slab's first one is.
     to_head: AtomicU8,
+    /// When its pages were last looked at, in milliseconds.
+    looked_ms: AtomicU32,
+    /// Pages of the slab that had nothing but free objects then.
+    idle: Pages,
+    /// Those of them that have gone back to the system.
+    gone: Pages,
     pub remote: RemoteBits,
 }
 
@@ -155,6 +169,8 @@ pub(super) struct Slab {
     pub state: State,
     /// No bit is set in `free` below this word.
     lowest: u8,
+    /// Whether an object has been taken since its pages were looked at.
+    taken: bool,
     /// Bits set in `free`. Atomic only because reports read it too.
     free_objects: AtomicU32,
     /// Neighbours in the owner's list of slabs of this class with room.
@@ -210,6 +226,7 @@ impl Slab {
         self.class = class.0;
         self.state = State::None;
         self.lowest = 0;
+        self.taken = false;
         *self.free_objects.get_mut() = objects as u32;
         self.free[..objects / 64].fill(u64::MAX);
         if !objects.is_multiple_of(64) {
@@ -271,6 +288,7 @@ impl Slab {
             }
         }
         self.lowest = at as u8;
+        self.taken = true;
         self.add_free(-(wanted as i32));
         wanted
     }

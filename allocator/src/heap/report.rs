@@ -59,7 +59,7 @@ fn line(text: core::fmt::Arguments<'_>) {
 }
 
 /// The counts, each with its name and whether it is of bytes.
-fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 17] {
+fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 19] {
     [
         ("reserved", stats.reserved, true),
         ("committed", stats.committed, true),
@@ -75,6 +75,8 @@ fn counts(stats: &Stats, huge_mapped: Bytes) -> [(&'static str, u64, bool); 17] 
         ("other_node_blocks", stats.other_node_blocks, false),
         ("released_blocks", stats.released_blocks, false),
         ("kept_blocks", stats.kept_blocks, false),
+        ("split_blocks", stats.split_blocks, false),
+        ("returned_parts", stats.returned_parts, true),
         ("misplaced_blocks", stats.misplaced_blocks, false),
         ("failures", stats.failures, false),
         ("heaps", stats.heaps, false),

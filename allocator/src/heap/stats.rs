@@ -55,6 +55,10 @@ pub struct Stats {
     pub other_node_blocks: u64,
     /// Blocks that had to be placed among those of the other end, so far.
     pub misplaced_blocks: u64,
+    /// Blocks in use of which parts have gone back to the system, so that they are no huge pages.
+    pub split_blocks: u64,
+    /// Bytes of parts of blocks given back to the system so far.
+    pub returned_parts: u64,
     /// Requests for which there was no memory.
     pub failures: u64,
     /// Heaps of threads, those that wait for another thread included.

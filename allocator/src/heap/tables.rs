@@ -43,6 +43,11 @@ pub(super) enum Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner(pub u32);
 
+impl Owner {
+    /// No heap.
+    pub const NOBODY: Self = Self(0);
+}
+
 /// The most owners; numbers begin at 1.
 pub(super) const OWNERS_MAX: u32 = 1 << 18;
 const RUN: u32 = 0xfe00_0000;

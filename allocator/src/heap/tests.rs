@@ -5,9 +5,12 @@ use std::sync::mpsc;
 
 use proptest::prelude::*;
 
+mod parts;
+
 use super::classes::{CLASSES, Class, SLAB_OBJECT_MAX, SLICE_RUN_MAX};
 use super::config::Config;
 use super::core::Heap;
+use super::tables::Owner;
 use super::thread::{self, Thread};
 use crate::os::{Linux, Os};
 
@@ -97,7 +100,7 @@ fn validate<O: Os>(heap: &Heap<O>) {
 /// Nothing is in use any more.
 fn assert_empty<O: Os>(heap: &Heap<O>) {
     validate(heap);
-    heap.trim();
+    heap.trim(Owner::NOBODY);
     validate(heap);
     let stats = heap.with(|central| central.stats()).unwrap();
     assert_eq!((stats.slabs, stats.runs, stats.huge, stats.threads), (0, 0, 0, 0), "{stats:?}");
@@ -240,7 +243,7 @@ fn freed_memory_goes_back_when_it_is_trimmed() {
         large.into_iter().for_each(|stamped| stamped.free(thread));
         let committed = |heap: &Heap<Linux>| heap.with(|c| c.stats().committed).unwrap();
         assert!(committed(&heap) >= 128 << 20, "it stays for a while");
-        assert!(heap.trim());
+        assert!(heap.trim(Owner::NOBODY));
         assert!(committed(&heap) <= 4 << 20, "{}", committed(&heap));
     });
 }

@@ -61,7 +61,39 @@ impl<'heap, O: Os> Thread<'heap, O> {
             let own = unsafe { &mut *self.own() };
             own.refill(self.standing(), self.heap, self.shared, class)
         });
+        self.tick();
         object.map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    /// Counts a request that takes long; some of them look for what may go back to the system.
+    fn tick(&self) {
+        // SAFETY: as in `refill`.
+        let own = unsafe { &mut *self.own() };
+        if own.round.tick() {
+            self.look_around();
+        }
+    }
+
+    /// Looks for what may go back to the system.
+    #[cold]
+    pub fn look_around(&self) {
+        // SAFETY: as in `refill`.
+        let own = unsafe { &mut *self.own() };
+        self.heap.look_around(self.shared, self.standing(), own);
+    }
+
+    /// Looks at all blocks.
+    #[cfg(test)]
+    pub fn look_at_all(&self) {
+        // SAFETY: as in `refill`.
+        let own = unsafe { &mut *self.own() };
+        self.heap.look_at_all(self.shared, self.standing(), own);
+    }
+
+    /// Gives back all that is free; whether that was anything.
+    pub fn trim(&self) -> bool {
+        // SAFETY: as in `refill`.
+        self.heap.trim(unsafe { &*self.own() }.owner())
     }
 
     /// # Safety
@@ -88,6 +120,7 @@ impl<'heap, O: Os> Thread<'heap, O> {
             // SAFETY: the bin was full; the rest is the caller's.
             Some(entry @ Entry::Slab(_, class)) if own.is_own(entry) => unsafe {
                 own.spill(self.heap, self.shared, class, at);
+                self.tick();
             },
             // SAFETY: the caller's.
             Some(Entry::Slab(_, class)) if own.sets_aside(class) => unsafe {

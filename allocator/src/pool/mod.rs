@@ -27,6 +27,7 @@ mod fill;
 mod frame_order;
 mod open;
 mod ordinary;
+mod parts;
 mod pin;
 mod populate;
 #[cfg(test)]

@@ -1,0 +1,356 @@
+//! What lies free in blocks that are in use goes back to the system as well, page by page.
+//!
+//! [`supply`](super::supply) gives whole blocks back. An aged heap has few of those that are free: here and
+//! there an object holds one. So two more kinds of free memory go when they have been free for the
+//! delay: slices that are nobody's, and pages of slabs that hold nothing but free objects.
+//!
+//! # At what price
+//! A huge page of which a part goes is broken up, and what the program keeps in the rest of it costs
+//! more misses of the TLB from then on. Therefore a block is *split* only where a quarter of it may go, and for its
+//! free slices only where the heap has more of those than it needs to grow
+//! ([`Central::part`]). The system is told that it is no huge page any more, or khugepaged would bring
+//! all of it back. When next to nothing of it is missing, it is told so again. What stands on base
+//! pages from the beginning is split in this sense; hugetlb pages never are.
+//!
+//! # Who looks, and when
+//! Only the owner of a slab knows which of its objects are free, so each thread looks at its own slabs, and
+//! at those of heaps that no thread has. There is no thread for it: one in so many requests of those that
+//! take long anyway (more than 1 KiB, or an empty bin) has a look at the clock, and once in a delay
+//! at some blocks. A program that requests nothing keeps what it has. What the heap of a thread that is
+//! no more has in its bins goes back to the slabs after the same time.
+//!
+//! A slab of another thread's is not counted where it is decided whether a block is split: should
+//! two threads have an eighth each to give, neither does.
+#![allow(unsafe_code)] // slabs that the caller owns, and their memory
+
+use core::ptr::NonNull;
+
+use super::central::Central;
+use super::classes::{Class, SLICE_BYTES, SLICES};
+use super::core::{Heap, Shared};
+use super::local::{Local, Own, Standing};
+use super::record::{PAGE_BYTES, Record};
+use super::tables::{Entry, Owner};
+use crate::os::Os;
+use crate::pool::Rung;
+use crate::units::{BLOCK_BYTES, BlockId};
+
+/// Pages of a slice, and of a block.
+const SLICE_PAGES: u32 = (SLICE_BYTES / PAGE_BYTES) as u32;
+const BLOCK_PAGES: u32 = (BLOCK_BYTES / PAGE_BYTES) as u32;
+/// Pages of which so many may go are worth a huge page.
+const SPLIT_FROM: u32 = BLOCK_PAGES / 4;
+/// A block of which less is missing may be a huge page again.
+const MENDED_BELOW: u32 = BLOCK_PAGES / 16;
+/// So many blocks are split at most: each may be a mapping of its own, of which a process has 65,530.
+const SPLIT_MAX: u64 = 1 << 14;
+/// Free slices that a heap keeps to grow into: of so many blocks, and of one in so many.
+const SPARE_BLOCKS: u32 = 2;
+const SPARE_PART: u32 = 16;
+/// Work of one look: whoever does it has asked for something else.
+const BLOCKS_AT_ONCE: u32 = 64;
+const SLABS_AT_ONCE: u32 = 512;
+/// Requests between two glances at the clock: when a round is over, and on its way, when a look may come
+/// each millisecond.
+const TICKS: u32 = 64;
+const TICKS_IN_ROUND: u32 = 8;
+
+/// Where a thread is with its looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// Requests until the next glance at the clock.
+    ticks: u32,
+    /// The next block, and when to begin anew after the last.
+    block: u32,
+    due_ms: u32,
+}
+
+impl Round {
+    pub const NEW: Self = Self { ticks: TICKS, block: 0, due_ms: 0 };
+
+    /// Counts a request; whether it is time for a glance at the clock.
+    #[inline(always)]
+    pub fn tick(&mut self) -> bool {
+        self.ticks = self.ticks.wrapping_sub(1);
+        self.ticks == 0
+    }
+}
+
+/// What slabs of a block may give, by their first slice in the block.
+struct Offers {
+    ripe: [u128; SLICES as usize],
+    pages: u32,
+    /// Pages of all its slabs that are gone already.
+    gone: u32,
+    slabs: u32,
+}
+
+impl<O: Os> Heap<O> {
+    /// Has a look at some blocks, where it is time for it.
+    #[cold]
+    pub fn look_around(&self, shared: &Shared, standing: &Standing, own: &mut Own) {
+        let (now_ms, delay_ms) = (self.now_ms(), shared.config.delay_ms);
+        own.round.ticks = if own.round.block == 0 { TICKS } else { TICKS_IN_ROUND };
+        if (now_ms.wrapping_sub(own.round.due_ms) as i32) < 0 || !self.has_parts() {
+            return;
+        }
+        if own.round.block == 0 {
+            // What others have freed is free.
+            own.hear(standing, self, shared);
+        }
+        let end = self.with(|central| {
+            central.supply.release_idle(now_ms);
+            central.filler.end()
+        });
+        let end = end.unwrap_or(0);
+        let (mut blocks, mut slabs) = (BLOCKS_AT_ONCE, SLABS_AT_ONCE);
+        while own.round.block < end && blocks > 0 && slabs > 0 {
+            let block = BlockId::new(own.round.block);
+            slabs = slabs.saturating_sub(self.look_at(shared, own.owner(), block, (now_ms, false)));
+            own.round.block += 1;
+            blocks -= 1;
+        }
+        if own.round.block < end {
+            (own.round.ticks, own.round.due_ms) = (TICKS_IN_ROUND, now_ms.wrapping_add(1));
+        } else {
+            (own.round.block, own.round.due_ms) = (0, now_ms.wrapping_add(delay_ms));
+            if self.with(|central| central.warm > 0) == Some(true) {
+                self.empty_retired(shared, |own| own.has_rested(now_ms, delay_ms));
+            }
+        }
+    }
+
+    /// Looks at all blocks, as soon as a round may begin.
+    #[cfg(test)]
+    pub fn look_at_all(&self, shared: &Shared, standing: &Standing, own: &mut Own) {
+        own.round.block = 0;
+        loop {
+            own.round.due_ms = self.now_ms();
+            self.look_around(shared, standing, own);
+            if own.round.block == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Gives back what is free in blocks in use, at once; for a thread's own heap (or nobody) and those that
+    /// no thread has.
+    pub fn give_all_parts(&self, shared: &Shared, owner: Owner) {
+        let end = self.with(|central| central.filler.end()).unwrap_or(0);
+        if self.has_parts() {
+            let now_ms = self.now_ms();
+            (0..end).for_each(|block| {
+                self.look_at(shared, owner, BlockId::new(block), (now_ms, true));
+            });
+        }
+    }
+
+    fn has_parts(&self) -> bool {
+        self.os().is_some_and(|os| os.base_page_size().bytes().as_usize() == PAGE_BYTES)
+    }
+
+    /// Milliseconds since some time; wraps around.
+    pub fn now_ms(&self) -> u32 {
+        self.os().map_or(0, |os| (os.now_ns() / 1_000_000) as u32)
+    }
+
+    /// Looks at a block; how many slabs there were to look at. With `all`, what is free goes at once.
+    fn look_at(&self, shared: &Shared, owner: Owner, block: BlockId, time: (u32, bool)) -> u32 {
+        if self.with(|central| central.filler.holds(block)) != Some(true) {
+            return 0;
+        }
+        let offers = self.offers(shared, owner, block, time);
+        let is_split =
+            self.with(|central| central.part(block, &offers, time, shared.config.delay_ms));
+        if is_split == Some(true) && offers.pages > 0 {
+            let ripe = offers.ripe.iter().enumerate().filter(|ripe| *ripe.1 != 0);
+            for (slice, &pages) in ripe {
+                self.give_pages(shared, owner, block.get() * SLICES + slice as u32, pages);
+            }
+        }
+        offers.slabs
+    }
+
+    /// What the slabs of a block may give that are an owner's or nobody's.
+    fn offers(
+        &self,
+        shared: &Shared,
+        owner: Owner,
+        block: BlockId,
+        (now_ms, all): (u32, bool),
+    ) -> Offers {
+        let mut offers = Offers { ripe: [0; SLICES as usize], pages: 0, gone: 0, slabs: 0 };
+        for slice in 0..SLICES {
+            let head = block.get() * SLICES + slice;
+            let Some((_, _, record)) = slab_at(shared, head) else { continue };
+            offers.slabs += 1;
+            offers.gone += record.gone_pages();
+            let ripe = self.having(shared, owner, head, |record, _| {
+                // SAFETY: the slab is this thread's for as long as this runs.
+                unsafe { record.ripe_pages(now_ms, shared.config.delay_ms, all) }
+            });
+            offers.ripe[slice as usize] = ripe.unwrap_or(0);
+            offers.pages += ripe.unwrap_or(0).count_ones();
+        }
+        offers
+    }
+
+    /// Gives pages of a slab back, those of them that are free still.
+    fn give_pages(&self, shared: &Shared, owner: Owner, head: u32, pages: u128) {
+        self.having(shared, owner, head, |record, _| {
+            // SAFETY: the slab is this thread's for as long as this runs; and what does not go is noted.
+            let mut left = unsafe { record.take_pages(pages) };
+            while left != 0 {
+                let first = left.trailing_zeros();
+                let count = (left >> first).trailing_ones();
+                let run = (u128::MAX >> (u128::BITS - count)) << first;
+                let start = first as usize * PAGE_BYTES;
+                let given = self.with(|central| {
+                    // SAFETY: only the slab's owner hands its free objects out, and that is this thread
+                    // at present.
+                    unsafe { central.give_part(head, start, count as usize * PAGE_BYTES) }
+                });
+                if given != Some(true) {
+                    record.keep_pages(run);
+                }
+                left &= !run;
+            }
+        });
+    }
+
+    /// Runs something with a slab that is an owner's, which is this thread's, or nobody's.
+    fn having<R>(
+        &self,
+        shared: &Shared,
+        owner: Owner,
+        head: u32,
+        run: impl FnOnce(&Record, Class) -> R,
+    ) -> Option<R> {
+        let (of, class, record) = slab_at(shared, head)?;
+        if of == owner {
+            return Some(run(record, class));
+        }
+        let local: NonNull<Local> = Self::local(shared, of)?;
+        // SAFETY: threads' heaps are never unmapped, and this part is for everybody.
+        let standing = unsafe { &(*local.as_ptr()).standing };
+        if !standing.holder.visit() {
+            return None;
+        }
+        // It may have changed hands before.
+        let still = slab_at(shared, head).filter(|now| (now.0, now.1) == (of, class));
+        let result = still.map(|_| run(record, class));
+        standing.holder.leave();
+        self.visit(shared, local);
+        result
+    }
+}
+
+/// The slab whose first slice that is.
+fn slab_at(shared: &Shared, head: u32) -> Option<(Owner, Class, &Record)> {
+    let Entry::Slab(owner, class) = shared.view.entry(head) else { return None };
+    // SAFETY: a slab's slices have records, which stay.
+    let record = unsafe { shared.view.record(head) };
+    (record.to_head() == 0).then_some((owner, class, record))
+}
+
+impl<O: Os> Central<O> {
+    /// Decides what becomes of a block of which slabs offer some pages, and gives back those of its free
+    /// slices that may go. Whether the pages may.
+    fn part(
+        &mut self,
+        block: BlockId,
+        offers: &Offers,
+        (now_ms, all): (u32, bool),
+        delay_ms: u32,
+    ) -> bool {
+        if !self.filler.holds(block) || !self.parts {
+            return false;
+        }
+        let on_base_pages = match self.supply.pool().rung(block) {
+            Some(Rung::Base) => true,
+            Some(Rung::Transparent) => false,
+            _ => return false,
+        };
+        self.filler.look(block, now_ms, delay_ms);
+        let ripe = if all { u64::MAX } else { self.filler.ripe(block) };
+        if self.filler.is_empty(block) && ripe == u64::MAX {
+            self.give_spare(block);
+            return false;
+        }
+        let (soiled, clean) = (self.filler.soiled(block) & ripe, self.filler.clean(block));
+        let pages = |slices: u64| slices.count_ones() * SLICE_PAGES;
+        let mut going = soiled;
+        if on_base_pages || self.filler.is_split(block) {
+            let missing = pages(clean | soiled) + offers.gone + offers.pages;
+            if !on_base_pages && missing < MENDED_BELOW {
+                self.mend(block);
+                return false;
+            }
+        } else {
+            // All of a huge page is there, used or not.
+            going |= clean & ripe;
+            let least = if all { MENDED_BELOW } else { SPLIT_FROM };
+            let needed = SLICES * SPARE_BLOCKS.max(self.filler.blocks().get() / SPARE_PART);
+            let spare = all || self.filler.free_slices() > needed || offers.pages >= SPLIT_FROM;
+            if pages(going) + offers.pages < least || !spare || !self.split(block) {
+                return false;
+            }
+        }
+        self.give_slices_back(block, going);
+        true
+    }
+
+    fn split(&mut self, block: BlockId) -> bool {
+        let split = self.split_blocks < SPLIT_MAX
+            && self.supply.pool().want_transparent(block, false).is_ok();
+        self.filler.set_split(block, split);
+        self.split_blocks += u64::from(split);
+        split
+    }
+
+    /// Says that a block is wanted as a huge page again. Where the system refuses, it stays as it is.
+    pub fn mend(&mut self, block: BlockId) {
+        if self.supply.pool().want_transparent(block, true).is_ok() {
+            self.filler.set_split(block, false);
+            self.split_blocks -= 1;
+        }
+    }
+
+    fn give_slices_back(&mut self, block: BlockId, slices: u64) {
+        let mut left = slices;
+        while left != 0 {
+            let first = left.trailing_zeros();
+            let count = (left >> first).trailing_ones();
+            let run = (u64::MAX >> (u64::BITS - count)) << first;
+            // SAFETY: the slices are free, and whoever wants them waits for the lock that this runs under.
+            let given = unsafe {
+                let head = block.get() * SLICES + first;
+                self.give_part(head, 0, count as usize * SLICE_BYTES)
+            };
+            if given {
+                self.filler.set_clean(block, run);
+            }
+            left &= !run;
+        }
+    }
+
+    /// Gives bytes back that begin `start` after a slice; whether the system took them. Where it refuses,
+    /// as it does where memory is locked, it is not asked again.
+    ///
+    /// # Safety
+    /// They are nobody's, and lie in the slice's block.
+    unsafe fn give_part(&mut self, slice: u32, start: usize, len: usize) -> bool {
+        if !self.parts {
+            return false;
+        }
+        let (block, first) = (BlockId::new(slice / SLICES), slice % SLICES);
+        let start = first as usize * SLICE_BYTES + start;
+        // SAFETY: the caller's.
+        let given = unsafe { self.supply.pool().release_part(block, start, len) };
+        match given {
+            Ok(()) => self.returned_parts += len as u64,
+            Err(_) => self.parts = false,
+        }
+        given.is_ok()
+    }
+}
