@@ -17,7 +17,7 @@ use crate::units::{BlockId, BlockRange, Blocks};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// Objects and bytes of a first round: few rounds, as each waits for sessions.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
 const BATCH_BYTES: u64 = 2 << 20;
 /// Objects and bytes of a round that insists: others wait for it.
 const INSISTING: usize = 32;
