@@ -226,6 +226,41 @@ fn what_stands_in_the_way_is_treated_as_here() {
     run(&dir, &format!("-T a {}", there(&dir, "d"))).fails(1, &["d' is a directory"]);
 }
 
+#[test]
+fn further_names_are_not_linked_to_something_else_that_was_left() {
+    for len in [3, 3 << 20] {
+        let dir = machines();
+        let (new, old) = ("n".repeat(len), "o".repeat(len - 1));
+        dir.file("tree/a", &new);
+        fs::hard_link(dir.join("tree/a"), dir.join("tree/b")).unwrap();
+        // Which name is the first, the directory says.
+        let first = fs::read_dir(dir.join("tree")).unwrap().next().unwrap().unwrap().file_name();
+        let [a, b] = if first == "a" { ["copy/a", "copy/b"] } else { ["copy/b", "copy/a"] };
+        dir.file(a, &old);
+        let to = there(&dir, "copy");
+        // Both ways of saying that it is left; one by its time.
+        for how in ["-aTn", "-aTu"] {
+            run(&dir, &format!("{how} tree {to}")).fails(1, &[b, "copy it by itself"]);
+            assert_eq!(dir.read(a), old.as_bytes(), "{how}");
+            assert!(!dir.join(b).exists(), "{how}: {b} is linked to what was left");
+        }
+        // What has the other name stays as well.
+        dir.file(b, &old);
+        run(&dir, &format!("-aTn tree {to}")).ok();
+        assert_eq!(dir.read(b), old.as_bytes());
+        // What is left is the copy.
+        fs::remove_file(dir.join(b)).unwrap();
+        run(&dir, &format!("-aT tree {to}")).ok();
+        fs::remove_file(dir.join(b)).unwrap();
+        for how in ["-aTn", "-aTu"] {
+            run(&dir, &format!("{how} tree {to}")).ok();
+            assert_eq!(dir.read(b), new.as_bytes(), "{how}");
+            let id = |name| fs::metadata(dir.join(name)).unwrap().ino();
+            assert_eq!(id(a), id(b), "{how}");
+        }
+    }
+}
+
 /// A copy of a big file at a rate that leaves time to disturb it, also to a test that is held up:
 /// what lies in the sockets' buffers, some MiB, still arrives after the end of who sent it.
 fn slow(dir: &Dir, more: &str, from: &str, to: &str) -> Child {

@@ -135,8 +135,12 @@ impl Receiver<'_, '_> {
                 if counted {
                     self.list(&spot, entry.link, sum.flatten());
                 }
-                let there = look(&spot.place.file, &spot.name, false);
-                self.settle(entry.link, &spot, there.ok().map(|(_, there)| id_of(&there)));
+                let there = if counted {
+                    look(&spot.place.file, &spot.name, false).ok().map(|(_, there)| id_of(&there))
+                } else {
+                    self.stays(&spot, entry, identity.len())
+                };
+                self.settle(entry.link, &spot, there);
                 self.session.send_now(&Message::Skip { file: number })
             }
             Err(error) => {

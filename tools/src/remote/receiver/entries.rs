@@ -97,7 +97,7 @@ impl Receiver<'_, '_> {
         let old = match self.standing(spot, attributes, Some(len))? {
             Standing::Stays => {
                 self.tally.left.add(1);
-                return Ok(look(&spot.place.file, &spot.name, false).ok().map(|(_, m)| id_of(&m)));
+                return Ok(self.stays(spot, entry, len));
             }
             Standing::Candidate(file, there) if has_contents(&file, content) => {
                 self.leave_same(spot, attributes, &file)?;

@@ -1,8 +1,9 @@
 //! Files with several names: the first name is copied, the others are linked to it once it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -13,7 +14,7 @@ use super::{Receiver, Spot};
 use crate::copy::error::FileError;
 use crate::copy::tree::directory::{Id, id_of, open_directory};
 use crate::copy::tree::entry::{by_descriptor, look};
-use crate::remote::protocol::Message;
+use crate::remote::protocol::{Entry, Message};
 use crate::remote::sender::LINKS_MAX;
 use crate::remote::session::lock;
 
@@ -21,6 +22,8 @@ use crate::remote::session::lock;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     files: Mutex<HashMap<u64, State>>,
+    /// Those of whose first name something else was left.
+    left: Mutex<HashSet<u64>>,
     /// Checksums of those that were copied, where they are to be told.
     sums: Mutex<HashMap<u64, [u8; 32]>>,
 }
@@ -87,6 +90,13 @@ impl Links {
     }
 }
 
+/// A name of a file of whose first name something else was left as it was.
+fn left(spot: &Spot) -> FileError {
+    let why = "the file whose name it is was not copied, since something newer, or else, has its first name; \
+               copy it by itself";
+    FileError::target(&spot.path(), "link", io::Error::other(why))
+}
+
 /// A name of a file that did not come.
 pub(super) fn not_copied(spot: &Spot) -> FileError {
     let cause = io::Error::other("the file whose name it is was not copied");
@@ -116,6 +126,19 @@ impl Receiver<'_, '_> {
         }
     }
 
+    /// What stays where a file of `len` bytes was to go. Where that is no copy of it, as far as length and
+    /// time tell, other names of the file are not linked to it.
+    pub(super) fn stays(&self, spot: &Spot, entry: &Entry, len: u64) -> Option<Id> {
+        let (_, there) = look(&spot.place.file, &spot.name, false).ok()?;
+        let modified = &entry.attributes.modified;
+        let time = (modified.seconds, i64::from(modified.nanoseconds));
+        let is_copy = there.len() == len && (there.mtime(), there.mtime_nsec()) == time;
+        if entry.link != 0 && !is_copy {
+            lock(&self.links.left).insert(entry.link);
+        }
+        Some(id_of(&there))
+    }
+
     /// Makes another name of the file of this number, now or when it is there.
     pub(super) fn link(&self, link: u64, spot: Spot) {
         let made = match lock(&self.links.files).get_mut(&link) {
@@ -137,11 +160,17 @@ impl Receiver<'_, '_> {
         let failed =
             |cause: io::Error| FileError::target(&path, "find the file to link to, of", cause);
         let file = find(made).map_err(failed)?;
-        if let Ok((_, now)) = look(&spot.place.file, &spot.name, false)
-            && id_of(&now) == made.id
-        {
+        let there = look(&spot.place.file, &spot.name, false);
+        if matches!(&there, Ok((_, now)) if id_of(now) == made.id) {
             self.tally.left.add(1);
             return self.list_link(spot, link, &file); // it is one already
+        }
+        if lock(&self.links.left).contains(&link) {
+            if there.is_err() {
+                return Err(left(spot));
+            }
+            self.tally.left.add(1);
+            return Ok(());
         }
         let from = by_descriptor(&file);
         let into = &spot.place.file;
