@@ -51,6 +51,8 @@ pub(super) struct Central<O: Os> {
     pub parts: bool,
     /// Blocks of which it has some.
     pub split_blocks: u64,
+    /// When somebody last began to look for such, in milliseconds.
+    pub round_ms: u32,
     /// Bytes of parts that it has had so far.
     pub returned_parts: u64,
 }
@@ -90,6 +92,7 @@ impl<O: Os> Central<O> {
             failures: 0,
             parts: true,
             split_blocks: 0,
+            round_ms: 0,
             returned_parts: 0,
         })
     }

@@ -13,8 +13,8 @@
 //! pages from the beginning is split in this sense; hugetlb pages never are.
 //!
 //! # Who looks, and when
-//! Only the owner of a slab knows which of its objects are free, so each thread looks at its own slabs, and
-//! at those of heaps that no thread has. There is no thread for it: one in so many requests of those that
+//! Only the owner of a slab knows which of its objects are free, so each thread looks at its own slabs; one of
+//! them *leads*, and looks at free slices and at the slabs of heaps that no thread has as well. There is no thread for it: one in so many requests of those that
 //! take long anyway (more than 1 KiB, or an empty bin) has a look at the clock, and once in a delay
 //! at some blocks. A program that requests nothing keeps what it has. What the heap of a thread that is
 //! no more has in its bins goes back to the slabs after the same time.
@@ -63,10 +63,12 @@ pub(super) struct Round {
     /// The next block, and when to begin anew after the last.
     block: u32,
     due_ms: u32,
+    /// Whether it looks at what is nobody's as well.
+    leads: bool,
 }
 
 impl Round {
-    pub const NEW: Self = Self { ticks: TICKS, block: 0, due_ms: 0 };
+    pub const NEW: Self = Self { ticks: TICKS, block: 0, due_ms: 0, leads: false };
 
     /// Counts a request; whether it is time for a glance at the clock.
     #[inline(always)]
@@ -74,6 +76,19 @@ impl Round {
         self.ticks = self.ticks.wrapping_sub(1);
         self.ticks == 0
     }
+}
+
+/// How somebody looks at blocks.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    now_ms: u32,
+    delay_ms: u32,
+    /// Whose slabs he looks at.
+    owner: Owner,
+    /// Whether he looks at what is nobody's as well.
+    leads: bool,
+    /// Whether all that is free goes at once.
+    all: bool,
 }
 
 /// What slabs of a block may give, by their first slice in the block.
@@ -94,19 +109,25 @@ impl<O: Os> Heap<O> {
         if (now_ms.wrapping_sub(own.round.due_ms) as i32) < 0 || !self.has_parts() {
             return;
         }
-        if own.round.block == 0 {
+        let begins = own.round.block == 0;
+        if begins {
             // What others have freed is free.
             own.hear(standing, self, shared);
         }
-        let end = self.with(|central| {
+        let begun = self.with(|central| {
             central.supply.release_idle(now_ms);
-            central.filler.end()
+            (central.filler.end(), begins && central.begin_round(now_ms, delay_ms))
         });
-        let end = end.unwrap_or(0);
+        let (end, leads) = begun.unwrap_or((0, false));
+        if begins {
+            own.round.leads = leads;
+        }
+        let (owner, leads) = (own.owner(), own.round.leads);
+        let look = Look { now_ms, delay_ms, owner, leads, all: false };
         let (mut blocks, mut slabs) = (BLOCKS_AT_ONCE, SLABS_AT_ONCE);
         while own.round.block < end && blocks > 0 && slabs > 0 {
             let block = BlockId::new(own.round.block);
-            slabs = slabs.saturating_sub(self.look_at(shared, own.owner(), block, (now_ms, false)));
+            slabs = slabs.saturating_sub(self.look_at(shared, block, &look));
             own.round.block += 1;
             blocks -= 1;
         }
@@ -114,7 +135,7 @@ impl<O: Os> Heap<O> {
             (own.round.ticks, own.round.due_ms) = (TICKS_IN_ROUND, now_ms.wrapping_add(1));
         } else {
             (own.round.block, own.round.due_ms) = (0, now_ms.wrapping_add(delay_ms));
-            if self.with(|central| central.warm > 0) == Some(true) {
+            if leads && self.with(|central| central.warm > 0) == Some(true) {
                 self.empty_retired(shared, |own| own.has_rested(now_ms, delay_ms));
             }
         }
@@ -138,9 +159,10 @@ impl<O: Os> Heap<O> {
     pub fn give_all_parts(&self, shared: &Shared, owner: Owner) {
         let end = self.with(|central| central.filler.end()).unwrap_or(0);
         if self.has_parts() {
-            let now_ms = self.now_ms();
+            let (now_ms, delay_ms) = (self.now_ms(), shared.config.delay_ms);
+            let look = Look { now_ms, delay_ms, owner, leads: true, all: true };
             (0..end).for_each(|block| {
-                self.look_at(shared, owner, BlockId::new(block), (now_ms, true));
+                self.look_at(shared, BlockId::new(block), &look);
             });
         }
     }
@@ -154,40 +176,38 @@ impl<O: Os> Heap<O> {
         self.os().map_or(0, |os| (os.now_ns() / 1_000_000) as u32)
     }
 
-    /// Looks at a block; how many slabs there were to look at. With `all`, what is free goes at once.
-    fn look_at(&self, shared: &Shared, owner: Owner, block: BlockId, time: (u32, bool)) -> u32 {
-        if self.with(|central| central.filler.holds(block)) != Some(true) {
-            return 0;
+    /// Looks at a block; how many slabs there were to look at.
+    fn look_at(&self, shared: &Shared, block: BlockId, look: &Look) -> u32 {
+        let offers = self.offers(shared, block, look);
+        // Who does not lead and has nothing to give needs no lock.
+        if !look.leads && offers.pages == 0 {
+            return offers.slabs;
         }
-        let offers = self.offers(shared, owner, block, time);
-        let is_split =
-            self.with(|central| central.part(block, &offers, time, shared.config.delay_ms));
+        let is_split = self.with(|central| central.part(block, &offers, look));
         if is_split == Some(true) && offers.pages > 0 {
             let ripe = offers.ripe.iter().enumerate().filter(|ripe| *ripe.1 != 0);
             for (slice, &pages) in ripe {
-                self.give_pages(shared, owner, block.get() * SLICES + slice as u32, pages);
+                self.give_pages(shared, block.get() * SLICES + slice as u32, pages, look);
             }
         }
         offers.slabs
     }
 
-    /// What the slabs of a block may give that are an owner's or nobody's.
-    fn offers(
-        &self,
-        shared: &Shared,
-        owner: Owner,
-        block: BlockId,
-        (now_ms, all): (u32, bool),
-    ) -> Offers {
+    /// What those slabs of a block may give that somebody looks at.
+    fn offers(&self, shared: &Shared, block: BlockId, look: &Look) -> Offers {
         let mut offers = Offers { ripe: [0; SLICES as usize], pages: 0, gone: 0, slabs: 0 };
         for slice in 0..SLICES {
             let head = block.get() * SLICES + slice;
+            let Entry::Slab(of, _) = shared.view.entry(head) else { continue };
+            if of != look.owner && !look.leads {
+                continue;
+            }
             let Some((_, _, record)) = slab_at(shared, head) else { continue };
             offers.slabs += 1;
             offers.gone += record.gone_pages();
-            let ripe = self.having(shared, owner, head, |record, _| {
+            let ripe = self.having(shared, look.owner, head, |record| {
                 // SAFETY: the slab is this thread's for as long as this runs.
-                unsafe { record.ripe_pages(now_ms, shared.config.delay_ms, all) }
+                unsafe { record.ripe_pages(look.now_ms, look.delay_ms, look.all) }
             });
             offers.ripe[slice as usize] = ripe.unwrap_or(0);
             offers.pages += ripe.unwrap_or(0).count_ones();
@@ -196,8 +216,8 @@ impl<O: Os> Heap<O> {
     }
 
     /// Gives pages of a slab back, those of them that are free still.
-    fn give_pages(&self, shared: &Shared, owner: Owner, head: u32, pages: u128) {
-        self.having(shared, owner, head, |record, _| {
+    fn give_pages(&self, shared: &Shared, head: u32, pages: u128, look: &Look) {
+        self.having(shared, look.owner, head, |record| {
             // SAFETY: the slab is this thread's for as long as this runs; and what does not go is noted.
             let mut left = unsafe { record.take_pages(pages) };
             while left != 0 {
@@ -224,11 +244,11 @@ impl<O: Os> Heap<O> {
         shared: &Shared,
         owner: Owner,
         head: u32,
-        run: impl FnOnce(&Record, Class) -> R,
+        run: impl FnOnce(&Record) -> R,
     ) -> Option<R> {
         let (of, class, record) = slab_at(shared, head)?;
         if of == owner {
-            return Some(run(record, class));
+            return Some(run(record));
         }
         let local: NonNull<Local> = Self::local(shared, of)?;
         // SAFETY: threads' heaps are never unmapped, and this part is for everybody.
@@ -238,7 +258,7 @@ impl<O: Os> Heap<O> {
         }
         // It may have changed hands before.
         let still = slab_at(shared, head).filter(|now| (now.0, now.1) == (of, class));
-        let result = still.map(|_| run(record, class));
+        let result = still.map(|_| run(record));
         standing.holder.leave();
         self.visit(shared, local);
         result
@@ -256,13 +276,8 @@ fn slab_at(shared: &Shared, head: u32) -> Option<(Owner, Class, &Record)> {
 impl<O: Os> Central<O> {
     /// Decides what becomes of a block of which slabs offer some pages, and gives back those of its free
     /// slices that may go. Whether the pages may.
-    fn part(
-        &mut self,
-        block: BlockId,
-        offers: &Offers,
-        (now_ms, all): (u32, bool),
-        delay_ms: u32,
-    ) -> bool {
+    fn part(&mut self, block: BlockId, offers: &Offers, look: &Look) -> bool {
+        let Look { now_ms, delay_ms, leads, all, .. } = *look;
         if !self.filler.holds(block) || !self.parts {
             return false;
         }
@@ -282,7 +297,8 @@ impl<O: Os> Central<O> {
         let mut going = soiled;
         if on_base_pages || self.filler.is_split(block) {
             let missing = pages(clean | soiled) + offers.gone + offers.pages;
-            if !on_base_pages && missing < MENDED_BELOW {
+            // Who does not lead does not know all that is gone.
+            if leads && !on_base_pages && missing < MENDED_BELOW {
                 self.mend(block);
                 return false;
             }
@@ -298,6 +314,15 @@ impl<O: Os> Central<O> {
         }
         self.give_slices_back(block, going);
         true
+    }
+
+    /// Whether whoever begins a round leads it: one in a delay does.
+    fn begin_round(&mut self, now_ms: u32, delay_ms: u32) -> bool {
+        let leads = now_ms.wrapping_sub(self.round_ms) >= delay_ms;
+        if leads {
+            self.round_ms = now_ms;
+        }
+        leads
     }
 
     fn split(&mut self, block: BlockId) -> bool {
