@@ -110,6 +110,21 @@ fn what_one_thread_allocates_another_frees() {
 }
 
 #[test]
+fn an_aged_heap_gives_back_what_is_free_and_nothing_else() {
+    holds("ageing.c", &[]);
+    let program = compile("ageing.c");
+    // Blocks that are huge pages, base pages, and both; and frees that are looked at.
+    for (variable, value) in [
+        ("BOOKEND_SMALL", "0"),
+        ("BOOKEND_SMALL", "1G"),
+        ("BOOKEND_RETURN_DELAY", "500"),
+        ("BOOKEND_SECURE", "1"),
+    ] {
+        assert_success(Command::new(&program).arg("memory").env(variable, value), true);
+    }
+}
+
+#[test]
 fn a_limited_address_space_is_an_ordinary_failure() {
     let program = compile("scarce.c");
     for kib in [400_000, 2_000_000] {
