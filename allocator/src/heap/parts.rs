@@ -333,12 +333,11 @@ impl<O: Os> Central<O> {
         split
     }
 
-    /// Says that a block is wanted as a huge page again. Where the system refuses, it stays as it is.
+    /// Says that a block is wanted as a huge page again. Where the system refuses, it stays on base pages.
     pub fn mend(&mut self, block: BlockId) {
-        if self.supply.pool().want_transparent(block, true).is_ok() {
-            self.filler.set_split(block, false);
-            self.split_blocks -= 1;
-        }
+        let _ = self.supply.pool().want_transparent(block, true);
+        self.filler.set_split(block, false);
+        self.split_blocks -= 1;
     }
 
     fn give_slices_back(&mut self, block: BlockId, slices: u64) {
