@@ -6,18 +6,19 @@
 //!
 //! # At what price
 //! A huge page of which a part goes is broken up, and what the program keeps in the rest of it costs
-//! more misses of the TLB from then on. Therefore a block is *split* only where a quarter of it may go, and for its
-//! free slices only where the heap has more of those than it needs to grow
+//! more misses of the TLB from then on. Therefore a block is *split* only where a quarter of it may go,
+//! and for its free slices only where the heap has more of those than it needs to grow
 //! ([`Central::part`]). The system is told that it is no huge page any more, or khugepaged would bring
-//! all of it back. When next to nothing of it is missing, it is told so again. What stands on base
+//! all of it back; and that it is one again, when next to nothing of it is missing. What stands on base
 //! pages from the beginning is split in this sense; hugetlb pages never are.
 //!
 //! # Who looks, and when
-//! Only the owner of a slab knows which of its objects are free, so each thread looks at its own slabs; one of
-//! them *leads*, and looks at free slices and at the slabs of heaps that no thread has as well. There is no thread for it: one in so many requests of those that
-//! take long anyway (more than 1 KiB, or an empty bin) has a look at the clock, and once in a delay
-//! at some blocks. A program that requests nothing keeps what it has. What the heap of a thread that is
-//! no more has in its bins goes back to the slabs after the same time.
+//! Only the owner of a slab knows which of its objects are free, so each thread looks at its own slabs;
+//! one of them *leads*, and looks at free slices and at the slabs of heaps that no thread has as well.
+//! There is no thread for it: one in so many requests of those that take long anyway (more than
+//! 1 KiB, or an empty bin) looks at the clock, and once in a delay at some blocks. A program that
+//! requests nothing keeps what it has. What the heap of a thread that is no more has in its bins goes
+//! back to the slabs after the same time.
 //!
 //! A slab of another thread's is not counted where it is decided whether a block is split: should
 //! two threads have an eighth each to give, neither does.
