@@ -160,15 +160,13 @@ impl<O: Os> Filler<O> {
         self.end
     }
 
-    /// Looks at what is free in a block, once in a delay; whether that is over.
-    pub fn look(&mut self, block: BlockId, now_ms: u32, delay_ms: u32) -> bool {
+    /// Looks at what is free in a block, once in a delay.
+    pub fn look(&mut self, block: BlockId, now_ms: u32, delay_ms: u32) {
         let entry = &mut self.entries[block.as_usize()];
-        if now_ms.wrapping_sub(entry.looked_ms) < delay_ms {
-            return false;
+        if now_ms.wrapping_sub(entry.looked_ms) >= delay_ms {
+            entry.looked_ms = now_ms;
+            (entry.ripe, entry.idle) = (entry.idle, entry.free);
         }
-        entry.looked_ms = now_ms;
-        (entry.ripe, entry.idle) = (entry.idle, entry.free);
-        true
     }
 
     /// Bit i: slice i of the block was free at both of the last two looks, and between them.

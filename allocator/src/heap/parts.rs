@@ -61,21 +61,29 @@ const TICKS_IN_ROUND: u32 = 8;
 pub(super) struct Round {
     /// Requests until the next glance at the clock.
     ticks: u32,
-    /// The next block, and when to begin anew after the last.
+    /// The next block.
     block: u32,
-    due_ms: u32,
+    /// When the last look was, and how long after it the next one may come.
+    looked_ms: u32,
+    wait_ms: u32,
     /// Whether it looks at what is nobody's as well.
     leads: bool,
 }
 
 impl Round {
-    pub const NEW: Self = Self { ticks: TICKS, block: 0, due_ms: 0, leads: false };
+    pub const NEW: Self = Self { ticks: TICKS, block: 0, looked_ms: 0, wait_ms: 0, leads: false };
 
     /// Counts a request; whether it is time for a glance at the clock.
     #[inline(always)]
     pub fn tick(&mut self) -> bool {
         self.ticks = self.ticks.wrapping_sub(1);
         self.ticks == 0
+    }
+
+    /// Whether the next look may come. By a difference that is never negative, for the clock wraps around
+    /// and may show anything when a heap is new.
+    fn is_due(&self, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(self.looked_ms) >= self.wait_ms
     }
 }
 
@@ -107,7 +115,7 @@ impl<O: Os> Heap<O> {
     pub fn look_around(&self, shared: &Shared, standing: &Standing, own: &mut Own) {
         let (now_ms, delay_ms) = (self.now_ms(), shared.config.delay_ms);
         own.round.ticks = if own.round.block == 0 { TICKS } else { TICKS_IN_ROUND };
-        if (now_ms.wrapping_sub(own.round.due_ms) as i32) < 0 || !self.has_parts() {
+        if !own.round.is_due(now_ms) || !self.has_parts() {
             return;
         }
         let begins = own.round.block == 0;
@@ -132,10 +140,11 @@ impl<O: Os> Heap<O> {
             own.round.block += 1;
             blocks -= 1;
         }
+        own.round.looked_ms = now_ms;
         if own.round.block < end {
-            (own.round.ticks, own.round.due_ms) = (TICKS_IN_ROUND, now_ms.wrapping_add(1));
+            (own.round.ticks, own.round.wait_ms) = (TICKS_IN_ROUND, 1);
         } else {
-            (own.round.block, own.round.due_ms) = (0, now_ms.wrapping_add(delay_ms));
+            (own.round.block, own.round.wait_ms) = (0, delay_ms);
             if leads && self.with(|central| central.warm > 0) == Some(true) {
                 self.empty_retired(shared, |own| own.has_rested(now_ms, delay_ms));
             }
@@ -147,7 +156,7 @@ impl<O: Os> Heap<O> {
     pub fn look_at_all(&self, shared: &Shared, standing: &Standing, own: &mut Own) {
         own.round.block = 0;
         loop {
-            own.round.due_ms = self.now_ms();
+            own.round.wait_ms = 0;
             self.look_around(shared, standing, own);
             if own.round.block == 0 {
                 return;
@@ -377,5 +386,21 @@ impl<O: Os> Central<O> {
             Err(_) => self.parts = false,
         }
         given.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Round;
+
+    #[test]
+    fn a_look_is_due_whatever_the_clock_shows() {
+        // Machines run for longer than half of what the clock can show, 25 days.
+        for now in [0, 1_000, 1 << 31, u32::MAX - 100] {
+            assert!(Round::NEW.is_due(now), "a new heap's, at {now}");
+            let looked = Round { looked_ms: now, wait_ms: 500, ..Round::NEW };
+            assert!(!looked.is_due(now.wrapping_add(499)), "after {now}");
+            assert!(looked.is_due(now.wrapping_add(500)), "after {now}");
+        }
     }
 }
