@@ -36,6 +36,21 @@ fn attached<O: Os, R>(heap: &Heap<O>, run: impl FnOnce(&Thread<'_, O>) -> R) -> 
     result
 }
 
+/// Runs something in four threads at a time, each with a heap and a random state of its own.
+fn by_four_threads<O: Os>(
+    heap: &Heap<O>,
+    round: u64,
+    run: impl Fn(&Thread<'_, O>, &mut u64) + Sync,
+) {
+    std::thread::scope(|scope| {
+        for seed in 1..=4 {
+            let run = &run;
+            scope.spawn(move || attached(heap, |thread| run(thread, &mut (seed + 10 * round))));
+        }
+    });
+    validate(heap);
+}
+
 /// An allocation with a stamp at both ends that tells if anybody else has written there.
 struct Stamped {
     at: *mut u8,
@@ -175,26 +190,17 @@ fn threads_pass_objects_around_and_come_and_go() {
     let heap = heap();
     let shelf: Vec<std::sync::Mutex<Option<Stamped>>> = (0..500).map(|_| None.into()).collect();
     for round in 0..20 {
-        std::thread::scope(|scope| {
-            for seed in 1..=4 {
-                let (heap, shelf) = (&heap, &shelf);
-                scope.spawn(move || {
-                    attached(heap, |thread| {
-                        let mut state = seed + 10 * round;
-                        for n in 0..5_000 {
-                            let place = random(&mut state) as usize % shelf.len();
-                            let size = size_of(random(&mut state)) % 20_000;
-                            let new = Stamped::new(thread, size, n);
-                            let old = shelf[place].lock().unwrap().replace(new);
-                            if let Some(old) = old {
-                                old.free(thread);
-                            }
-                        }
-                    });
-                });
+        by_four_threads(&heap, round, |thread, state| {
+            for n in 0..5_000 {
+                let place = random(state) as usize % shelf.len();
+                let size = size_of(random(state)) % 20_000;
+                let new = Stamped::new(thread, size, n);
+                let old = shelf[place].lock().unwrap().replace(new);
+                if let Some(old) = old {
+                    old.free(thread);
+                }
             }
         });
-        validate(&heap);
     }
     let owners = heap.with(|central| central.owners()).unwrap();
     assert!(owners <= 8, "heaps of threads that left are used again: {owners}");

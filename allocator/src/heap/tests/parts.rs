@@ -182,33 +182,23 @@ fn objects_stay_whole_while_everything_around_them_goes() {
         let heap = heap_on(Linux, config);
         let shelf: Vec<Mutex<Option<Stamped>>> = (0..2_000).map(|_| Mutex::new(None)).collect();
         for round in 0..10 {
-            std::thread::scope(|scope| {
-                for seed in 1..=4 {
-                    let (heap, shelf) = (&heap, &shelf);
-                    scope.spawn(move || {
-                        attached(heap, |thread| {
-                            let mut state = seed + 10 * round;
-                            for n in 0..6_000 {
-                                let draw = random(&mut state) as usize;
-                                let place = draw % shelf.len();
-                                // Now full, now almost empty.
-                                let wants = n / 1_000 % 2 == 0 || draw >> 32 & 7 == 0;
-                                let size = size_of(random(&mut state)) % 30_000;
-                                let new = wants.then(|| Stamped::new(thread, size, n));
-                                let old =
-                                    std::mem::replace(&mut *shelf[place].lock().unwrap(), new);
-                                if let Some(old) = old {
-                                    old.free(thread);
-                                }
-                                if n % 200 == 0 {
-                                    look(thread, 1);
-                                }
-                            }
-                        });
-                    });
+            by_four_threads(&heap, round, |thread, state| {
+                for n in 0..6_000 {
+                    let draw = random(state) as usize;
+                    let place = draw % shelf.len();
+                    // Now full, now almost empty.
+                    let wants = n / 1_000 % 2 == 0 || draw >> 32 & 7 == 0;
+                    let size = size_of(random(state)) % 30_000;
+                    let new = wants.then(|| Stamped::new(thread, size, n));
+                    let old = std::mem::replace(&mut *shelf[place].lock().unwrap(), new);
+                    if let Some(old) = old {
+                        old.free(thread);
+                    }
+                    if n % 200 == 0 {
+                        look(thread, 1);
+                    }
                 }
             });
-            validate(&heap);
             std::thread::sleep(Duration::from_millis(1));
         }
         let stats = heap.with(|central| central.stats()).unwrap();
