@@ -182,11 +182,22 @@ impl Slab {
 
     /// The lowest free place.
     pub fn lowest_free(&self) -> Option<u32> {
+        self.next_free(0)
+    }
+
+    /// The lowest free place, of those from one on.
+    pub fn next_free(&self, from: u32) -> Option<u32> {
         if self.taken == self.places {
             return None;
         }
-        let (word, bits) = self.bits.iter().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
-        Some(word as u32 * 64 + bits.trailing_ones())
+        let mut word = from as usize / 64;
+        let mut free = !self.bits.get(word)? & (u64::MAX << (from % 64));
+        while free == 0 {
+            word += 1;
+            free = !*self.bits.get(word)?;
+        }
+        let place = word as u32 * 64 + free.trailing_zeros();
+        (place < self.places).then_some(place)
     }
 
     pub fn is_taken(&self, place: u32) -> bool {

@@ -117,6 +117,22 @@ impl<O: Os> Store<O> {
         at
     }
 
+    /// Lets objects of one slab into another, by `put`, which takes places in that.
+    pub fn fill(&mut self, slab: u32, into: u32, put: impl FnOnce(&Slab, &mut Slab)) {
+        let both = self.slabs.get_disjoint_mut([slab as usize, into as usize]);
+        let Ok([Some(from), Some(to)]) = both else {
+            unreachable!("slabs {slab} and {into} are there")
+        };
+        let before = to.taken;
+        put(from, to);
+        let (bytes, block) = ((to.taken - before) * to.size, to.run.block);
+        let filled = to.listed && to.taken == to.places;
+        self.live[block.as_usize()] += bytes;
+        if filled {
+            self.unlist(into);
+        }
+    }
+
     /// Frees places. The blocks that nothing is left in: no longer the store's.
     ///
     /// Neighbours mostly come one after the other, and a slab is looked up once for them.

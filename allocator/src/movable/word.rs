@@ -62,6 +62,12 @@ impl Offset {
         (self.0 << UNIT_SHIFT) as usize
     }
 
+    /// So many bytes behind it; a multiple of the unit.
+    pub const fn after(self, bytes: u64) -> Self {
+        debug_assert!(bytes.is_multiple_of(1 << UNIT_SHIFT));
+        Self(self.0 + (bytes >> UNIT_SHIFT))
+    }
+
     pub const fn block(self) -> BlockId {
         BlockId::new((self.0 >> (BLOCK_SHIFT - UNIT_SHIFT)) as u32)
     }

@@ -1,15 +1,14 @@
 //! Emptying blocks of slabs: objects go to room in other blocks, or each to the same place in another
 //! block.
 
-use super::round::{Item, Ready, Terms};
+use super::round::{Item, Terms};
 use super::{Budget, Carried, Moving};
 use crate::heap::classes::SLICES;
 use crate::movable::error::{MovableError, Obstacle};
 use crate::movable::heap::{Inner, offset_of};
 use crate::movable::protocol;
-use crate::movable::slab::{Bin, Slab, Zone};
+use crate::movable::slab::{Slab, Zone};
 use crate::movable::stamps;
-use crate::movable::store::Store;
 use crate::movable::word::{LIVE, Offset, Word};
 use crate::os::Os;
 use crate::units::{BlockId, BlockRange, Blocks};
@@ -86,6 +85,13 @@ struct Pass {
     obstacle: Option<Obstacle>,
 }
 
+impl Pass {
+    /// Whether a round has enough.
+    fn is_full(&self, items: &[Item], bytes: u64) -> bool {
+        items.len() == self.objects_max || bytes >= self.bytes_max
+    }
+}
+
 impl<O: Os> Moving<'_, O> {
     /// Moves the objects of a closed block to room in others.
     pub(in crate::movable) fn empty(&self, block: BlockId, budget: &mut Budget) -> Carried {
@@ -126,8 +132,8 @@ impl<O: Os> Moving<'_, O> {
                 done.obstacle = Some(Obstacle::Budget);
                 break;
             }
-            self.gather(block, target, &mut pass, &mut batch.objects);
-            if batch.objects.is_empty() {
+            self.gather(block, target, &mut pass, &mut batch.items);
+            if batch.items.is_empty() {
                 done.meet(pass.obstacle);
                 break;
             }
@@ -140,46 +146,81 @@ impl<O: Os> Moving<'_, O> {
     }
 
     /// The next objects of a pass, and places for them.
-    fn gather(&self, block: BlockId, target: Target, pass: &mut Pass, items: &mut Vec<Ready>) {
+    fn gather(&self, block: BlockId, target: Target, pass: &mut Pass, items: &mut Vec<Item>) {
         let mut state = self.heap.state();
         let store = &mut state.store;
         let mut bytes = 0;
         for slab in store.slabs_of(block) {
-            let Slab { run, bin, size, .. } = *store.slab(slab);
+            let Slab { run, bin, .. } = *store.slab(slab);
             if run.first < pass.slice {
                 continue;
             }
             if run.first > pass.slice {
                 (pass.slice, pass.place) = (run.first, 0);
             }
-            let mut room = None;
-            while let Some((place, index)) = store.slab(slab).next_taken(pass.place) {
-                if items.len() == pass.objects_max || bytes >= pass.bytes_max {
+            // Not before there is something to go into it: nobody takes an empty slab away.
+            while self.next_movable(store.slab(slab), pass).is_some() {
+                if pass.is_full(items, bytes) {
                     return;
                 }
-                pass.place = place + 1;
-                let from = store.slab(slab).offset(place);
-                if let Some(obstacle) = self.unmovable(index, from) {
-                    pass.obstacle = pass.obstacle.or(obstacle);
-                    continue;
-                }
-                let to = match target {
-                    Target::Anywhere => reserve(store, bin, &mut room, index),
-                    Target::Mirror(to) => {
-                        let mirror = *room.get_or_insert_with(|| store.mirror(slab, to));
-                        Some(store.take_place(mirror, place, index))
-                    }
+                let into = match target {
+                    Target::Anywhere => store.roomy_slab(bin),
+                    Target::Mirror(to) => Some(store.mirror(slab, to)),
                 };
-                let Some(to) = to else {
-                    pass.obstacle = Some(Obstacle::NoRoom);
-                    continue;
+                let Some(into) = into else {
+                    pass.obstacle = Some(Obstacle::NoRoom); // nor is there for the rest of the slab
+                    break;
                 };
-                let len = u64::from(size);
-                bytes += len;
-                items.push(Item { index, owner: bin.owner, from, to, len, held: false }.into());
+                store.fill(slab, into, |slab, into| {
+                    bytes += self.fill(slab, into, target, pass, items, bytes);
+                });
             }
         }
         pass.slice = SLICES;
+    }
+
+    /// Gives the next objects of a slab places in another one, as many as it has, or a round takes that has `had` so many
+    /// bytes. How many bytes they are.
+    fn fill(
+        &self,
+        slab: &Slab,
+        into: &mut Slab,
+        target: Target,
+        pass: &mut Pass,
+        items: &mut Vec<Item>,
+        had: u64,
+    ) -> u64 {
+        let (len, owner) = (u64::from(slab.size), slab.bin.owner);
+        let (mut bytes, mut lowest) = (0, 0);
+        while !pass.is_full(items, had + bytes)
+            && let Some((place, index)) = self.next_movable(slab, pass)
+        {
+            let there = match target {
+                Target::Anywhere => into.next_free(lowest),
+                Target::Mirror(_) => Some(place),
+            };
+            let Some(there) = there else { break };
+            into.take(there, index);
+            let (from, to) = (slab.offset(place), into.offset(there));
+            items.push(Item { index, owner, held: false, fate: Ok(()), from, to, len });
+            bytes += len;
+            lowest = there + 1;
+            pass.place = place + 1;
+        }
+        bytes
+    }
+
+    /// The next object of a slab that can be tried, which the pass stands at then.
+    fn next_movable(&self, slab: &Slab, pass: &mut Pass) -> Option<(u32, u32)> {
+        loop {
+            let (place, index) = slab.next_taken(pass.place)?;
+            pass.place = place;
+            let Some(obstacle) = self.unmovable(index, slab.offset(place)) else {
+                return Some((place, index));
+            };
+            pass.obstacle = pass.obstacle.or(obstacle);
+            pass.place += 1;
+        }
     }
 
     /// Why the object of a place is not even tried: `Some(None)` where there is none.
@@ -213,20 +254,6 @@ impl<O: Os> Moving<'_, O> {
         let from_empty = state.store.open(from).is_some();
         Ok((carried, Halves { from_empty, to_empty }))
     }
-}
-
-/// A place for an object in an open block. `room` is the slab that took the last one of this bin.
-fn reserve<O: Os>(
-    store: &mut Store<O>,
-    bin: Bin,
-    room: &mut Option<u32>,
-    index: u32,
-) -> Option<Offset> {
-    if let Some(at) = room.and_then(|slab| store.take_lowest(slab, index)) {
-        return Some(at);
-    }
-    *room = store.roomy_slab(bin);
-    store.take_lowest((*room)?, index)
 }
 
 /// What is left of a block that was moved; an empty one is nobody's any more.

@@ -154,7 +154,8 @@ impl<O: Os> Moving<'_, O> {
     ) -> Carried {
         let from = offset_of(big.range);
         let Big { index, owner, len, .. } = *big;
-        let item = Item { index, owner, from, to: offset_of(to), len, held: true };
+        let to = offset_of(to);
+        let item = Item { index, owner, held: true, fate: Ok(()), from, to, len };
         self.heap.tables.open(item.to);
         let stamp = self.heap.tables.stamp(from);
         protocol::begin_emptying(stamp);

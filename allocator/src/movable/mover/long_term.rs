@@ -78,7 +78,8 @@ impl<O: Os> Moving<'_, O> {
             let to = self.pinned_place(bin, index, budget)?;
             // Room for it may have been made by moving this very object.
             let from = Word(self.heap.tables.word(index).load(Relaxed)).offset();
-            let item = Item { index, owner: bin.owner, from, to, len, held: false };
+            let Bin { owner, .. } = bin;
+            let item = Item { index, owner, held: false, fate: Ok(()), from, to, len };
             let stamp = self.heap.tables.stamp(from);
             protocol::begin_emptying(stamp);
             let terms = Terms { insist: attempt > 0, pin: true };

@@ -10,6 +10,7 @@ mod extent;
 mod group;
 mod long_term;
 mod round;
+mod streaming;
 
 pub use block::Closed;
 pub(super) use round::Batch;

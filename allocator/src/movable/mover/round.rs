@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::group::{groups, stretches};
+use super::streaming::Streaming;
 use super::{Budget, Carried, Moving};
 use crate::movable::error::Obstacle;
+use crate::movable::heap::Inner;
 use crate::movable::owner::{Answer, NOBODY, Owner, Subject, asked, told};
 use crate::movable::protocol::{self, Published, Unclaimed};
 use crate::movable::tables::NEVER;
@@ -20,20 +22,25 @@ use crate::os::Os;
 use crate::units::Bytes;
 
 /// A copy looks this often whether somebody waits for the object.
-const CHUNK: usize = 128 << 10;
+const CHUNK: u64 = 128 << 10;
 
-/// An object to be moved.
+/// An object to be moved. Small, for a round has many, and each is looked at in every step.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::movable) struct Item {
     pub index: u32,
+    /// Who is asked, and told in the end; nobody once he has refused.
     pub owner: u16,
+    /// Whether the caller holds it, and lets it go.
+    pub held: bool,
+    /// Why it was not moved; nothing where it is gone.
+    pub fate: Result<(), Option<Obstacle>>,
     pub from: Offset,
     pub to: Offset,
     /// Bytes to be copied.
     pub len: u64,
-    /// Whether the caller holds it, and lets it go.
-    pub held: bool,
 }
+
+const _: () = assert!(size_of::<Item>() == 32);
 
 impl Item {
     /// Whether `next` stands behind it in both places.
@@ -54,7 +61,7 @@ impl Item {
 /// as its copy does.
 #[derive(Debug, Default)]
 pub(in crate::movable) struct Batch {
-    pub objects: Vec<Ready>,
+    pub items: Vec<Item>,
     pub places: Vec<Offset>,
 }
 
@@ -67,18 +74,19 @@ pub(super) struct Terms {
     pub pin: bool,
 }
 
-/// An object of a round; once it is isolated, one whose owner, if it has one, agreed.
-#[derive(Debug)]
-pub(in crate::movable) struct Ready {
-    pub item: Item,
-    pub owner: Option<Arc<dyn Owner>>,
-    /// Why it was not moved; nothing where it is gone.
-    pub fate: Result<(), Option<Obstacle>>,
-}
+/// The owner that was asked for last: neighbours have the same.
+#[derive(Default)]
+struct Owners(Option<(u16, Arc<dyn Owner>)>);
 
-impl From<Item> for Ready {
-    fn from(item: Item) -> Self {
-        Self { item, owner: None, fate: Ok(()) }
+impl Owners {
+    fn of<O: Os>(&mut self, item: &Item, heap: &Inner<O>) -> Option<&dyn Owner> {
+        if item.owner == NOBODY {
+            return None;
+        }
+        if self.0.as_ref().is_none_or(|(number, _)| *number != item.owner) {
+            self.0 = heap.owner(item.owner).map(|owner| (item.owner, owner));
+        }
+        self.0.as_ref().map(|(_, owner)| &**owner)
     }
 }
 
@@ -90,71 +98,64 @@ impl<O: Os> Moving<'_, O> {
         terms: Terms,
         budget: &mut Budget,
     ) -> (Carried, Vec<Offset>) {
-        let mut batch = Batch { objects: vec![item.into()], places: Vec::new() };
+        let mut batch = Batch { items: vec![item], places: Vec::new() };
         let carried = self.round(&mut batch, terms, budget);
         (carried, batch.places)
     }
 
     /// Moves the objects of a batch, of blocks whose stamps are odd, and takes them out of it.
     pub(super) fn round(&self, batch: &mut Batch, terms: Terms, budget: &mut Budget) -> Carried {
-        let heap = self.heap;
-        let mut done = Carried::default();
-        let Batch { objects: batch, places } = batch;
-        places.clear();
-        places.reserve(batch.len());
-        batch.retain_mut(|ready| match self.isolate(ready) {
-            Ok(()) => true,
-            Err(obstacle) => {
-                done.meet(obstacle);
-                places.push(ready.item.to);
-                false
-            }
-        });
-        let waited = self.wait(batch, &terms, budget);
-        if waited {
-            self.pass_over_pinned(batch);
+        let Batch { items, places } = batch;
+        let mut owners = Owners::default();
+        for item in &mut *items {
+            item.fate = self.isolate(item, &mut owners);
+        }
+        if self.wait(items, &terms, budget) {
+            self.pass_over_pinned(items);
             // Before any of their handles is stale.
-            let (all, mut stale) = (batch.len() as u64, 0);
+            let (all, mut stale) = (items.len() as u64, 0);
             unsettle(all);
-            groups(batch).for_each(|group| stale += self.carry(group, &terms, budget));
+            groups(items).for_each(|group| stale += self.carry(group, &mut owners, &terms, budget));
             settle(all - stale);
         } else {
-            batch.iter_mut().for_each(|ready| ready.fate = Err(Some(Obstacle::InUse)));
+            let waiting = items.iter_mut().filter(|item| item.fate.is_ok());
+            waiting.for_each(|item| item.fate = Err(Some(Obstacle::InUse)));
         }
-        heap.tables.insists.store(NEVER, Release);
-        for ready in batch.drain(..) {
-            let (kept, freed) = match ready.fate {
-                Ok(()) => (ready.item.to, ready.item.from),
-                Err(_) => (ready.item.from, ready.item.to),
-            };
-            match ready.fate {
+        self.heap.tables.insists.store(NEVER, Release);
+        let (mut done, mut objects, mut bytes) = (Carried::default(), 0, 0);
+        places.clear();
+        places.reserve(items.len());
+        for item in items.drain(..) {
+            match item.fate {
                 Ok(()) => {
-                    done.objects += 1;
-                    done.bytes = done.bytes + Bytes::new(ready.item.len);
+                    objects += 1;
+                    bytes += item.len;
+                    places.push(item.from);
                 }
-                Err(obstacle) => done.meet(obstacle),
+                Err(obstacle) => {
+                    done.meet(obstacle);
+                    places.push(item.to);
+                }
             }
-            places.push(freed);
-            self.put_back(&ready, kept);
+            self.put_back(&item, &mut owners);
         }
-        done
+        Carried { objects, bytes: Bytes::new(bytes), ..done }
     }
 
     /// Asks an owner, and readies the object. What is in the way, if anything but that it is gone.
-    fn isolate(&self, ready: &mut Ready) -> Result<(), Option<Obstacle>> {
-        let item = ready.item;
+    fn isolate(&self, item: &mut Item, owners: &mut Owners) -> Result<(), Option<Obstacle>> {
         let word = self.heap.tables.word(item.index);
-        if item.owner != NOBODY {
-            ready.owner = self.heap.owner(item.owner);
+        if let Some(owner) = owners.of(item, self.heap) {
             if !item.held && !protocol::hold(word, item.from) {
+                item.owner = NOBODY;
                 return Err(Some(Obstacle::Pinned));
             }
-            let subject = self.subject(&item, item.from);
-            let answer = ready.owner.as_ref().map(|owner| asked(|| owner.isolate(subject)));
-            if answer == Some(Answer::Refused) {
+            let subject = self.subject(item, item.from);
+            if asked(|| owner.isolate(subject)) == Answer::Refused {
                 if !item.held {
                     self.let_go(item.index);
                 }
+                item.owner = NOBODY;
                 return Err(Some(Obstacle::Refused));
             }
         }
@@ -164,7 +165,7 @@ impl<O: Os> Moving<'_, O> {
     }
 
     /// Waits until nobody is left who began before.
-    fn wait(&self, batch: &[Ready], terms: &Terms, budget: &Budget) -> bool {
+    fn wait(&self, items: &[Item], terms: &Terms, budget: &Budget) -> bool {
         let until = budget.wait_until();
         if terms.insist {
             self.heap.tables.insists.store(upcoming(), Release);
@@ -176,22 +177,22 @@ impl<O: Os> Moving<'_, O> {
         if !terms.insist {
             return true;
         }
-        for Ready { item, .. } in batch {
+        for item in items.iter().filter(|item| item.fate.is_ok()) {
             protocol::ready(self.heap.tables.word(item.index), item.from, KEEP);
         }
         look_again() && wait_for_older(epoch, until)
     }
 
     /// Takes what is pinned by slots out of a batch for which sessions have been waited.
-    fn pass_over_pinned(&self, batch: &mut [Ready]) {
+    fn pass_over_pinned(&self, items: &mut [Item]) {
         let pinned = pinned();
         if pinned.is_empty() {
             return;
         }
-        for ready in batch {
-            let address = self.heap.tables.address(ready.item.from) as u64;
+        for item in items.iter_mut().filter(|item| item.fate.is_ok()) {
+            let address = self.heap.tables.address(item.from) as u64;
             if pinned.binary_search(&address).is_ok() {
-                ready.fate = Err(Some(Obstacle::Pinned));
+                item.fate = Err(Some(Obstacle::Pinned));
             }
         }
     }
@@ -201,48 +202,55 @@ impl<O: Os> Moving<'_, O> {
     ///
     /// Not one after the other, for each change of a word waits until all that was written before is in
     /// the cache: that would be the copy of one small object after the other.
-    fn carry(&self, group: &mut [Ready], terms: &Terms, budget: &mut Budget) -> u64 {
+    fn carry(
+        &self,
+        group: &mut [Item],
+        owners: &mut Owners,
+        terms: &Terms,
+        budget: &mut Budget,
+    ) -> u64 {
         let late = budget.until.is_some_and(|at| Instant::now() >= at);
         let mut claimed = 0u64;
-        for (n, ready) in group.iter_mut().enumerate() {
-            ready.fate = match ready.fate {
+        for (n, item) in group.iter_mut().enumerate() {
+            item.fate = match item.fate {
                 Ok(()) if late => Err(Some(Obstacle::Budget)),
-                Ok(()) => self.claim(ready, budget),
+                Ok(()) => self.claim(item, budget),
                 passed_over => passed_over,
             };
-            claimed |= u64::from(ready.fate.is_ok()) << n;
+            claimed |= u64::from(item.fate.is_ok()) << n;
         }
-        let is_claimed = |n: usize| claimed >> n & 1 == 1;
         // Nobody else has the address of any, so that all the places are this thread's.
-        if let [ready] = group {
+        if let [item] = group {
             if claimed == 1 {
-                let copied = self.copy(&ready.item);
-                let agreed =
-                    copied.and_then(|()| self.migrate(&ready.item, ready.owner.as_deref()));
-                ready.fate = agreed.map_err(Some);
+                let copied = self.copy(item);
+                let agreed = copied.and_then(|()| self.migrate(item, owners));
+                item.fate = agreed.map_err(Some);
             }
         } else {
-            let objects = group.iter().enumerate().filter(|(n, _)| is_claimed(*n));
-            stretches(objects.map(|(_, ready)| ready.item), |stretch| self.copy_whole(&stretch));
+            let streaming = Streaming::begin();
+            stretches(group, claimed, |from, to, len| self.copy_apart(&streaming, from, to, len));
         }
         let (mut doomed, mut stale) = (0u64, 0);
-        for (n, ready) in group.iter().enumerate().filter(|(n, _)| is_claimed(*n)) {
-            let published = self.publish(ready, terms);
-            doomed |= u64::from(published.doomed) << n;
-            stale += u64::from(published.stale);
+        for (n, item) in group.iter().enumerate() {
+            if claimed >> n & 1 == 1 {
+                let published = self.publish(item, terms);
+                doomed |= u64::from(published.doomed) << n;
+                stale += u64::from(published.stale);
+            }
         }
         // Not before: what drops them is the user's, and may want others of the group.
-        for (n, Ready { item, .. }) in group.iter().enumerate() {
-            if doomed >> n & 1 == 1 && item.owner == NOBODY && !item.held {
-                // The heap lives: this thread is moving in it.
-                drop(self.heap.bury(item.index));
+        if doomed != 0 {
+            for (n, item) in group.iter().enumerate() {
+                if doomed >> n & 1 == 1 && item.owner == NOBODY && !item.held {
+                    // The heap lives: this thread is moving in it.
+                    drop(self.heap.bury(item.index));
+                }
             }
         }
         stale
     }
 
-    fn claim(&self, ready: &Ready, budget: &mut Budget) -> Result<(), Option<Obstacle>> {
-        let item = &ready.item;
+    fn claim(&self, item: &Item, budget: &mut Budget) -> Result<(), Option<Obstacle>> {
         if budget.bytes.get() < item.len {
             return Err(Some(Obstacle::Budget));
         }
@@ -256,35 +264,37 @@ impl<O: Os> Moving<'_, O> {
         Ok(())
     }
 
-    fn publish(&self, Ready { item, fate, .. }: &Ready, terms: &Terms) -> Published {
-        let (at, pin) = if fate.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
+    fn publish(&self, item: &Item, terms: &Terms) -> Published {
+        let (at, pin) = if item.fate.is_ok() { (item.to, terms.pin) } else { (item.from, false) };
         protocol::publish(self.heap.tables.word(item.index), at, pin)
     }
 
-    /// Copies what is claimed, however long that takes.
-    fn copy_whole(&self, item: &Item) {
+    /// Copies from one place to another that does not overlap with it.
+    fn copy_apart(&self, streaming: &Streaming, from: Offset, to: Offset, len: u64) {
         let tables = &self.heap.tables;
-        let (from, to) = (tables.address(item.from), tables.address(item.to));
-        // SAFETY: both places lie in blocks that are populated, and are this thread's alone.
-        unsafe { ptr::copy(from, to, item.len as usize) };
+        debug_assert!(from.bytes().abs_diff(to.bytes()) >= len as usize);
+        // SAFETY: both places lie in blocks that are populated, and are this thread's alone until the objects are
+        // published, which is after the streaming.
+        unsafe { streaming.copy(tables.address(from), tables.address(to), len as usize) };
     }
 
     /// Copies an object that is claimed; gives up where somebody waits for a long one.
     fn copy(&self, item: &Item) -> Result<(), Obstacle> {
+        let Item { index, from, to, len, .. } = *item;
+        let tables = &self.heap.tables;
         if item.slides() {
             // What is half over itself cannot be given up.
-            self.copy_whole(item);
+            // SAFETY: both places lie in blocks that are populated, and are this thread's alone.
+            unsafe { ptr::copy(tables.address(from), tables.address(to), len as usize) };
             return Ok(());
         }
-        let tables = &self.heap.tables;
-        let (from, to, len) = (tables.address(item.from), tables.address(item.to), item.len);
+        let streaming = Streaming::begin();
         let mut done = 0;
-        while done < len as usize {
-            let chunk = CHUNK.min(len as usize - done);
-            // SAFETY: as above, and they do not overlap.
-            unsafe { ptr::copy_nonoverlapping(from.add(done), to.add(done), chunk) };
+        while done < len {
+            let chunk = CHUNK.min(len - done);
+            self.copy_apart(&streaming, from.after(done), to.after(done), chunk);
             done += chunk;
-            if done < len as usize && protocol::is_wanted(tables.word(item.index)) {
+            if done < len && protocol::is_wanted(tables.word(index)) {
                 return Err(Obstacle::InUse);
             }
         }
@@ -292,8 +302,8 @@ impl<O: Os> Moving<'_, O> {
     }
 
     /// Tells the owner. If he refuses, the object is whole in its old place.
-    fn migrate(&self, item: &Item, owner: Option<&dyn Owner>) -> Result<(), Obstacle> {
-        let Some(owner) = owner else { return Ok(()) };
+    fn migrate(&self, item: &Item, owners: &mut Owners) -> Result<(), Obstacle> {
+        let Some(owner) = owners.of(item, self.heap) else { return Ok(()) };
         let tables = &self.heap.tables;
         let (from, to) = (tables.address(item.from), tables.address(item.to));
         let subject = self.subject(item, item.from);
@@ -309,12 +319,13 @@ impl<O: Os> Moving<'_, O> {
     }
 
     /// Tells the owner of an object that it is over.
-    fn put_back(&self, ready: &Ready, at: Offset) {
-        let Some(owner) = &ready.owner else { return };
-        let subject = self.subject(&ready.item, at);
+    fn put_back(&self, item: &Item, owners: &mut Owners) {
+        let Some(owner) = owners.of(item, self.heap) else { return };
+        let at = if item.fate.is_ok() { item.to } else { item.from };
+        let subject = self.subject(item, at);
         told(|| owner.put_back(subject));
-        if !ready.item.held {
-            self.let_go(ready.item.index);
+        if !item.held {
+            self.let_go(item.index);
         }
     }
 
