@@ -19,6 +19,7 @@
 //!   [`run_check`] where nothing is.
 
 pub mod attributes;
+pub mod cached;
 pub mod capabilities;
 pub mod check;
 pub mod cluster;

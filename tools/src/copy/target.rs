@@ -283,10 +283,9 @@ impl Target {
     pub fn reset(&self) -> Result<(), FileError> {
         match self.kind {
             _ if self.unfinished().is_some() => Ok(()),
-            Kind::Regular => self
-                .file
-                .set_len(0)
-                .map_err(|error| FileError::target(&self.path, "truncate", error)),
+            Kind::Regular => {
+                empty(&self.file).map_err(|error| FileError::target(&self.path, "truncate", error))
+            }
             Kind::BlockDevice | Kind::Stream => Ok(()),
         }
     }
@@ -360,6 +359,17 @@ pub fn resumed(source: Option<&Metadata>, settings: &Settings) -> Option<Header>
         .map(|source| Header { identity: Identity::of(source), summer: Summer::here() })
 }
 
+/// Takes out of a file what is in it.
+///
+/// Nothing is done where nothing is: ext4 writes a file out when it is closed if it was truncated to nothing, even if
+/// that is what it was (`auto_da_alloc` of ext4(5)), and who closes it waits for as long as that takes to begin.
+///
+/// # Errors
+/// What truncating fails with.
+pub fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.len() == 0 { Ok(()) } else { file.set_len(0) }
+}
+
 /// What will belong to somebody else, or has an ACL to come, is nobody's until then.
 fn private_mode(mode: u32, private: bool) -> u32 {
     if private { mode & 0o700 } else { mode }
@@ -385,5 +395,25 @@ fn check_writable(path: &Path, old: &Metadata, force: bool) -> Result<(), FileEr
         }
         Err(Errno::ETXTBSY) => Ok(()), // the running program keeps the old file
         Err(error) => Err(FileError::target(path, "write", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn a_file_with_nothing_in_it_is_not_truncated() {
+        let mut file = tempfile::tempfile().unwrap();
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        file.set_modified(then).unwrap();
+        empty(&file).unwrap();
+        // Truncating would have set its time, and more.
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), then);
+        file.write_all(b"something").unwrap();
+        empty(&file).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
     }
 }

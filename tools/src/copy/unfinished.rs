@@ -21,6 +21,7 @@ use super::engine::{CopyError, Log, PieceSum, Progress};
 use super::journal::{self, HEADER_BYTES, Header, Identity, RECORD_BYTES};
 use super::reread::Reread;
 use super::sum::Summer;
+use super::target::empty;
 
 /// From this length on a copy has a journal: below, beginning anew is as quick.
 pub const RESUMABLE_BYTES: u64 = 1 << 20;
@@ -54,7 +55,7 @@ impl Unfinished {
                 (known.header, known.pieces)
             }
             _ => {
-                data.set_len(0)?;
+                empty(&data)?;
                 journal.set_len(0)?;
                 io::Seek::rewind(&mut journal)?;
                 journal.write_all(&header.to_bytes())?;

@@ -7,11 +7,13 @@
 //! Every figure is the median over rounds, in each of which everybody runs once. Each copy is compared
 //! with the source byte for byte in the first round.
 //!
-//! Nothing is written but the table; files live in a tmpfs that goes at the end, the namespaces go with it.
+//! Nothing is written but the table; files live in a tmpfs that goes at the end, or in a directory that is given, and go; the
+//! namespaces go with them.
 
 mod floor;
 mod peers;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -21,6 +23,7 @@ use bookend_tests::machine::{End, FsKind, MachineLock, MountedFs, Network};
 use bookend_tests::skip::Skip;
 use bookend_tools::cli::size::parse_size;
 use clap::Parser;
+use tempfile::TempDir;
 
 use peers::{Peer, Peers};
 
@@ -36,6 +39,9 @@ struct Options {
     /// What `tc` is told of both ends of the cable, such as "netem delay 5ms loss 0.1%".
     #[arg(long)]
     shape: Option<String>,
+    /// Where the files are to lie, on whatever file system that is, instead of a tmpfs of the bench's own.
+    #[arg(long)]
+    directory: Option<PathBuf>,
     /// Seconds of iperf3.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
@@ -58,12 +64,15 @@ fn run(options: &Options) -> Result<(), Skip> {
         network.shape(words)?;
     }
     let size = options.size.get();
-    let memory = MountedFs::new(&lock, FsKind::Tmpfs, 2 * size + (64 << 20))?;
-    let source = memory.path().join("source");
+    let place = match &options.directory {
+        Some(directory) => Place::given(directory)?,
+        None => Place::Memory(MountedFs::new(&lock, FsKind::Tmpfs, 2 * size + (64 << 20))?),
+    };
+    let source = place.path().join("source");
     random_file(&source, size, 1)
         .map_err(|error| Skip(format!("{}: {error}", source.display())))?;
-    let peers = Peers::start(&network, memory.path())?;
-    let target = memory.path().join("in/target");
+    let peers = Peers::start(&network, place.path())?;
+    let target = place.path().join("in/target");
     let all = peers.all(&source, options.seconds);
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
     let mut floor = Vec::new();
@@ -81,8 +90,29 @@ fn run(options: &Options) -> Result<(), Skip> {
         let rate = floor::rate(&source, &target, size);
         floor.push(rate.map_err(|error| Skip(format!("{}: {error}", target.display())))?);
     }
-    print(&all, &mut rates, &mut floor, size);
+    let name = options.directory.as_ref().map_or("tmpfs".into(), |at| at.display().to_string());
+    print(&all, &mut rates, &mut floor, &format!("{size} bytes, from the page cache to {name}"));
     Ok(())
+}
+
+/// Where the files lie; what was made there goes when this is dropped.
+enum Place<'lock> {
+    Memory(MountedFs<'lock>),
+    Given(TempDir),
+}
+
+impl Place<'_> {
+    fn given(directory: &Path) -> Result<Self, Skip> {
+        let made = tempfile::Builder::new().prefix("copy-between-machines").tempdir_in(directory);
+        made.map(Self::Given).map_err(|error| Skip(format!("{}: {error}", directory.display())))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Memory(memory) => memory.path(),
+            Self::Given(directory) => directory.path(),
+        }
+    }
 }
 
 /// Runs `peer`; gives bytes a second.
@@ -119,10 +149,10 @@ fn median(values: &mut [f64]) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn print(all: &[Peer], rates: &mut [Vec<f64>], floor: &mut [f64], size: u64) {
+fn print(all: &[Peer], rates: &mut [Vec<f64>], floor: &mut [f64], title: &str) {
     let medians: Vec<Option<f64>> = rates.iter_mut().map(|rates| median(rates)).collect();
     let of = |name: &str| all.iter().position(|peer| peer.name == name).and_then(|at| medians[at]);
-    println!("{size} bytes, from the page cache to tmpfs, over veth, medians");
+    println!("{title}, over veth, medians");
     println!("{:<28} {:>9} {:>19} {:>10} {:>10}", "", "MB/s", "min..max", "of rsync", "of iperf3");
     let ratio = |rate: f64, peer: Option<f64>| {
         peer.map_or_else(|| "-".to_owned(), |peer| format!("{:.2}", rate / peer))

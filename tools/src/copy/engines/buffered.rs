@@ -16,6 +16,7 @@ use super::kernel_pipe::KernelPipe;
 use super::mapped_target::MappedTarget;
 use super::pieces::Pieces;
 use super::stream;
+use crate::copy::cached::Slices;
 use crate::copy::engine::{
     Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Side, Sparse, Stop,
 };
@@ -113,7 +114,7 @@ fn copy_pieces(
     first: bool,
 ) -> Result<(), CopyError> {
     let mut way = Way::choose(job, limiter, first);
-    let mut memory = None;
+    let (mut memory, slices) = (None, Slices::of(job.target.file));
     while let Some(piece) = pieces.take()? {
         let bytes = piece.end - piece.start;
         limiter.take(bytes, job.progress)?;
@@ -131,7 +132,7 @@ fn copy_pieces(
         if let Some(sums) = job.sums {
             sums.record(piece.start, buffer);
         }
-        write_piece(job, buffer, piece.start)?;
+        write_piece(job, buffer, piece.start, slices)?;
         job.progress.add(bytes);
     }
     Ok(())
@@ -161,7 +162,7 @@ impl Way {
         if in_memory && !first {
             return MappedTarget::new(job).map_or(Self::Seen, Self::Mapped);
         }
-        KernelPipe::new().map_or(Self::Seen, Self::Spliced)
+        KernelPipe::new(job.target.file).map_or(Self::Seen, Self::Spliced)
     }
 
     /// Copies a piece; `Ok(false)`, with nothing that matters written, where this way is closed.
@@ -175,12 +176,13 @@ impl Way {
 }
 
 /// Writes one piece, leaving out its blocks of zeros if that was asked for.
-fn write_piece(job: &Job<'_>, bytes: &[u8], offset: u64) -> Result<(), CopyError> {
+fn write_piece(job: &Job<'_>, bytes: &[u8], offset: u64, slices: Slices) -> Result<(), CopyError> {
     if job.tuning.sparse != Sparse::Always || job.target.kind != Kind::Regular {
-        return job.target.write_all_at(bytes, offset);
+        return job.target.write_all_at(bytes, offset, slices);
     }
     for run in zeros::data_runs(offset, bytes) {
-        job.target.write_all_at(&bytes[run.clone()], offset + run.start as u64)?;
+        let at = offset + run.start as u64;
+        job.target.write_all_at(&bytes[run], at, slices)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::sys::statfs;
 
+use crate::copy::cached::Slices;
 use crate::copy::engine::{CopyError, Job, Kind, Side, Sparse};
 use crate::copy::holes;
 use crate::copy::sys::{self, Allocate};
@@ -56,12 +57,13 @@ impl Side<'_> {
         if done == buffer.len() { Ok(()) } else { Err(self.shrank(offset + done as u64)) }
     }
 
-    /// Writes all of `bytes`.
-    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), CopyError> {
+    /// Writes all of `bytes`, in `slices`.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64, slices: Slices) -> Result<(), CopyError> {
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done as u64;
-            match self.file.write_at(&bytes[done..], at) {
+            let slice = &bytes[done..][..slices.next(bytes.len() - done)];
+            match self.file.write_at(slice, at) {
                 Ok(0) => return Err(self.write_error(at, io::ErrorKind::WriteZero.into())),
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

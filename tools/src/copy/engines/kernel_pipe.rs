@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
+use crate::copy::cached::Slices;
 use crate::copy::engine::{CopyError, Job};
 use crate::copy::sys;
 
@@ -23,17 +24,20 @@ pub(super) struct KernelPipe {
     read: File,
     write: File,
     bytes: u64,
+    /// How the target is written.
+    slices: Slices,
 }
 
 impl KernelPipe {
-    /// A pipe, as long as the system allows.
-    pub(super) fn new() -> io::Result<Self> {
+    /// A pipe to `target`, as long as the system allows.
+    pub(super) fn new(target: &File) -> io::Result<Self> {
         let (read, write) = io::pipe()?;
         let write = File::from(OwnedFd::from(write));
         // A shorter pipe does as well, more slowly.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
         let bytes = fcntl(&write, FcntlArg::F_GETPIPE_SZ).map_err(io::Error::from)?;
-        Ok(Self { read: File::from(OwnedFd::from(read)), write, bytes: bytes as u64 })
+        let (read, slices) = (File::from(OwnedFd::from(read)), Slices::of(target));
+        Ok(Self { read, write, bytes: bytes as u64, slices })
     }
 
     /// Copies a piece; `Ok(false)`, with nothing written, where the files refuse.
@@ -63,7 +67,7 @@ impl KernelPipe {
         let target = &job.target;
         let mut at = range.start;
         while at < range.end {
-            let left = (range.end - at) as usize;
+            let left = self.slices.next((range.end - at) as usize);
             match sys::splice(&self.read, None, target.file, Some(at), left) {
                 Ok(0) => return Err(target.write_error(at, io::ErrorKind::WriteZero.into())),
                 Ok(n) => at += n as u64,

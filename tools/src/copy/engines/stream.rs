@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use super::ends::{self, Memory};
+use crate::copy::cached::Slices;
 use crate::copy::engine::{Buffers, CopyError, Done, Job, Kind, Side, Sparse, Stop};
 use crate::copy::limit::Limiter;
 use crate::copy::sys::{self, Readiness};
@@ -44,6 +45,8 @@ struct Flow<'a, 'b> {
     len: Option<u64>,
     /// Where a device ends.
     room: u64,
+    /// How a file is written.
+    slices: Slices,
 }
 
 impl<'a, 'b> Flow<'a, 'b> {
@@ -60,7 +63,8 @@ impl<'a, 'b> Flow<'a, 'b> {
             Kind::BlockDevice => job.target.len.unwrap_or(u64::MAX),
             Kind::Regular | Kind::Stream => u64::MAX,
         };
-        Ok(Self { job, block: limiter.request_size(wanted), limiter, at: 0, len, room })
+        let slices = Slices::of(job.target.file);
+        Ok(Self { job, block: limiter.request_size(wanted), limiter, at: 0, len, room, slices })
     }
 
     /// Whether the bytes may pass unseen: a pipe is on one side, and nothing looks at them.
@@ -197,11 +201,13 @@ impl<'a, 'b> Flow<'a, 'b> {
             Kind::Regular if self.job.tuning.sparse == Sparse::Always => {
                 for run in zeros::data_runs(self.at, bytes) {
                     let at = self.at + run.start as u64;
-                    self.job.target.write_all_at(&bytes[run], at)?;
+                    self.job.target.write_all_at(&bytes[run], at, self.slices)?;
                 }
                 Ok(())
             }
-            Kind::Regular | Kind::BlockDevice => self.job.target.write_all_at(bytes, self.at),
+            Kind::Regular | Kind::BlockDevice => {
+                self.job.target.write_all_at(bytes, self.at, self.slices)
+            }
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use super::{FILES_MAX, Receiver, Spot};
+use crate::copy::cached::Slices;
 use crate::copy::engine::{CopyError, Kind, Log, PieceSum, Sums};
 use crate::copy::error::FileError;
 use crate::copy::journal::{Header, Identity};
@@ -41,6 +41,8 @@ pub(super) struct Incoming {
     /// Held while the page cache is written to: the kernel lets one writer of a file in at a time, and has
     /// the others spin, who could compare checksums meanwhile.
     writing: Mutex<()>,
+    /// How it is written.
+    slices: Slices,
     /// What of a device was written.
     covered: Option<Covered>,
     len: u64,
@@ -89,7 +91,7 @@ impl Incoming {
             Some(direct) if direct.write(bytes, offset)? => Ok(()),
             _ => {
                 let _writing = lock(&self.writing);
-                self.file.write_all_at(bytes, offset)
+                self.slices.write_all_at(&self.file, bytes, offset)
             }
         }
     }
@@ -219,6 +221,7 @@ impl Receiver<'_, '_> {
         Ok(Incoming {
             number,
             direct: (self.task.rdma || device).then(|| Direct::to_write(&file, len)).flatten(),
+            slices: Slices::of(&file),
             file,
             writing: Mutex::default(),
             covered: device.then(Covered::default),

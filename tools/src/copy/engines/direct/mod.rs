@@ -22,6 +22,7 @@ use bookend::units::{Blocks, Bytes};
 
 use super::ends;
 use super::pieces::Pieces;
+use crate::copy::cached::Slices;
 use crate::copy::engine::{Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Sparse, Stop};
 use crate::copy::limit::Limiter;
 use flow::Flow;
@@ -179,7 +180,7 @@ fn copy_tail(job: &Job<'_>, body_len: u64, tail: Option<Range<u64>>) -> Result<(
         && job.target.kind == Kind::Regular
         && crate::copy::zeros::is_zero(&bytes);
     if !skip {
-        job.target.write_all_at(&bytes, tail.start)?;
+        job.target.write_all_at(&bytes, tail.start, Slices::of(job.target.file))?;
     }
     job.progress.add(tail.end - tail.start);
     Ok(())
