@@ -71,9 +71,10 @@ fn copy_file(job: &Job<'_>, len: u64) -> Result<Done, Stop> {
     let block = limiter.request_size(plan.block);
     let pieces = Pieces::new(&ranges, len, block, job.progress);
     let started = AtomicUsize::new(0);
+    let slices = Slices::of(job.target.file);
     pieces.work(plan.threads, |pieces| {
         let first = started.fetch_add(1, Ordering::Relaxed) == 0;
-        copy_pieces(job, pieces, block, &limiter, first)
+        copy_pieces(job, pieces, (block, slices), &limiter, first)
     })?;
     ends::check_source(&job.source, len)?;
     Ok(Done {
@@ -109,12 +110,12 @@ impl Plan {
 fn copy_pieces(
     job: &Job<'_>,
     pieces: &Pieces<'_>,
-    block: u64,
+    (block, slices): (u64, Slices),
     limiter: &Limiter,
     first: bool,
 ) -> Result<(), CopyError> {
-    let mut way = Way::choose(job, limiter, first);
-    let (mut memory, slices) = (None, Slices::of(job.target.file));
+    let mut way = Way::choose(job, slices, limiter, first);
+    let mut memory = None;
     while let Some(piece) = pieces.take()? {
         let bytes = piece.end - piece.start;
         limiter.take(bytes, job.progress)?;
@@ -152,7 +153,7 @@ impl Way {
     /// Where nobody needs to see the bytes, the first thread splices, and so do the others unless
     /// they would wait for it. A limited copy has nothing to gain, and its bytes are counted in
     /// /proc/PID/io when they are read and written.
-    fn choose(job: &Job<'_>, limiter: &Limiter, first: bool) -> Self {
+    fn choose(job: &Job<'_>, slices: Slices, limiter: &Limiter, first: bool) -> Self {
         let unseen = job.sums.is_none() && job.tuning.sparse != Sparse::Always;
         let files = job.source.kind == Kind::Regular && job.target.kind == Kind::Regular;
         if !unseen || !files || limiter.is_limited() {
@@ -162,7 +163,7 @@ impl Way {
         if in_memory && !first {
             return MappedTarget::new(job).map_or(Self::Seen, Self::Mapped);
         }
-        KernelPipe::new(job.target.file).map_or(Self::Seen, Self::Spliced)
+        KernelPipe::new(slices).map_or(Self::Seen, Self::Spliced)
     }
 
     /// Copies a piece; `Ok(false)`, with nothing that matters written, where this way is closed.

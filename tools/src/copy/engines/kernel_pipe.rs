@@ -29,15 +29,14 @@ pub(super) struct KernelPipe {
 }
 
 impl KernelPipe {
-    /// A pipe to `target`, as long as the system allows.
-    pub(super) fn new(target: &File) -> io::Result<Self> {
+    /// A pipe, as long as the system allows, to a target that is written in `slices`.
+    pub(super) fn new(slices: Slices) -> io::Result<Self> {
         let (read, write) = io::pipe()?;
         let write = File::from(OwnedFd::from(write));
         // A shorter pipe does as well, more slowly.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
         let bytes = fcntl(&write, FcntlArg::F_GETPIPE_SZ).map_err(io::Error::from)?;
-        let (read, slices) = (File::from(OwnedFd::from(read)), Slices::of(target));
-        Ok(Self { read, write, bytes: bytes as u64, slices })
+        Ok(Self { read: File::from(OwnedFd::from(read)), write, bytes: bytes as u64, slices })
     }
 
     /// Copies a piece; `Ok(false)`, with nothing written, where the files refuse.
