@@ -23,9 +23,10 @@ enum Action {
     FreeElsewhere,
     AllocateElsewhere,
     Trim,
+    Thin,
 }
 
-const ACTIONS: [Action; 8] = [
+const ACTIONS: [Action; 9] = [
     Action::Allocate,
     Action::Aligned,
     Action::Zeroed,
@@ -34,7 +35,11 @@ const ACTIONS: [Action; 8] = [
     Action::FreeElsewhere,
     Action::AllocateElsewhere,
     Action::Trim,
+    Action::Thin,
 ];
+
+/// As much as a few slabs.
+const MANY_BYTES: usize = 256 << 10;
 
 /// From a byte to a few megabytes, with the places where the kind of allocation changes.
 fn size_of(shift: u8, offset: u8) -> usize {
@@ -129,6 +134,20 @@ fuzz_target!(|input: &[u8]| {
                 live.extend(new.join().unwrap());
             }
             Action::Trim => drop(raw::trim()),
+            Action::Thin => {
+                // Slabs with few objects here and there, whose neighbours are joined.
+                let size = size % 4_096 + 1;
+                let many = (0..MANY_BYTES / size.max(64))
+                    .filter_map(|_| Live::new(raw::allocate(size), size, stamp));
+                let keep = usize::from(bytes[3] % 16) + 2;
+                let (kept, gone): (Vec<_>, Vec<_>) = many
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .enumerate()
+                    .partition(|(n, _)| n % keep == 0);
+                gone.into_iter().for_each(|(_, object)| object.free());
+                live.extend(kept.into_iter().map(|(_, object)| object));
+            }
             _ => {}
         }
         // A few hundred megabytes at most.

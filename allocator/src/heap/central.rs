@@ -104,10 +104,13 @@ impl<O: Os> Central<O> {
 
     // Slices.
 
-    /// A run of slices; whether it is zero.
-    fn slices(&mut self, count: u32, align: u32) -> Option<(Slices, bool)> {
+    /// A run of slices, of one more block where there is none and it `may_grow`; whether it is zero.
+    fn slices(&mut self, count: u32, align: u32, may_grow: bool) -> Option<(Slices, bool)> {
         if let Some(found) = self.filler.take(count, align) {
             return Some(found);
+        }
+        if !may_grow {
+            return None;
         }
         let (block, zero) = self.supply.take()?;
         if self.tables.ensure(block, true).is_err() {
@@ -150,10 +153,11 @@ impl<O: Os> Central<O> {
         self.give_block(block, now);
     }
 
-    /// A new slab of an owner, all its objects free; its first slice.
-    pub fn new_slab(&mut self, class: Class, owner: Owner) -> Option<u32> {
-        let Some((run, _)) = self.slices(class.shape().slices, 1) else {
-            self.failures += 1;
+    /// A new slab of an owner, all its objects free; its first slice. Of one more block only where it
+    /// `may_grow`.
+    pub fn new_slab(&mut self, class: Class, owner: Owner, may_grow: bool) -> Option<u32> {
+        let Some((run, _)) = self.slices(class.shape().slices, 1, may_grow) else {
+            self.failures += u64::from(may_grow);
             return None;
         };
         self.slab_slices += u64::from(run.count);
@@ -211,7 +215,7 @@ impl<O: Os> Central<O> {
 
     fn allocate_run(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
         let count = size.div_ceil(SLICE_BYTES).max(1) as u32;
-        let (run, zero) = self.slices(count, align.div_ceil(SLICE_BYTES) as u32)?;
+        let (run, zero) = self.slices(count, align.div_ceil(SLICE_BYTES) as u32, true)?;
         self.run_slices += u64::from(count);
         let view = self.tables.view();
         // SAFETY: the block's tables are there, and the slices were free.

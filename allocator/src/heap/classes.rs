@@ -1,8 +1,10 @@
 //! Size classes, and the shape of their slabs.
 //!
 //! Up to 128 bytes a class every 16, because that is what objects must be aligned to; from there on
-//! eight classes a doubling, so that rounding up wastes at most a ninth. A slab is a run of slices
-//! cut into objects of one class; it has as few slices as leave little of them unused.
+//! eight classes a doubling, so that rounding up wastes at most a ninth; but 225 to 240 bytes get 256, so that
+//! two of them make 512 (see [`Class::hosts`]): with the few bytes that programs put before what they
+//! keep, twice as much does not fit into 480. A slab is a run of slices cut into objects of one class; it
+//! has as few slices as leave little of them unused.
 
 #![allow(unsafe_code)] // a lookup without a check
 
@@ -31,10 +33,20 @@ pub(crate) const CLASSES: usize =
     LINEAR + STEPS * (SLAB_OBJECT_MAX.ilog2() - (LINEAR * ALIGN_MIN).ilog2()) as usize;
 const _: () = assert!(CLASSES == 96 && Class(CLASSES as u8 - 1).size() == SLAB_OBJECT_MAX);
 
+/// Longer than the one and up to the other, 256 bytes are given.
+const UNUSED: core::ops::Range<usize> = 224..240;
+
 /// The most slices of a slab.
 pub(crate) const SLAB_SLICES_MAX: u32 = 16;
 /// The most objects of a slab.
 pub(crate) const OBJECTS_MAX: usize = SLICE_BYTES / ALIGN_MIN;
+
+/// Objects of a slab of which several neighbours can be [joined](Class::hosts), at most.
+pub(crate) const JOINED_MAX: usize = OBJECTS_MAX / 2;
+/// The longest object that is made so: of longer ones, whole pages are free where they are.
+const JOINED_SIZE_MAX: usize = 32 << 10;
+/// Of so many neighbours at most.
+const NEIGHBOURS_MAX: usize = 32;
 
 /// A size class, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -55,6 +67,9 @@ impl Class {
     const fn computed(size: usize) -> Self {
         if size <= LINEAR * ALIGN_MIN {
             return Self(size.saturating_sub(1).div_euclid(ALIGN_MIN) as u8);
+        }
+        if size > UNUSED.start && size <= UNUSED.end {
+            return Self(LINEAR as u8 + STEPS as u8 - 1);
         }
         let last = size - 1;
         let doubling = last.ilog2();
@@ -88,6 +103,27 @@ impl Class {
         }
         let first = Self::of(size.max(align).next_multiple_of(align));
         (first.0..CLASSES as u8).map(Self).find(|class| class.size().is_multiple_of(align))
+    }
+
+    /// Whether neighbours in a slab of this class can be joined.
+    #[inline]
+    pub fn joins(self) -> bool {
+        self.shape().objects as usize <= JOINED_MAX && self.size() < JOINED_SIZE_MAX
+    }
+
+    /// Classes of which neighbours make an object of this one, and how many: those in which a third of them at
+    /// most is wasted. Few neighbours come first.
+    pub fn hosts(self) -> impl Iterator<Item = (Self, u32)> {
+        let size = self.size();
+        let counts = 2..=if size <= JOINED_SIZE_MAX { NEIGHBOURS_MAX } else { 0 };
+        counts.flat_map(move |count| {
+            let longest = (size + size / 2) / count;
+            let enough = (Self::of(size.div_ceil(count)).0..self.0).map(Self);
+            enough
+                .take_while(move |host| host.size() <= longest && host.size() * (count - 1) < size)
+                .filter(|host| host.joins())
+                .map(move |host| (host, count as u32))
+        })
     }
 
     /// As [`Class::shape`], while compiling.
@@ -224,7 +260,10 @@ mod tests {
         for size in 0..=SLAB_OBJECT_MAX {
             let class = Class::of(size);
             assert!(class.size() >= size, "{size}");
-            assert!(class.0 == 0 || Class(class.0 - 1).size() < size, "{size}");
+            let shorter = class.0.checked_sub(1).map(Class);
+            let unused = size > UNUSED.start && size <= UNUSED.end;
+            assert!(shorter.is_none_or(|shorter| shorter.size() < size || unused), "{size}");
+            assert!(!unused || class.size() == 256);
         }
     }
 
@@ -257,6 +296,33 @@ mod tests {
                 let found = (offset / class.size()) as u32;
                 assert_eq!(shape.locate(offset), (found, offset % class.size()));
             }
+        }
+    }
+
+    #[test]
+    fn neighbours_make_an_object_without_wasting_more_than_a_third() {
+        let all = || (0..CLASSES as u8).map(Class);
+        for class in all() {
+            let hosts: Vec<_> = class.hosts().collect();
+            for &(host, count) in &hosts {
+                let len = host.size() * count as usize;
+                assert!(
+                    len >= class.size() && len * 2 <= class.size() * 3,
+                    "{class:?} in {host:?}"
+                );
+                assert!(len - host.size() < class.size(), "{class:?} in fewer of {host:?}");
+                assert!(host.shape().objects as usize <= JOINED_MAX, "{host:?}");
+            }
+            let is_there = |host: &Class| hosts.iter().any(|found| found.0 == *host);
+            let double = |host: &Class| {
+                let used = Class::of(host.size()) == *host;
+                used && host.size() * 2 == class.size() && host.size() >= 32
+            };
+            let missing = all().filter(double).find(|host| !is_there(host));
+            assert!(
+                missing.is_none() || class.size() > JOINED_SIZE_MAX,
+                "{class:?} in {missing:?}"
+            );
         }
     }
 

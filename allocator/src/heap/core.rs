@@ -8,7 +8,7 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::central::Central;
 use super::classes::Class;
@@ -35,6 +35,8 @@ pub(super) struct Heap<O: Os> {
     stage: AtomicU32,
     shared: UnsafeCell<MaybeUninit<Shared>>,
     os: UnsafeCell<MaybeUninit<O>>,
+    /// Whether objects have ever been [joined](super::local::Joins) here.
+    pub joins: AtomicBool,
     pub central: Lock<Option<Central<O>>>,
 }
 
@@ -59,6 +61,7 @@ impl<O: Os> Heap<O> {
             stage: AtomicU32::new(NEW),
             shared: UnsafeCell::new(MaybeUninit::uninit()),
             os: UnsafeCell::new(MaybeUninit::uninit()),
+            joins: AtomicBool::new(false),
             central: Lock::new(None),
         }
     }
@@ -121,6 +124,26 @@ impl<O: Os> Heap<O> {
         // SAFETY: the array has a word for each owner.
         let word = unsafe { shared.locals.add(owner.0 as usize).as_ref() };
         NonNull::new(word.load(Ordering::Acquire) as *mut Local)
+    }
+
+    /// How many bytes of an object may be used that lies in a slice of a slab of that class.
+    pub fn usable_of_slab(
+        &self,
+        shared: &Shared,
+        (slice, class): (u32, Class),
+        at: usize,
+    ) -> usize {
+        // Whoever has a joined object was given it after this was written.
+        if !self.joins.load(Ordering::Relaxed) || !class.joins() {
+            return class.size();
+        }
+        // SAFETY: the slice's word said that it is one of a slab of that class.
+        let (head, record) = unsafe {
+            let head = shared.view.head(slice, class);
+            (head, shared.view.record(head))
+        };
+        let (object, _) = class.shape().locate(at - shared.view.address(head));
+        class.size() * record.joined_to(object.min(class.shape().objects - 1)) as usize
     }
 
     // Objects freed by threads that do not own their slab.

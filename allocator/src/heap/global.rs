@@ -9,7 +9,7 @@ use super::classes::{ALIGN_MIN, Class, SLAB_OBJECT_MAX};
 use super::config::{Config, RECORD, VARIABLES, program_name};
 use super::core::Heap;
 use super::fatal::Line;
-use super::local::Own;
+use super::local::{Joins, Own};
 use super::recording;
 use super::stats::Stats;
 use super::thread::{self, Thread};
@@ -196,6 +196,10 @@ pub mod raw {
     use super::*;
     use crate::heap::tables::Owner;
 
+    /// Where it is looked for faults, everything possible is joined.
+    const JOINS: Joins =
+        if cfg!(any(fuzzing, bookend_sanitized)) { Joins::First } else { Joins::WhereFull };
+
     /// `size` bytes, aligned to 16. Of no bytes it gives an address that nothing else has.
     #[inline]
     pub fn allocate(size: usize) -> *mut u8 {
@@ -222,7 +226,7 @@ pub mod raw {
         if size > SLAB_OBJECT_MAX {
             return allocate_long(size, ALIGN_MIN).0;
         }
-        allocate_class(Class::of(size))
+        allocate_class(Class::of(size), JOINS)
     }
 
     /// What all ways to allocate end in while calls are recorded.
@@ -235,7 +239,7 @@ pub mod raw {
     }
 
     #[inline(always)]
-    fn allocate_class(class: Class) -> *mut u8 {
+    fn allocate_class(class: Class, joins: Joins) -> *mut u8 {
         // SAFETY: the heap is this thread's, or the empty one; where it had an object it is this thread's.
         unsafe {
             let own = &raw mut (*tls::get()).own;
@@ -246,7 +250,7 @@ pub mod raw {
                     }
                     at.as_ptr()
                 }
-                None => refill(class),
+                None => refill(class, joins),
             }
         }
     }
@@ -266,8 +270,8 @@ pub mod raw {
 
     #[cold]
     #[inline(never)]
-    fn refill(class: Class) -> *mut u8 {
-        current().map_or(ptr::null_mut(), |thread| thread.refill(class))
+    fn refill(class: Class, joins: Joins) -> *mut u8 {
+        current().map_or(ptr::null_mut(), |thread| thread.refill(class, joins))
     }
 
     #[cold]
@@ -302,8 +306,10 @@ pub mod raw {
 
     #[inline(always)]
     fn allocate_unrecorded(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+        // Objects that are joined are aligned as shorter ones are.
+        let joins = if align <= ALIGN_MIN { JOINS } else { Joins::Never };
         let (at, zero) = match class_for(size, align) {
-            Some(class) => (allocate_class(class), false),
+            Some(class) => (allocate_class(class, joins), false),
             None => allocate_long(size, align.max(ALIGN_MIN)),
         };
         if zeroed && !zero && !at.is_null() {

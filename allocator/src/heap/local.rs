@@ -21,12 +21,14 @@
 mod bin;
 mod exchange;
 mod fast;
+mod joining;
 mod slabs;
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
 
 use self::bin::Bin;
+pub(super) use self::joining::Joins;
 use self::slabs::Shelf;
 use super::classes::{ALIGN_MIN, CLASSES, Class, TABLE_MAX};
 use super::config::Config;
@@ -137,7 +139,7 @@ pub(super) static EMPTY: Local = Local {
         none: Bin::NONE,
         home: NOBODY,
         lane: ptr::null_mut(),
-        shelves: [Shelf { current: None, partial: None, batch: 0, neighbours: false }; CLASSES],
+        shelves: [Shelf::NONE; CLASSES],
         small: SMALL_BINS,
         owner: Owner(0),
         round: Round::NEW,

@@ -16,18 +16,20 @@
 //! whether it has gone back to the system; see [`super::parts`].
 //!
 //! An object's bit is set in `free` while it lies in its slab: neither handed out nor kept in a
-//! thread's bin, nor freed from elsewhere and not yet heard of.
+//! thread's bin, nor freed from elsewhere and not yet heard of. Which objects have been joined to the one
+//! before them says [`joined`].
 #![allow(unsafe_code)] // gives the owner its part
 
 use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::classes::{Class, OBJECTS_MAX, Shape};
 use super::fatal::Fault;
 use super::remote::{self, Freed};
 use crate::os::Zeroed;
 
+mod joined;
 mod pages;
 
 pub(super) use self::pages::PAGE_BYTES;
@@ -83,7 +85,7 @@ impl Record {
     /// How many of the slab's objects lie in it, as far as this thread can tell.
     pub fn free_objects(&self) -> u32 {
         // SAFETY: the field is atomic, and nothing else of the owner's part is referred to.
-        unsafe { (*self.slab.get()).free_objects.load(Ordering::Relaxed) }
+        unsafe { (*self.slab.get()).free_objects.load(Ordering::Relaxed) }.into()
     }
 
     /// How many slices back the slab's first one is.
@@ -120,18 +122,43 @@ impl Record {
     /// # Safety
     /// As [`Record::slab`].
     pub unsafe fn hear(&self) -> Result<u32, u32> {
-        let words = Flagged(remote::hear(&self.flags));
         // SAFETY: the caller's.
         let slab = unsafe { self.slab() };
+        // A flag of a word that this slab has no objects for was raised for one that stood here before, and
+        // that ended when those bits had been taken.
+        let flags = remote::hear(&self.flags) & (u32::MAX >> (u32::BITS - slab.words() as u32));
         let mut heard = 0;
-        for at in words {
+        for at in Flagged(flags) {
             let bits = remote::take(&self.remote.0[at]);
             if bits != 0 {
-                slab.give_word(at, bits)?;
-                heard += bits.count_ones();
+                heard += if slab.joined {
+                    slab.give_joined_word(at, bits, self.joined())?
+                } else {
+                    slab.give_word(at, bits)?
+                };
             }
         }
         Ok(heard)
+    }
+
+    /// Puts objects back into the slab; see [`Slab::give`].
+    ///
+    /// # Safety
+    /// As [`Record::slab`].
+    #[inline]
+    pub unsafe fn give(
+        &self,
+        shape: &Shape,
+        base: usize,
+        objects: &[*mut u8],
+    ) -> Result<usize, (Fault, usize)> {
+        // SAFETY: the caller's.
+        let slab = unsafe { self.slab() };
+        if slab.joined {
+            slab.give_joined(shape, base, objects, self.joined())
+        } else {
+            slab.give(shape, base, objects)
+        }
     }
 
     /// Whether an object lies in its slab or has been freed from elsewhere, as far as this thread
@@ -171,8 +198,10 @@ pub(super) struct Slab {
     lowest: u8,
     /// Whether an object has been taken since its pages were looked at.
     taken: bool,
+    /// Whether some of its objects are joined.
+    joined: bool,
     /// Bits set in `free`. Atomic only because reports read it too.
-    free_objects: AtomicU32,
+    free_objects: AtomicU16,
     /// Neighbours in the owner's list of slabs of this class with room.
     pub next: Option<SliceRef>,
     pub previous: Option<SliceRef>,
@@ -227,7 +256,8 @@ impl Slab {
         self.state = State::None;
         self.lowest = 0;
         self.taken = false;
-        *self.free_objects.get_mut() = objects as u32;
+        self.joined = false;
+        *self.free_objects.get_mut() = objects as u16;
         self.free[..objects / 64].fill(u64::MAX);
         if !objects.is_multiple_of(64) {
             self.free[objects / 64] = (1 << (objects % 64)) - 1;
@@ -248,14 +278,14 @@ impl Slab {
 
     #[inline]
     pub fn free_objects(&self) -> u32 {
-        self.free_objects.load(Ordering::Relaxed)
+        self.free_objects.load(Ordering::Relaxed).into()
     }
 
     /// Only the owner changes it, so a load and a store will do.
     #[inline]
     fn add_free(&mut self, by: i32) {
         let now = self.free_objects().wrapping_add_signed(by);
-        self.free_objects.store(now, Ordering::Relaxed);
+        self.free_objects.store(now as u16, Ordering::Relaxed);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -347,8 +377,8 @@ impl Slab {
         self.class().shape().objects.div_ceil(64) as usize
     }
 
-    /// Puts the objects of a word back; on an error, names one that was there.
-    fn give_word(&mut self, at: usize, bits: u64) -> Result<(), u32> {
+    /// Puts the objects of a word back, and says how many they are; on an error, names one that was there.
+    fn give_word(&mut self, at: usize, bits: u64) -> Result<u32, u32> {
         let twice = self.free[at] & bits;
         if twice != 0 {
             return Err(at as u32 * 64 + twice.trailing_zeros());
@@ -356,7 +386,7 @@ impl Slab {
         self.free[at] |= bits;
         self.add_free(bits.count_ones() as i32);
         self.lowest = self.lowest.min(at as u8);
-        Ok(())
+        Ok(bits.count_ones())
     }
 
     /// Checks the counters against the bits.

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 
 use proptest::prelude::*;
 
+mod joining;
 mod parts;
 
 use super::classes::{CLASSES, Class, SLAB_OBJECT_MAX, SLICE_RUN_MAX};
@@ -63,7 +64,10 @@ unsafe impl Send for Stamped {}
 
 impl Stamped {
     fn new<O: Os>(thread: &Thread<'_, O>, size: usize, stamp: u64) -> Self {
-        let at = thread.allocate(size);
+        Self::at(thread.allocate(size), size, stamp)
+    }
+
+    fn at(at: *mut u8, size: usize, stamp: u64) -> Self {
         assert!(!at.is_null(), "{size} bytes");
         assert_eq!(at as usize % 16, 0);
         let stamped = Self { at, size, stamp };

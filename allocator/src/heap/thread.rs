@@ -8,7 +8,7 @@ use super::classes::{ALIGN_MIN, SLAB_OBJECT_MAX};
 use super::classes::{Class, SLICE_BYTES};
 use super::core::{Heap, Shared};
 use super::fatal::{Fault, die};
-use super::local::{Local, Own, Standing};
+use super::local::{Joins, Local, Own, Standing};
 use super::tables::Entry;
 use crate::os::Os;
 
@@ -49,17 +49,28 @@ impl<'heap, O: Os> Thread<'heap, O> {
         // SAFETY: the heap is this thread's.
         match unsafe { Own::take(self.own(), class) } {
             Some(at) => at.as_ptr(),
-            None => self.refill(class),
+            None => self.refill(class, Joins::WhereFull),
+        }
+    }
+
+    /// The same, from neighbours wherever there are such.
+    #[cfg(test)]
+    pub fn allocate_joined(&self, size: usize) -> *mut u8 {
+        let class = Class::of(size);
+        // SAFETY: the heap is this thread's.
+        match unsafe { Own::take(self.own(), class) } {
+            Some(at) => at.as_ptr(),
+            None => self.refill(class, Joins::First),
         }
     }
 
     /// An object of a class whose bin is empty, or was that of a heap that this thread had not.
-    pub fn refill(&self, class: Class) -> *mut u8 {
+    pub fn refill(&self, class: Class, joins: Joins) -> *mut u8 {
         // SAFETY: the heap is this thread's, and nothing of it is referred to at present.
         let object = unsafe { Own::take(self.own(), class) }.or_else(|| {
             // SAFETY: as above.
             let own = unsafe { &mut *self.own() };
-            own.refill(self.standing(), self.heap, self.shared, class)
+            own.refill(self.standing(), self.heap, self.shared, class, joins)
         });
         self.tick();
         object.map_or(ptr::null_mut(), NonNull::as_ptr)
@@ -176,7 +187,7 @@ pub(super) unsafe fn usable<O: Os>(heap: &Heap<O>, at: *const u8) -> usize {
     let Some(shared) = heap.shared() else { return 0 };
     let Some(slice) = shared.view.slice(address) else { return 0 };
     match shared.view.entry(slice) {
-        Entry::Slab(_, class) => class.size(),
+        Entry::Slab(_, class) => heap.usable_of_slab(shared, (slice, class), address),
         Entry::Run(slices) => slices as usize * SLICE_BYTES,
         Entry::Huge => heap.with(|central| central.usable(slice)).unwrap_or(0),
         Entry::Nothing => 0,

@@ -7,6 +7,7 @@ use super::super::classes::{CLASSES, Class};
 use super::super::core::{Heap, Shared};
 use super::super::fatal::{Fault, die};
 use super::super::record::State;
+use super::joining::{Joins, Room};
 use super::{BATCH_MIN, Own, Standing};
 use crate::os::Os;
 
@@ -75,12 +76,19 @@ impl Own {
         heap: &Heap<O>,
         shared: &Shared,
         class: Class,
+        joins: Joins,
     ) -> Option<NonNull<u8>> {
         if self.take_aside(class) {
             // SAFETY: this is the thread's own.
             return unsafe { Self::take(self, class) };
         }
-        let head = self.slab_with_room(standing, heap, shared, class)?;
+        let head = match self.slab_with_room(standing, heap, shared, class) {
+            Some(head) => head,
+            None => match self.room_elsewhere(heap, shared, class, joins)? {
+                Room::Slab(head) => head,
+                Room::Joined(object) => return Some(object),
+            },
+        };
         let (shape, shelf) = (class.shape(), &mut self.shelves[class.index()]);
         let base = shared.view.address(head) as *mut u8;
         let bin = &mut self.bins[class.index()];
@@ -205,16 +213,17 @@ impl Own {
         objects: &[*mut u8],
     ) -> usize {
         let shape = class.shape();
-        // SAFETY: (1) the slab is this thread's; (2) nothing else refers to what is known of it before
-        // `after_free`.
-        let slab = unsafe { shared.view.record(head).slab() };
-        let given = match slab.give(shape, shared.view.address(head), objects) {
+        // SAFETY: the slab is this thread's, and nothing else refers to what is known of it.
+        let given = match unsafe {
+            shared.view.record(head).give(shape, shared.view.address(head), objects)
+        } {
             // Behind the slab's last object.
             Ok(0) => die(Fault::Interior, objects[0] as usize),
             Ok(given) => given,
             Err((fault, at)) => die(fault, at),
         };
-        if slab.is_to_move(shape) {
+        // SAFETY: as above, before `after_free`.
+        if unsafe { shared.view.record(head).slab() }.is_to_move(shape) {
             self.after_free(heap, shared, head, class);
         }
         given

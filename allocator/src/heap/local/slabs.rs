@@ -24,10 +24,33 @@ pub(super) struct Shelf {
     pub batch: u32,
     /// Objects that were put back last mostly lay in the slab of the one before.
     pub neighbours: bool,
+    /// Where the last search for free neighbours to be joined ended.
+    pub search: Option<SliceRef>,
+    /// How many more slabs may be searched for objects of this class, before the heap grows for it; of how many at
+    /// first; and whether anything was found since.
+    pub searches: u32,
+    pub patience: u32,
+    pub found: bool,
+    /// Of whose neighbours, and of how many, the last one was made.
+    pub host: Option<(Class, u32)>,
+}
+
+impl Shelf {
+    pub const NONE: Self = Self {
+        current: None,
+        partial: None,
+        batch: 0,
+        neighbours: false,
+        search: None,
+        searches: 0,
+        patience: 0,
+        found: false,
+        host: None,
+    };
 }
 
 impl Own {
-    /// The current slab of a class, or another one that becomes it.
+    /// The current slab of a class, or another one that becomes it, where there is one with room.
     pub(super) fn slab_with_room<O: Os>(
         &mut self,
         standing: &Standing,
@@ -45,17 +68,28 @@ impl Own {
             self.shelves[class.index()].current = None;
         }
         self.hear(standing, heap, shared);
-        let head = match self.shelves[class.index()].partial {
-            Some(partial) => {
-                self.unlink(shared, partial.slice(), class);
-                partial.slice()
-            }
-            None => heap.with(|central| central.new_slab(class, self.owner))??,
-        };
-        // SAFETY: as above.
+        let partial = self.shelves[class.index()].partial?.slice();
+        self.unlink(shared, partial, class);
+        Some(self.make_current(shared, partial, class))
+    }
+
+    /// A new slab, which becomes the current one.
+    pub(super) fn new_slab<O: Os>(
+        &mut self,
+        heap: &Heap<O>,
+        shared: &Shared,
+        class: Class,
+        may_grow: bool,
+    ) -> Option<u32> {
+        let head = heap.with(|central| central.new_slab(class, self.owner, may_grow))??;
+        Some(self.make_current(shared, head, class))
+    }
+
+    fn make_current(&mut self, shared: &Shared, head: u32, class: Class) -> u32 {
+        // SAFETY: the slab is this thread's.
         unsafe { shared.view.record(head).slab() }.state = State::Current;
         self.shelves[class.index()].current = Some(SliceRef::new(head));
-        Some(head)
+        head
     }
 
     /// Takes back what other threads have freed.
@@ -130,17 +164,21 @@ impl Own {
     }
 
     /// Takes a slab off its class's list.
-    fn unlink(&mut self, shared: &Shared, head: u32, class: Class) {
+    pub(super) fn unlink(&mut self, shared: &Shared, head: u32, class: Class) {
         // SAFETY: the slabs of the list are this thread's, and all different.
         unsafe {
             let slab = shared.view.record(head).slab();
             let (previous, next) = (slab.previous.take(), slab.next.take());
+            let shelf = &mut self.shelves[class.index()];
+            if shelf.search == Some(SliceRef::new(head)) {
+                shelf.search = next;
+            }
             if let Some(next) = next {
                 shared.view.record(next.slice()).slab().previous = previous;
             }
             match previous {
                 Some(previous) => shared.view.record(previous.slice()).slab().next = next,
-                None => self.shelves[class.index()].partial = next,
+                None => shelf.partial = next,
             }
         }
     }
