@@ -244,8 +244,8 @@ impl<'a, 's> Receiver<'a, 's> {
 
     /// Waits until every directory has its attributes: whoever wrote the last file in one may still have it.
     fn finish_places(&self) -> Result<(), Over> {
-        for spot in self.links.take_awaiting() {
-            self.failed(&links::not_copied(&spot));
+        for name in self.links.take_awaiting() {
+            self.failed(&links::not_copied(&name.spot));
         }
         while Arc::strong_count(&self.finished) > 1 {
             if self.session.is_over() {

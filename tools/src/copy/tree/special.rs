@@ -4,7 +4,7 @@
 //! of what was made, after a look whether it is that: a name can be exchanged in between by
 //! whoever may write the directory, and what they put there shall not be given to anybody.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -100,7 +100,7 @@ impl Context<'_> {
             let lost = if is_it {
                 let mut lost = Vec::new();
                 if self.is_root {
-                    copy_xattrs(spot, &mut lost);
+                    give_xattrs(&there, xattrs(place), &mut lost);
                 }
                 preserve(&there, &now, &Basics::of(metadata), &mut lost);
                 lost
@@ -223,18 +223,21 @@ pub fn preserve(there: &File, now: &Metadata, basics: &Basics, lost: &mut Vec<St
     }
 }
 
-/// Copies the attributes in root's own namespace, which is the only one that these can have.
-fn copy_xattrs(spot: Spot<'_>, lost: &mut Vec<String>) {
-    let path = |fd: &std::os::fd::OwnedFd, name: &CString| {
-        std::path::PathBuf::from(by_descriptor(fd)).join(OsStr::from_bytes(name.to_bytes()))
-    };
-    let source = path(spot.source, &spot.entry.name);
-    let target = path(spot.target, &spot.entry.target().to_owned());
-    let Ok(names) = xattr::list(&source) else { return };
-    for name in names.filter(|name| name.as_bytes().starts_with(b"trusted.")) {
-        if let Ok(Some(value)) = xattr::get(&source, &name)
-            && let Err(error) = xattr::set(&target, &name, &value)
-        {
+/// The extended attributes of what is no regular file and open as a place only: those in root's own namespace, which
+/// is the only one that these can have.
+pub fn xattrs(place: &File) -> Vec<(OsString, Vec<u8>)> {
+    // The way through the descriptor ends at what is open, be it a link; so below.
+    let path = by_descriptor(place);
+    let Ok(names) = xattr::list_deref(&path) else { return Vec::new() };
+    let own = names.filter(|name| name.as_bytes().starts_with(b"trusted."));
+    own.filter_map(|name| xattr::get_deref(&path, &name).ok()?.map(|value| (name, value))).collect()
+}
+
+/// Gives them to what was made.
+pub fn give_xattrs(there: &File, xattrs: Vec<(OsString, Vec<u8>)>, lost: &mut Vec<String>) {
+    let path = by_descriptor(there);
+    for (name, value) in xattrs {
+        if let Err(error) = xattr::set_deref(&path, &name, &value) {
             lost.push(error::lost(name.display(), error));
         }
     }

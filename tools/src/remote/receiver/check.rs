@@ -22,7 +22,7 @@ use crate::copy::journal::Identity;
 use crate::copy::quote::quote;
 use crate::copy::tree::directory::{id_of, open_directory};
 use crate::copy::tree::entry::{by_descriptor, look};
-use crate::remote::attributes;
+use crate::remote::attributes::{self, Carrier};
 use crate::remote::protocol::{Entry, ExtendedAttribute, Message};
 use crate::remote::sender::LINKS_MAX;
 use crate::remote::session::Over;
@@ -155,7 +155,7 @@ impl Receiver<'_, '_> {
             Err(error) => return self.cannot(&path, "read its extended attributes", &error),
         };
         let mut lost = Vec::new();
-        let ours = attributes::collect(now, Some(&file), &mut lost);
+        let ours = attributes::collect(now, Some(Carrier::Open(&file)), &mut lost);
         if !lost.is_empty() || sorted(&ours.xattrs) != sorted(&theirs.xattrs) {
             self.differs(&path, words::OTHER_XATTRS);
         }

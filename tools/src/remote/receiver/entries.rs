@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, SFlag, mknodat};
 use nix::unistd::{AccessFlags, faccessat, symlinkat};
 
 use super::jobs::Job;
+use super::links::Further;
 use super::place::os;
 use super::{Receiver, Spot};
 use crate::copy::engine::{Kind, Sums};
@@ -23,7 +24,7 @@ use crate::copy::tree::entry::look;
 use crate::copy::tree::special;
 use crate::copy::verify;
 use crate::remote::attributes;
-use crate::remote::protocol::{Attributes, Entry, Message};
+use crate::remote::protocol::{Attributes, Entry, Message, Moment};
 use crate::remote::session::{Over, lock};
 
 /// What stands where a copy is to go.
@@ -62,7 +63,10 @@ impl Receiver<'_, '_> {
             }
             Message::Node { entry, device } => (entry, self.node(&spot, entry, *device)),
             Message::Link { entry } => {
-                self.link(entry.link, spot);
+                self.link(
+                    entry.link,
+                    Further { spot, modified: entry.attributes.modified.clone() },
+                );
                 return Ok(());
             }
             _ => return Ok(()),
@@ -209,7 +213,7 @@ impl Receiver<'_, '_> {
         operation: &'static str,
         make: impl Fn(&CStr) -> nix::Result<()>,
     ) -> Result<Option<Id>, FileError> {
-        if !self.put(spot, operation, make)? {
+        if !self.put(spot, &entry.attributes.modified, operation, make)? {
             return Ok(None);
         }
         match kind {
@@ -224,6 +228,7 @@ impl Receiver<'_, '_> {
         }
         let mut what = Vec::new();
         if now.mode() & SFlag::S_IFMT.bits() == kind.bits() && now.nlink() == 1 {
+            attributes::give_xattrs(&there, &entry.attributes, &mut what);
             special::preserve(&there, &now, &attributes::basics(&entry.attributes), &mut what);
         } else {
             what.push("its attributes (somebody has exchanged it meanwhile)".to_owned());
@@ -234,11 +239,12 @@ impl Receiver<'_, '_> {
         Ok(Some(id_of(&now)))
     }
 
-    /// Makes something under the name of `spot`, or in place of what has it. `Ok(false)` where that
-    /// stays.
+    /// Makes something, as old as `modified` says, under the name of `spot`, or in place of what has it.
+    /// `Ok(false)` where that stays.
     pub(super) fn put(
         &self,
         spot: &Spot,
+        modified: &Moment,
         operation: &'static str,
         make: impl Fn(&CStr) -> nix::Result<()>,
     ) -> Result<bool, FileError> {
@@ -249,11 +255,16 @@ impl Receiver<'_, '_> {
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        if self.task.settings.conflict != Conflict::Replace {
+        let stays = match self.task.settings.conflict {
+            Conflict::Leave => true,
+            Conflict::ReplaceOlder | Conflict::Replace => {
+                self.check_kind(spot, false)?.is_some_and(|there| self.is_newer(&there, modified))
+            }
+        };
+        if stays {
             self.tally.left.add(1);
             return Ok(false);
         }
-        self.check_kind(spot, false)?;
         staging::replace_with(&spot.place.file, os(&spot.name), make).map_err(failed)?;
         Ok(true)
     }
@@ -294,7 +305,7 @@ impl Receiver<'_, '_> {
             let (source_path, target) = (spot.source.clone(), spot.path());
             return Err(FileError::JustCreated { source_path, target });
         }
-        let time = (attributes.modified.seconds, i64::from(attributes.modified.nanoseconds));
+        let time = attributes::time(&attributes.modified);
         let its_time = (there.mtime(), there.mtime_nsec());
         // A copy that is there already, as far as length and time tell; the time is set last.
         let copied = settings.conflict == Conflict::Replace
@@ -305,7 +316,7 @@ impl Receiver<'_, '_> {
             && time == its_time;
         let stays = match settings.conflict {
             Conflict::Leave => true,
-            Conflict::ReplaceOlder => time <= its_time,
+            Conflict::ReplaceOlder => self.is_newer(&there, &attributes.modified),
             // Where its checksum is to be told, it may as well be compared.
             Conflict::Replace => copied && self.listing.is_none(),
         };
@@ -323,6 +334,12 @@ impl Receiver<'_, '_> {
             return Ok(Standing::Candidate(file, there));
         }
         self.replaceable(spot, there).map(Standing::Replaceable)
+    }
+
+    /// Whether what is there stays because it is not older.
+    fn is_newer(&self, there: &Metadata, modified: &Moment) -> bool {
+        self.task.settings.conflict == Conflict::ReplaceOlder
+            && attributes::time(modified) <= (there.mtime(), there.mtime_nsec())
     }
 
     /// A regular file that is to be replaced, if it may be.

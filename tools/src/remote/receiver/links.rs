@@ -14,7 +14,8 @@ use super::{Receiver, Spot};
 use crate::copy::error::FileError;
 use crate::copy::tree::directory::{Id, id_of, open_directory};
 use crate::copy::tree::entry::{by_descriptor, look};
-use crate::remote::protocol::{Entry, Message};
+use crate::remote::attributes;
+use crate::remote::protocol::{Entry, Message, Moment};
 use crate::remote::sender::LINKS_MAX;
 use crate::remote::session::lock;
 
@@ -28,10 +29,17 @@ pub(super) struct Links {
     sums: Mutex<HashMap<u64, [u8; 32]>>,
 }
 
+/// A further name of a file.
+pub(super) struct Further {
+    pub spot: Spot,
+    /// When the file was written, as its sender says.
+    pub modified: Moment,
+}
+
 /// What there is of a file with several names.
 enum State {
     /// Nothing yet; these are to be linked to it.
-    Awaited(Vec<Spot>),
+    Awaited(Vec<Further>),
     /// It is there.
     Made(Made),
     /// It will not be.
@@ -54,10 +62,10 @@ struct Made {
 
 impl Links {
     /// Those that wait for what does not come any more.
-    pub fn take_awaiting(&self) -> Vec<Spot> {
+    pub fn take_awaiting(&self) -> Vec<Further> {
         let states = std::mem::take(&mut *lock(&self.files));
         let awaiting = |state| match state {
-            State::Awaited(spots) => spots,
+            State::Awaited(names) => names,
             State::Made(_) | State::Failed => Vec::new(),
         };
         states.into_values().flat_map(awaiting).collect()
@@ -120,8 +128,8 @@ impl Receiver<'_, '_> {
         };
         let before = lock(&self.links.files).insert(link, state);
         if let Some(State::Awaited(waiting)) = before {
-            for spot in waiting {
-                self.link(link, spot);
+            for name in waiting {
+                self.link(link, name);
             }
         }
     }
@@ -130,8 +138,7 @@ impl Receiver<'_, '_> {
     /// time tell, other names of the file are not linked to it.
     pub(super) fn stays(&self, spot: &Spot, entry: &Entry, len: u64) -> Option<Id> {
         let (_, there) = look(&spot.place.file, &spot.name, false).ok()?;
-        let modified = &entry.attributes.modified;
-        let time = (modified.seconds, i64::from(modified.nanoseconds));
+        let time = attributes::time(&entry.attributes.modified);
         let is_copy = there.len() == len && (there.mtime(), there.mtime_nsec()) == time;
         if entry.link != 0 && !is_copy {
             lock(&self.links.left).insert(entry.link);
@@ -140,22 +147,23 @@ impl Receiver<'_, '_> {
     }
 
     /// Makes another name of the file of this number, now or when it is there.
-    pub(super) fn link(&self, link: u64, spot: Spot) {
+    pub(super) fn link(&self, link: u64, name: Further) {
         let made = match lock(&self.links.files).get_mut(&link) {
-            Some(State::Awaited(waiting)) => return waiting.push(spot),
+            Some(State::Awaited(waiting)) => return waiting.push(name),
             Some(State::Made(made)) => Some(made.clone()),
             Some(State::Failed) | None => None,
         };
         let result = match made {
-            Some(made) => self.make_link(link, &made, &spot),
-            None => Err(not_copied(&spot)),
+            Some(made) => self.make_link(link, &made, &name),
+            None => Err(not_copied(&name.spot)),
         };
         if let Err(error) = result {
             self.failed(&error);
         }
     }
 
-    fn make_link(&self, link: u64, made: &Made, spot: &Spot) -> Result<(), FileError> {
+    fn make_link(&self, link: u64, made: &Made, name: &Further) -> Result<(), FileError> {
+        let Further { spot, modified } = name;
         let path = spot.path();
         let failed =
             |cause: io::Error| FileError::target(&path, "find the file to link to, of", cause);
@@ -174,7 +182,7 @@ impl Receiver<'_, '_> {
         }
         let from = by_descriptor(&file);
         let into = &spot.place.file;
-        let made = self.put(spot, "link", |name| {
+        let made = self.put(spot, modified, "link", |name| {
             linkat(AT_FDCWD, from.as_str(), into, name, AtFlags::AT_SYMLINK_FOLLOW)
         })?;
         if !made {

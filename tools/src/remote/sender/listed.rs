@@ -17,6 +17,7 @@ use super::{DEPTH_MAX, Operand, Sender};
 use crate::copy::error::FileError;
 use crate::copy::tree::operands::shown;
 use crate::copy::tree::wishes::Follow;
+use crate::remote::attributes::Carrier;
 use crate::remote::protocol::{Message, Name, Relative};
 use crate::remote::session::Over;
 
@@ -128,7 +129,7 @@ impl Sender<'_, '_> {
             self.root.directory_below(&top.directory, &below, (spot.at, name.as_c_str()));
         let directory = File::from(directory.map_err(|errno| spot.error("open", errno))?);
         let metadata = directory.metadata().map_err(|cause| spot.error("stat", cause))?;
-        let entry = self.described(&spot, walk, &metadata, Some(&directory));
+        let entry = self.described(&spot, walk, &metadata, Some(Carrier::Open(&directory)));
         if self.task.settings.verbose {
             self.talk.copying(&spot.path, &spot.shown);
         }

@@ -26,7 +26,7 @@ use crate::copy::tree::entry::{by_descriptor, set_blocking};
 use crate::copy::tree::list::{self, Entry};
 use crate::copy::tree::operands::split;
 use crate::copy::tree::wishes::Follow;
-use crate::remote::attributes;
+use crate::remote::attributes::{self, Carrier};
 use crate::remote::direct::Direct;
 use crate::remote::protocol::{self, Blob, Message, Name, PathText, SMALL_MAX};
 use crate::remote::session::{Over, lock, wait};
@@ -221,11 +221,11 @@ impl Sender<'_, '_> {
         spot: &Spot<'_>,
         walk: &mut Walk,
         metadata: &Metadata,
-        file: Option<&File>,
+        from: Option<Carrier<'_>>,
     ) -> protocol::Entry {
         let mut lost = Vec::new();
-        let file = file.filter(|_| self.task.settings.preserve);
-        let attributes = attributes::collect(metadata, file, &mut lost);
+        let from = from.filter(|_| self.task.settings.preserve);
+        let attributes = attributes::collect(metadata, from, &mut lost);
         if !lost.is_empty() {
             self.failed(&FileError::Attributes { path: spot.path.clone(), what: lost });
         }
@@ -278,7 +278,7 @@ impl Sender<'_, '_> {
         if walk.above.is_empty() {
             walk.device = id.0;
         }
-        let entry = self.described(spot, walk, &metadata, Some(&directory));
+        let entry = self.described(spot, walk, &metadata, Some(Carrier::Open(&directory)));
         if self.task.settings.verbose {
             self.talk.copying(&spot.path, &spot.shown);
         }
@@ -313,7 +313,7 @@ impl Sender<'_, '_> {
         place: &File,
         metadata: &Metadata,
     ) -> Result<(), Stop> {
-        let entry = self.described(spot, walk, metadata, None);
+        let entry = self.described(spot, walk, metadata, Some(Carrier::Place(place)));
         let message = if metadata.is_symlink() {
             let text = readlinkat(place, c"").map_err(|errno| spot.error("read link", errno))?;
             Message::Symlink { entry, text: PathText(text.as_bytes().to_vec()) }
@@ -337,7 +337,8 @@ impl Sender<'_, '_> {
         }
         let len = if device { device_len(&file) } else { Ok(metadata.len()) };
         let len = len.map_err(|cause| spot.error("find the size of", cause))?;
-        let entry = self.described(spot, walk, &metadata, Some(&file).filter(|_| !device));
+        let entry =
+            self.described(spot, walk, &metadata, (!device).then_some(Carrier::Open(&file)));
         if len > SMALL_MAX as u64 || device {
             return self.big(spot, entry, file, &metadata, len);
         }
