@@ -111,13 +111,13 @@ impl Class {
         self.shape().objects as usize <= JOINED_MAX && self.size() < JOINED_SIZE_MAX
     }
 
-    /// Classes of which neighbours make an object of this one, and how many: those in which a third of them at
-    /// most is wasted. Few neighbours come first.
+    /// Classes of which neighbours make an object of this one, and how many: those in which an eighth of it at
+    /// most is added. Few neighbours come first.
     pub fn hosts(self) -> impl Iterator<Item = (Self, u32)> {
         let size = self.size();
         let counts = 2..=if size <= JOINED_SIZE_MAX { NEIGHBOURS_MAX } else { 0 };
         counts.flat_map(move |count| {
-            let longest = (size + size / 2) / count;
+            let longest = (size + size / 8) / count;
             let enough = (Self::of(size.div_ceil(count)).0..self.0).map(Self);
             enough
                 .take_while(move |host| host.size() <= longest && host.size() * (count - 1) < size)
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_make_an_object_without_wasting_more_than_a_third() {
+    fn neighbours_make_an_object_that_is_little_longer() {
         let all = || (0..CLASSES as u8).map(Class);
         for class in all() {
             let hosts: Vec<_> = class.hosts().collect();
