@@ -2,7 +2,7 @@
 //!
 //! Up to 128 bytes a class every 16, because that is what objects must be aligned to; from there on
 //! eight classes a doubling, so that rounding up wastes at most a ninth; but 225 to 240 bytes get 256, so that
-//! two of them make 512 (see [`Class::hosts`]): with the few bytes that programs put before what they
+//! two of them make 512 (see [`Class::neighbours_of`]): with the few bytes that programs put before what they
 //! keep, twice as much does not fit into 480. A slab is a run of slices cut into objects of one class; it
 //! has as few slices as leave little of them unused.
 
@@ -41,12 +41,12 @@ pub(crate) const SLAB_SLICES_MAX: u32 = 16;
 /// The most objects of a slab.
 pub(crate) const OBJECTS_MAX: usize = SLICE_BYTES / ALIGN_MIN;
 
-/// Objects of a slab of which several neighbours can be [joined](Class::hosts), at most.
+/// Objects of a slab of which several neighbours can be [joined](Class::neighbours_of), at most.
 pub(crate) const JOINED_MAX: usize = OBJECTS_MAX / 2;
-/// The longest object that is made so: of longer ones, whole pages are free where they are.
+/// The longest of them: of longer ones, whole pages are free where they are.
 const JOINED_SIZE_MAX: usize = 32 << 10;
-/// Of so many neighbours at most.
-const NEIGHBOURS_MAX: usize = 32;
+/// So many neighbours at most.
+const NEIGHBOURS_MAX: u32 = 32;
 
 /// A size class, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -111,19 +111,14 @@ impl Class {
         self.shape().objects as usize <= JOINED_MAX && self.size() < JOINED_SIZE_MAX
     }
 
-    /// Classes of which neighbours make an object of this one, and how many: those in which an eighth of it at
-    /// most is added. Few neighbours come first.
-    pub fn hosts(self) -> impl Iterator<Item = (Self, u32)> {
-        let size = self.size();
-        let counts = 2..=if size <= JOINED_SIZE_MAX { NEIGHBOURS_MAX } else { 0 };
-        counts.flat_map(move |count| {
-            let longest = (size + size / 8) / count;
-            let enough = (Self::of(size.div_ceil(count)).0..self.0).map(Self);
-            enough
-                .take_while(move |host| host.size() <= longest && host.size() * (count - 1) < size)
-                .filter(|host| host.joins())
-                .map(move |host| (host, count as u32))
-        })
+    /// How many neighbours of another class make an object of this one: if there are few enough, and they are an
+    /// eighth longer at most.
+    #[inline]
+    pub fn neighbours_of(self, host: Self) -> Option<u32> {
+        let (size, of_one) = (self.shape().size, host.shape().size);
+        let count = size.div_ceil(of_one);
+        let fits = host < self && count <= NEIGHBOURS_MAX && count * of_one <= size + size / 8;
+        (fits && host.joins()).then_some(count)
     }
 
     /// As [`Class::shape`], while compiling.
@@ -302,27 +297,20 @@ mod tests {
     #[test]
     fn neighbours_make_an_object_that_is_little_longer() {
         let all = || (0..CLASSES as u8).map(Class);
-        for class in all() {
-            let hosts: Vec<_> = class.hosts().collect();
-            for &(host, count) in &hosts {
-                let len = host.size() * count as usize;
-                assert!(
-                    len >= class.size() && len * 2 <= class.size() * 3,
-                    "{class:?} in {host:?}"
-                );
-                assert!(len - host.size() < class.size(), "{class:?} in fewer of {host:?}");
-                assert!(host.shape().objects as usize <= JOINED_MAX, "{host:?}");
+        for (class, host) in all().flat_map(|class| all().map(move |host| (class, host))) {
+            let (size, of_one) = (class.size(), host.size());
+            let few = host.shape().objects as usize <= JOINED_MAX && of_one < JOINED_SIZE_MAX;
+            match class.neighbours_of(host) {
+                Some(count) => {
+                    let len = of_one * count as usize;
+                    assert!(
+                        few && of_one < size && len >= size && len * 8 <= size * 9,
+                        "{class:?}, {host:?}"
+                    );
+                    assert!(len - of_one < size, "{class:?} of fewer {host:?}");
+                }
+                None => assert!(!few || of_one * 2 != size, "{class:?} of two {host:?}"),
             }
-            let is_there = |host: &Class| hosts.iter().any(|found| found.0 == *host);
-            let double = |host: &Class| {
-                let used = Class::of(host.size()) == *host;
-                used && host.size() * 2 == class.size() && host.size() >= 32
-            };
-            let missing = all().filter(double).find(|host| !is_there(host));
-            assert!(
-                missing.is_none() || class.size() > JOINED_SIZE_MAX,
-                "{class:?} in {missing:?}"
-            );
         }
     }
 

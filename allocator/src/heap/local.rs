@@ -183,9 +183,7 @@ impl Local {
                 own.aside[index] = Bin::new(pointers.add(PLACES.0[1][index]), aside);
             }
         }
-        for shelf in &mut own.shelves {
-            shelf.batch = BATCH_MIN;
-        }
+        own.shelves.fill(Shelf { batch: BATCH_MIN, ..Shelf::NONE });
         local
     }
 }

@@ -82,14 +82,17 @@ impl Own {
     ) -> Option<NonNull<u8>> {
         let mut searches = self.shelves[class.index()].searches;
         let last = self.shelves[class.index()].host;
-        let (host, count, (head, object)) =
-            last.into_iter().chain(class.hosts()).find_map(|(host, count)| {
-                Some((host, count, self.search(shared, host, count, &mut searches)?))
-            })?;
+        let mut hosts = last.into_iter().chain((0..class.0).rev().map(Class));
+        let (host, (head, object)) = hosts.find_map(|host| {
+            // Most classes have no such slab.
+            self.shelves[host.index()].partial?;
+            let count = class.neighbours_of(host)?;
+            Some((host, self.search(shared, host, count, &mut searches)?))
+        })?;
         let shelf = &mut self.shelves[class.index()];
         let more = (class.size() / BYTES_A_SEARCH).clamp(1, SEARCHES_FOR_ONE) as u32;
         shelf.searches = (searches + more).min(shelf.patience);
-        (shelf.host, shelf.found) = (Some((host, count)), true);
+        (shelf.host, shelf.found) = (Some(host), true);
         heap.joins.store(true, Ordering::Relaxed);
         let at = shared.view.address(head) + object as usize * host.size();
         NonNull::new(at as *mut u8)

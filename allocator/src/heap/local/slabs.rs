@@ -31,8 +31,8 @@ pub(super) struct Shelf {
     pub searches: u32,
     pub patience: u32,
     pub found: bool,
-    /// Of whose neighbours, and of how many, the last one was made.
-    pub host: Option<(Class, u32)>,
+    /// Of whose neighbours the last one was made.
+    pub host: Option<Class>,
 }
 
 impl Shelf {
