@@ -121,6 +121,102 @@ fn one_big_file_is_divided() {
         assert!(parts.iter().all(|bytes| bytes.as_u64().unwrap() > 40 << 20), "{report}");
     }
     assert_eq!(dir.names(), ["a", "b", "c", "d", "e"]);
+    // Also where it is an operand of its own, beside the tree that it is in.
+    fs::create_dir(dir.join("tree")).unwrap();
+    fs::create_dir(dir.join("into")).unwrap();
+    fs::rename(dir.join("a"), dir.join("tree/a")).unwrap();
+    well(&dir, &hugecp, "-r --reflink=never tree tree/a b c into");
+    for copy in ["into/tree/a", "into/a", "into/b"] {
+        assert!(dir.read("tree/a") == dir.read(copy), "{copy}");
+    }
+}
+
+/// A manifest, whose names may be any bytes.
+#[derive(PartialEq)]
+struct List(Vec<u8>);
+
+impl List {
+    fn has(&self, part: &str) -> bool {
+        self.0.windows(part.len()).any(|bytes| bytes == part.as_bytes())
+    }
+
+    #[track_caller]
+    fn is(&self, other: &Self, what: &str) {
+        let text = |list: &Self| String::from_utf8_lossy(&list.0).into_owned();
+        assert!(self == other, "{what}: {} is not {}", text(self), text(other));
+    }
+}
+
+/// The list of what all ranks copy, and what one process lists of the same copy.
+#[track_caller]
+fn lists(dir: &Dir, hugecp: &Path, line: &str, before: impl Fn()) -> [List; 2] {
+    let list = |ran: Ran| {
+        ran.ok();
+        List(dir.read("list"))
+    };
+    before();
+    let one = list(dir.run(&format!("--manifest list {line}")));
+    fs::remove_file(dir.join("list")).unwrap();
+    before();
+    well(dir, hugecp, &format!("--manifest list {line}"));
+    [list(dir.run("--check --manifest list")), one] // which finds them all as listed
+}
+
+#[test]
+fn the_manifest_is_that_of_one_process() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    tree(&dir, "a");
+    fs::hard_link(dir.join("a/d/n7"), dir.join("a/also")).unwrap();
+    dir.file("a/odd\\name\n", "odd");
+    dir.file("single", bytes((64 << 20) + 1));
+    let clear = || drop(dir.command("rm", ["-rf", "b"]).status());
+    for line in ["-a --reflink=never a b", "-a a b", "-rL a/d a/bigger a/also single b", "single b"]
+    {
+        let before = || {
+            clear();
+            if line.contains(" also ") || line.contains("-rL") {
+                fs::create_dir(dir.join("b")).unwrap();
+            }
+        };
+        let [all, one] = lists(&dir, &hugecp, line, before);
+        all.is(&one, line);
+        assert!(one.has("  b"), "{line}");
+    }
+    // Of what is there already, what is known to be the same, and not what is left unread.
+    for (options, there) in [("--checksum", true), ("-n", false)] {
+        let [all, one] = lists(&dir, &hugecp, &format!("{options} single b"), || ());
+        all.is(&one, options);
+        assert_eq!(one.has("  b\n"), there);
+    }
+    // A file of zeros, and the list on standard output.
+    fs::File::create(dir.join("hole")).unwrap().set_len((80 << 20) + 3).unwrap();
+    let out = well(&dir, &hugecp, "--manifest - hole c");
+    let hash = blake3::hash(&vec![0; (80 << 20) + 3]).to_hex();
+    assert_eq!(out, format!("{hash}  c\n"));
+}
+
+#[test]
+fn what_failed_is_not_on_the_manifest() {
+    let Some(hugecp) = built() else { return };
+    let dir = Dir::new();
+    tree(&dir, "a");
+    for name in ["n0", "n1", "n2", "n3"] {
+        fs::create_dir_all(dir.join("b/d").join(name)).unwrap();
+    }
+    fs::create_dir_all(dir.join("b/bigger")).unwrap();
+    let list = |ran: Ran| {
+        ran.fails(1, &["could not be copied as asked", "'b/bigger' is a directory"]);
+        List(dir.read("list"))
+    };
+    let one = list(dir.run("-aT --manifest list a b"));
+    fs::remove_file(dir.join("list")).unwrap();
+    let all = list(run(&dir, &hugecp, "-aT --manifest list a b"));
+    all.is(&one, "after failures");
+    assert!(all.has("b/d/n100") && !all.has("bigger"));
+    run(&dir, &hugecp, "-a --manifest nowhere/list a c").fails(1, &["nowhere"]);
+    let words = ["--check is for one process", "without mpirun"];
+    run(&dir, &hugecp, "--check --manifest list").fails(2, &words);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -21,6 +22,7 @@ use super::error::FileError;
 use super::journal::Identity;
 use super::plan::SMALL_BYTES;
 use super::reread::Reread;
+use super::whole::{Subtree, Whole, subtrees};
 
 /// Bytes hashed at once.
 const CHUNK: usize = 1 << 20;
@@ -40,17 +42,31 @@ pub enum HashError {
 /// [`HashError`]; `UnexpectedEof` where there are fewer.
 pub fn hash(file: &File, len: u64, progress: &Progress) -> Result<Hash, HashError> {
     let mut hasher = blake3::Hasher::new();
+    read(file, 0..len, progress, |_, bytes| {
+        hasher.update(bytes);
+    })?;
+    Ok(hasher.finalize())
+}
+
+/// Gives the bytes of a range of `file` to `take`, and where they begin: in order, cut at multiples of 1 MiB.
+fn read(
+    file: &File,
+    range: Range<u64>,
+    progress: &Progress,
+    mut take: impl FnMut(u64, &[u8]),
+) -> Result<(), HashError> {
+    let len = range.end - range.start;
     let mut direct = match len >= SMALL_BYTES {
-        true => Some(Reread::open(file, len).map_err(HashError::Read)?),
+        true => Some(Reread::open(file, range.end).map_err(HashError::Read)?),
         false => None,
     };
     let mut memory = vec![0; if direct.is_some() { 0 } else { CHUNK.min(len as usize + 1) }];
-    let mut at = 0;
-    while at < len {
+    let mut at = range.start;
+    while at < range.end {
         if progress.is_cancelled() {
             return Err(HashError::Cancelled);
         }
-        let wanted = (len - at).min(CHUNK as u64);
+        let wanted = (range.end - at).min(CHUNK as u64 - at % CHUNK as u64);
         let bytes = match &mut direct {
             Some(reread) => reread.read(at..at + wanted).map_err(HashError::Read)?,
             None => {
@@ -62,10 +78,10 @@ pub fn hash(file: &File, len: u64, progress: &Progress) -> Result<Hash, HashErro
         if bytes.len() as u64 != wanted {
             return Err(HashError::Read(io::ErrorKind::UnexpectedEof.into()));
         }
-        hasher.update(bytes);
+        take(at, bytes);
         at += wanted;
     }
-    Ok(hasher.finalize())
+    Ok(())
 }
 
 /// The checksum of a source that was copied in the state of `metadata`.
@@ -78,6 +94,36 @@ pub fn hash_source(
     path: &Path,
     progress: &Progress,
 ) -> Result<Hash, FileError> {
+    at_rest(file, metadata, path, || hash(file, metadata.len(), progress))
+}
+
+/// As [`hash_source`], of a range that begins at a multiple of 1 MiB: what the checksum of all of it is put together
+/// from ([`Whole`]).
+///
+/// # Errors
+/// As there.
+pub fn hash_part(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    range: Range<u64>,
+    progress: &Progress,
+) -> Result<Vec<Subtree>, FileError> {
+    at_rest(file, metadata, path, || {
+        let len = metadata.len();
+        let mut whole = Whole::new(len);
+        read(file, range, progress, |at, bytes| whole.add(subtrees(len, at, bytes)))?;
+        Ok(whole.into_subtrees())
+    })
+}
+
+/// What `take` reads of a source, if that is in the state of `metadata` then.
+fn at_rest<T>(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    take: impl FnOnce() -> Result<T, HashError>,
+) -> Result<T, FileError> {
     let failed = |error| match error {
         HashError::Read(cause) => {
             let operation = "read again, for its checksum,";
@@ -87,10 +133,10 @@ pub fn hash_source(
             FileError::Copy { error: CopyError::Cancelled, advice: String::new() }
         }
     };
-    let hash = hash(file, metadata.len(), progress).map_err(failed)?;
+    let taken = take().map_err(failed)?;
     let now = file.metadata().map_err(|cause| failed(HashError::Read(cause)))?;
     if Identity::of(&now) == Identity::of(metadata) {
-        Ok(hash)
+        Ok(taken)
     } else {
         Err(FileError::Changed(path.to_owned()))
     }
@@ -163,6 +209,35 @@ impl Manifest {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push((path, hash));
     }
 
+    /// Takes note of all that is on another, if there is one.
+    pub fn extend(&self, other: Option<Self>) {
+        let others = other.map(|other| other.entries).unwrap_or_default();
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.extend(others.into_inner().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What is on it as lines in no order, of `bytes` or a few more at once.
+    pub fn pages(self, bytes: usize) -> Vec<Vec<u8>> {
+        let entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut pages: Vec<Vec<u8>> = Vec::new();
+        for (path, hash) in entries {
+            let line = line(&path, &hash);
+            match pages.last_mut().filter(|page| page.len() < bytes) {
+                Some(page) => page.extend(line),
+                None => pages.push(line),
+            }
+        }
+        pages
+    }
+
+    /// Takes note of what is on a page of another; says whether all of it could be read.
+    pub fn add_page(&self, page: &[u8]) -> bool {
+        page.split_inclusive(|&byte| byte == b'\n').all(|line| {
+            let read = line.strip_suffix(b"\n").and_then(parse);
+            read.map(|(hash, path)| self.add(path, hash)).is_some()
+        })
+    }
+
     /// Writes the list in the order of the paths: complete, or not at all.
     ///
     /// # Errors
@@ -206,6 +281,42 @@ mod tests {
         #[test]
         fn any_line_is_read_without_harm(line: Vec<u8>) {
             let _ = parse(&line);
+        }
+    }
+
+    #[test]
+    fn a_list_in_pages_is_the_same_list() {
+        let hash = blake3::hash(b"x");
+        let list = || {
+            let list = Manifest::default();
+            (0..100).for_each(|n| list.add(PathBuf::from(format!("a/{n}\n\\{n}")), hash));
+            list
+        };
+        let whole = Manifest::default();
+        let pages = list().pages(1000);
+        assert!(pages.len() > 5 && pages.iter().all(|page| page.len() < 1200));
+        assert!(pages.iter().all(|page| whole.add_page(page)));
+        let entries = |list: Manifest| list.entries.into_inner().unwrap();
+        assert_eq!(entries(whole), entries(list()));
+        assert!(!Manifest::default().add_page(b"no line of a list\n"));
+        assert!(!Manifest::default().add_page(&line(Path::new("a"), &hash)[1..]));
+    }
+
+    #[test]
+    fn parts_of_a_source_are_the_whole() {
+        let file = tempfile::tempfile().unwrap();
+        let len = (20 << 20) + 4321;
+        let data: Vec<u8> = (0..len as usize).map(|at| (at / 7 + at / 65_536) as u8).collect();
+        io::Write::write_all(&mut &file, &data).unwrap();
+        let metadata = file.metadata().unwrap();
+        for edges in [vec![0, 2 << 20, 2 << 20, 18 << 20, len], vec![0, 12 << 20, len]] {
+            let mut whole = Whole::new(len);
+            for edge in edges.windows(2).rev() {
+                let (range, progress) = (edge[0]..edge[1], Progress::default());
+                whole.add(hash_part(&file, &metadata, Path::new("x"), range, &progress).unwrap());
+            }
+            let hash = whole.finish(|range, _| Err(range)).unwrap();
+            assert_eq!(hash, blake3::hash(&data), "{edges:?}");
         }
     }
 

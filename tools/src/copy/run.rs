@@ -61,7 +61,10 @@ pub fn run(options: Options) -> ExitCode {
         Err(error) => return misused(error),
     }
     if options.check {
-        return run_check::check(&options);
+        return match launcher::here() {
+            Some((count, variable)) => check_together(count, variable),
+            None => run_check::check(&options),
+        };
     }
     let asks_capabilities = options.capabilities;
     match Request::new(options) {
@@ -111,6 +114,16 @@ fn copy_together(_request: Request, count: u64, variable: &str) -> ExitCode {
         "this is one of {count} processes ({variable}), each of which would copy the same, and this build has \
          no MPI by which to divide the work: build it with --features mpi, start one process, or give each its \
          --shard I/{count}"
+    );
+    exit::complain(TOOL, &message);
+    ExitCode::from(exit::USAGE)
+}
+
+/// Several processes would each compare the same.
+fn check_together(count: u64, variable: &str) -> ExitCode {
+    let message = format!(
+        "--check is for one process, with --manifest too, and this is one of {count} ({variable}): run it \
+         without mpirun"
     );
     exit::complain(TOOL, &message);
     ExitCode::from(exit::USAGE)

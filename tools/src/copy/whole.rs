@@ -12,11 +12,12 @@ use blake3::hazmat::{
     merge_subtrees_root,
 };
 use blake3::{CHUNK_LEN, Hash, Hasher};
+use serde::{Deserialize, Serialize};
 
 const CHUNK: u64 = CHUNK_LEN as u64;
 
 /// A subtree that is known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subtree {
     start: u64,
     len: u64,
@@ -80,6 +81,12 @@ impl Whole {
             }
             self.known.insert(start, (len, value));
         }
+    }
+
+    /// All that is known, for another who has the rest.
+    pub fn into_subtrees(self) -> Vec<Subtree> {
+        let subtree = |(start, (len, value))| Subtree { start, len, value };
+        self.known.into_iter().map(subtree).collect()
     }
 
     /// The checksum; `read` puts ranges that were never at hand into a hasher.

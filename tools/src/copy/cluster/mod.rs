@@ -25,11 +25,14 @@ pub enum Kind {
     Outcome,
     /// From the first: it is over.
     End,
+    /// To the first, before what was done: checksums of files, as lines of a manifest.
+    Checksums,
 }
 
 impl Kind {
     /// All of them, at their numbers.
-    pub const ALL: [Self; 4] = [Self::Plan, Self::Progress, Self::Outcome, Self::End];
+    pub const ALL: [Self; 5] =
+        [Self::Plan, Self::Progress, Self::Outcome, Self::End, Self::Checksums];
 }
 
 /// A message that has arrived.

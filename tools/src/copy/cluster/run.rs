@@ -17,6 +17,7 @@ use super::{Kind, Message, Ranks};
 use crate::cli::exit;
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
+use crate::copy::manifest::Manifest;
 use crate::copy::out::Out;
 use crate::copy::progress::{Monitor, Printer};
 use crate::copy::quote::quote;
@@ -26,10 +27,10 @@ use crate::copy::run::TOOL;
 use crate::copy::run_trees::{Voice, look_ahead};
 use crate::copy::signals::{Signals, Stopped};
 use crate::copy::staging;
-use crate::copy::tree::context::Talk;
 use crate::copy::tree::tally::Totals;
-use crate::copy::tree::team::{self, Divided, Part, Prepared, Share};
+use crate::copy::tree::team::{self, Divided, Part, Prepared, Share, Shared};
 use crate::copy::tree::wishes::{Shard, Wishes};
+use crate::copy::tree::{self, context::Talk};
 
 /// Between two looks whether something has arrived.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -37,6 +38,9 @@ const PERIOD: Duration = Duration::from_millis(5);
 const LINES: Duration = Duration::from_secs(30);
 /// Between two words of how far this process is.
 const NEWS: Duration = Duration::from_millis(200);
+
+/// Bytes of checksums in a message.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// What the first process tells the others.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,7 +74,6 @@ pub struct Member {
 fn unfit(request: &Request) -> Option<&'static str> {
     let standard = request.sources.contains(&Endpoint::Standard);
     match () {
-        () if request.manifest.is_some() => Some("--manifest is for one process"),
         () if request.settings.resume => {
             Some("--resume is for one process; --checksum leaves what is there already")
         }
@@ -159,27 +162,28 @@ impl Process<'_> {
         self.leave_if_stopped();
         self.to_all(Kind::Plan, &json(&Plan { into, divided: divided.clone() }));
         let named = as_planned(request, into);
-        let outcomes = thread::scope(|scope| {
+        let mut heard = Heard::new(self.ranks.count());
+        thread::scope(|scope| {
             let worker = self.worker();
             let own = scope.spawn(|| worker.share(&named, wishes, divided));
-            let mut outcomes = self.hear_others(&monitor.printer(), &|| own.is_finished());
-            outcomes[0] = own.join().ok();
-            outcomes
+            self.hear_others(&mut heard, &monitor.printer(), &|| own.is_finished());
+            if let Ok((outcome, manifest)) = own.join() {
+                heard.outcomes[0] = Some(outcome);
+                heard.manifest.extend(manifest);
+            }
         });
         self.leave_if_stopped();
         ahead.stop();
-        let status = self.conclude(&named, &voice, prepared, outcomes, started);
+        let status = self.conclude(&named, &voice, prepared, heard, started);
         self.to_all(Kind::End, &[]);
         status
     }
 
     /// Takes what the others send until all have sent what they did, and this one is `done`.
-    fn hear_others(&self, printer: &Printer, done: &dyn Fn() -> bool) -> Vec<Option<Outcome>> {
-        let count = self.ranks.count();
-        let mut outcomes: Vec<Option<Outcome>> = (0..count).map(|_| None).collect();
-        let mut news = vec![[0; 2]; count];
+    fn hear_others(&self, heard: &mut Heard, printer: &Printer, done: &dyn Fn() -> bool) {
+        let mut news = vec![[0; 2]; self.ranks.count()];
         let mut told = Instant::now();
-        while !done() || outcomes[1..].iter().any(Option::is_none) {
+        while !done() || heard.outcomes[1..].iter().any(Option::is_none) {
             if self.stopped.status().is_some() && done() {
                 break;
             }
@@ -197,14 +201,9 @@ impl Process<'_> {
                     self.progress.add_from_elsewhere(news[from], now);
                     news[from] = now;
                 }
-                Kind::Outcome => {
-                    let unread = |_| Outcome::failed("what it said of itself cannot be read");
-                    outcomes[from] = Some(serde_json::from_slice(&bytes).unwrap_or_else(unread));
-                }
-                Kind::Plan | Kind::End => {} // these go the other way
+                _ => heard.take(from, kind, &bytes),
             }
         }
-        outcomes
     }
 
     /// What all others do.
@@ -221,7 +220,7 @@ impl Process<'_> {
             self.ranks.abort(exit::FAILURE);
         };
         let named = as_planned(request, plan.into);
-        let outcome = thread::scope(|scope| {
+        let (outcome, manifest) = thread::scope(|scope| {
             let worker = self.worker();
             let own = scope.spawn(|| worker.share(&named, wishes, plan.divided));
             let mut told = Instant::now();
@@ -232,10 +231,14 @@ impl Process<'_> {
                     self.ranks.send(0, Kind::Progress, &news(&self.progress));
                 }
             }
-            own.join().unwrap_or_else(|_| Outcome::failed("a thread of it has failed"))
+            let failed = |_| (Outcome::failed("a thread of it has failed"), None);
+            own.join().unwrap_or_else(failed)
         });
         self.leave_if_stopped();
         self.ranks.send(0, Kind::Progress, &news(&self.progress));
+        for page in manifest.map(|manifest| manifest.pages(PAGE_BYTES)).unwrap_or_default() {
+            self.ranks.send(0, Kind::Checksums, &page);
+        }
         self.ranks.send(0, Kind::Outcome, &json(&outcome));
         self.wait_for(Kind::End);
         exit::SUCCESS // the first one's status is that of all
@@ -253,15 +256,17 @@ impl Process<'_> {
         request: &Request,
         voice: &Voice<'_>,
         prepared: Prepared<'_>,
-        outcomes: Vec<Option<Outcome>>,
+        heard: Heard,
         started: Instant,
     ) -> u8 {
+        let Heard { outcomes, manifest, .. } = heard;
         let silent = || Outcome::failed("it did not say what it did");
         let outcomes: Vec<_> = outcomes.into_iter().map(|o| o.unwrap_or_else(silent)).collect();
         let complete = outcomes.iter().all(|outcome| outcome.totals.failures.is_empty());
         let parts: Vec<_> = outcomes.iter().map(|outcome| outcome.parts.clone()).collect();
-        let mut totals = prepared.conclude(&parts, complete);
+        let (mut totals, of_divided) = prepared.conclude(&parts, complete);
         self.leave_if_stopped();
+        manifest.extend(of_divided);
         let mut members = Vec::new();
         let mut told: HashSet<String> = totals.failures.iter().cloned().collect();
         for (rank, Outcome { totals: mut its, .. }) in outcomes.into_iter().enumerate() {
@@ -272,6 +277,7 @@ impl Process<'_> {
             }
             totals.add(its);
         }
+        tree::write_manifest(Some(manifest), request, voice, &mut totals);
         voice.conclude(request, &totals, started.elapsed(), &members);
         if voice.has_trouble() || !totals.failures.is_empty() {
             exit::FAILURE
@@ -317,15 +323,20 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// This process's share.
-    fn share(self, request: &Request, wishes: &Wishes, divided: Vec<Divided>) -> Outcome {
+    /// This process's share, and the checksums of it.
+    fn share(
+        self,
+        request: &Request,
+        wishes: &Wishes,
+        divided: Vec<Divided>,
+    ) -> (Outcome, Option<Manifest>) {
         let talk = Quiet { out: Out { aside: self.settings.json } };
         let mut wishes = wishes.clone();
         wishes.shard = Some(Shard::of(self.index, self.count));
         let share = Share::new(self.index, self.count, divided);
         match team::share(request, self.settings, &wishes, self.progress, &talk, share) {
-            Ok((totals, parts)) => Outcome { totals, parts },
-            Err(error) => Outcome::failed(&error.to_string()),
+            Ok(Shared { totals, parts, manifest }) => (Outcome { totals, parts }, manifest),
+            Err(error) => (Outcome::failed(&error.to_string()), None),
         }
     }
 }
@@ -334,6 +345,42 @@ impl Outcome {
     fn failed(why: &str) -> Self {
         let totals = Totals { failures: vec![why.to_owned()], ..Totals::default() };
         Self { totals, parts: Vec::new() }
+    }
+}
+
+/// What the first process has heard of all.
+struct Heard {
+    outcomes: Vec<Option<Outcome>>,
+    /// Checksums of files that were copied as a whole.
+    manifest: Manifest,
+    /// Whose checksums could not be read.
+    garbled: HashSet<usize>,
+}
+
+impl Heard {
+    /// Of `count` processes, nothing.
+    fn new(count: usize) -> Self {
+        let outcomes = (0..count).map(|_| None).collect();
+        Self { outcomes, manifest: Manifest::default(), garbled: HashSet::new() }
+    }
+
+    /// Takes what a process says of what it did.
+    fn take(&mut self, from: usize, kind: Kind, bytes: &[u8]) {
+        let unread = "what it said of itself cannot be read";
+        match kind {
+            Kind::Checksums if !self.manifest.add_page(bytes) => {
+                self.garbled.insert(from);
+            }
+            Kind::Outcome => {
+                let read = serde_json::from_slice(bytes);
+                let mut outcome: Outcome = read.unwrap_or_else(|_| Outcome::failed(unread));
+                if self.garbled.contains(&from) {
+                    outcome.totals.failures.push(unread.to_owned());
+                }
+                self.outcomes[from] = Some(outcome);
+            }
+            _ => {} // the others go the other way
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! - [`enter`] goes into a directory and makes work of what is in it, [`finish`] (with [`delete`])
 //!   does what is left when all of it is done.
 //! - [`operands`] finds where the operands are; [`scan`] counts ahead, for the progress.
-//! - [`team`] is several processes that do this together.
+//! - [`team`] is several processes that do this together, [`part`] the range of a big file that each of them copies.
 //!
 //! Each directory counts those who still have something to do in it: who releases it last finishes
 //! it, and so on upwards. So the times of a directory are set when nothing in it changes any more.
@@ -26,6 +26,7 @@ pub mod line;
 pub mod links;
 pub mod list;
 pub mod operands;
+pub mod part;
 pub mod pool;
 pub mod regular;
 pub mod scan;
@@ -72,14 +73,26 @@ pub fn copy(
     context.take_operands(request)?;
     context.run();
     context.make_durable();
-    if let (Some(manifest), Some(path)) = (context.manifest.take(), &request.manifest)
+    let manifest = context.manifest.take();
+    let mut totals = context.tally.totals();
+    write_manifest(manifest, request, talk, &mut totals);
+    Ok(totals)
+}
+
+/// Writes the checksums, where they are asked for.
+pub fn write_manifest(
+    manifest: Option<Manifest>,
+    request: &Request,
+    talk: &dyn Talk,
+    totals: &mut Totals,
+) {
+    if let (Some(manifest), Some(path)) = (manifest, &request.manifest)
         && let Err(error) = manifest.write(path)
     {
         let error = FileError::target(path, "write the checksums to", error);
-        context.talk.failed(&error);
-        context.tally.failed(error.to_string());
+        talk.failed(&error);
+        totals.failures.push(error.to_string());
     }
-    Ok(context.tally.totals())
 }
 
 /// Threads for small files, and whether there is one more for big ones. A limited copy goes one

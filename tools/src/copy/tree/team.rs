@@ -3,20 +3,18 @@
 //! 1. The *leader* ([`prepare`]) goes through the trees before the others: it makes all directories, and stages
 //!    each file that is to be divided under a temporary name, as long as it will be.
 //! 2. Every *member*, the leader among them, goes through them again ([`share`]) and copies its shard of the
-//!    files, and its range of each divided file into the staged one, which it finds in the directory that it has
-//!    open anyway.
+//!    files, and its range of each divided file ([`part`](super::part)).
 //! 3. The leader ([`Prepared::conclude`]) gives what all members have filled its name and its attributes, removes
 //!    what is not complete, and sets the attributes of the directories, deepest first.
 //!
 //! So no member waits for another, and nothing that is not complete has its final name, whoever dies when:
 //! small files too get their names when they are complete.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, OsStr};
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Talk, lock};
 use super::directory::{Directory, Side, file_of};
-use super::entry::{Spot, set_blocking};
+use super::entry::{Became, Spot, set_blocking};
 use super::list::Entry;
 use super::regular::Way;
 use super::tally::Totals;
@@ -35,12 +33,12 @@ use super::wishes::Wishes;
 use crate::copy::attributes;
 use crate::copy::engine::{EngineName, Progress, Sparse};
 use crate::copy::error::FileError;
-use crate::copy::fill::Fill;
 use crate::copy::journal::Identity;
+use crate::copy::manifest::Manifest;
 use crate::copy::request::{Conflict, Request, Settings};
-use crate::copy::source::Source;
 use crate::copy::sys::clone_file;
 use crate::copy::target::Target;
+use crate::copy::whole::{Subtree, Whole};
 
 /// From this length on a file is divided among the members.
 pub const DIVIDED_BYTES: u64 = 64 << 20;
@@ -53,19 +51,23 @@ const DIVIDED_MAX: usize = 64;
 /// A file that members fill together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Divided {
-    /// Its path in the source, the same for all members.
-    pub source: Vec<u8>,
+    /// Its path in the target, the same for all members: a source may be copied to two.
+    pub target: Vec<u8>,
     /// What it is called meanwhile, in the directory of the target; `None` where there is nothing left to do.
     pub temporary: Option<Vec<u8>>,
     /// In which state the leader saw it.
     pub state: Identity,
+    /// Whether the checksums of the ranges are wanted, for a manifest.
+    pub listed: bool,
 }
 
-/// A member's range of a divided file, which is written.
+/// A member's range of a divided file, which is done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Part {
     /// Which file.
-    pub source: Vec<u8>,
+    pub target: Vec<u8>,
+    /// The BLAKE3 of it, where that is wanted.
+    pub subtrees: Vec<Subtree>,
 }
 
 /// What this process does in the team.
@@ -92,6 +94,17 @@ pub struct Share {
     count: usize,
     divided: HashMap<Vec<u8>, Divided>,
     parts: Mutex<Vec<Part>>,
+}
+
+/// What a member did.
+#[derive(Debug)]
+pub struct Shared {
+    /// Counted.
+    pub totals: Totals,
+    /// Its ranges that are done.
+    pub parts: Vec<Part>,
+    /// Checksums of the files that it copied as a whole, where they are asked for.
+    pub manifest: Option<Manifest>,
 }
 
 #[derive(Debug)]
@@ -126,8 +139,18 @@ pub fn range_of(index: usize, count: usize, len: u64) -> Range<u64> {
 impl Share {
     /// The member `index` of `count`, from 0 on.
     pub fn new(index: usize, count: usize, divided: Vec<Divided>) -> Self {
-        let divided = divided.into_iter().map(|file| (file.source.clone(), file)).collect();
+        let divided = divided.into_iter().map(|file| (file.target.clone(), file)).collect();
         Self { index, count, divided, parts: Mutex::default() }
+    }
+
+    /// Its range of a file of `len` bytes.
+    pub fn range(&self, len: u64) -> Range<u64> {
+        range_of(self.index, self.count, len)
+    }
+
+    /// Takes note of a range that is done.
+    pub fn done(&self, part: Part) {
+        lock(&self.parts).push(part);
     }
 }
 
@@ -144,6 +167,7 @@ pub fn prepare<'a>(
 ) -> Result<(Prepared<'a>, Vec<Divided>), FileError> {
     let mut context = Context::new(settings, wishes, progress, talk, request.sources.len());
     context.team = Some(Duty::Lead(Lead::default()));
+    context.manifest = request.manifest.is_some().then(Manifest::default);
     context.take_operands(request)?;
     context.run();
     let mut divided = Vec::new();
@@ -154,7 +178,7 @@ pub fn prepare<'a>(
     Ok((Prepared { context }, divided))
 }
 
-/// Step 2: what this member did, and which parts it has written.
+/// Step 2.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -165,9 +189,10 @@ pub fn share(
     progress: Arc<Progress>,
     talk: &dyn Talk,
     share: Share,
-) -> Result<(Totals, Vec<Part>), FileError> {
+) -> Result<Shared, FileError> {
     let mut context = Context::new(settings, wishes, progress, talk, request.sources.len());
     context.team = Some(Duty::Share(share));
+    context.manifest = request.manifest.is_some().then(Manifest::default);
     context.take_operands(request)?;
     context.run();
     context.make_durable();
@@ -177,7 +202,7 @@ pub fn share(
         }
         _ => Vec::new(),
     };
-    Ok((context.tally.totals(), parts))
+    Ok(Shared { manifest: context.manifest.take(), totals: context.tally.totals(), parts })
 }
 
 /// What step 1 has left to do.
@@ -187,35 +212,21 @@ pub struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Step 3: `parts` are those of each member, `complete` says that none of them failed anywhere.
-    pub fn conclude(mut self, parts: &[Vec<Part>], complete: bool) -> Totals {
+    /// Step 3: `parts` are those of each member, `complete` says that none of them failed anywhere. Gives the
+    /// checksums of divided files too, where they are asked for.
+    pub fn conclude(mut self, parts: &[Vec<Part>], complete: bool) -> (Totals, Option<Manifest>) {
         let lead = match self.context.team.take() {
             Some(Duty::Lead(lead)) => lead,
             _ => Lead::default(),
         };
-        let written: Vec<HashSet<&[u8]>> = parts
-            .iter()
-            .map(|parts| parts.iter().map(|part| part.source.as_slice()).collect())
-            .collect();
+        let by_source = |part: &'_ Part| (part.target.clone(), part.subtrees.clone());
+        let done: Vec<HashMap<_, _>> =
+            parts.iter().map(|parts| parts.iter().map(by_source).collect()).collect();
         for staged in lead.staged.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let Staged { divided, directory, entry, target: Some(target) } = staged else {
-                continue;
-            };
-            let missing = match divided.temporary {
-                Some(_) => written.iter().position(|w| !w.contains(divided.source.as_slice())),
-                None => None, // it was whole when it was staged
-            };
-            let result = match missing {
-                Some(index) => {
-                    let path = directory.path_of(Side::Target, entry.target());
-                    Err(FileError::PartMissing { path, rank: index, count: parts.len() })
-                }
-                None => self.context.publish(&directory, &entry, &divided, target),
-            };
-            if let Err(error) = result {
+            let directory = Arc::clone(&staged.directory);
+            if let Err(error) = self.context.complete(staged, &done) {
                 self.context.failed(&directory, &error);
             }
-            self.context.progress.file_done();
         }
         let held = lead.held.into_inner().unwrap_or_else(PoisonError::into_inner);
         for directory in held.iter().rev() {
@@ -225,7 +236,8 @@ impl Prepared<'_> {
             self.context.release(directory);
         }
         self.context.make_durable();
-        self.context.tally.totals()
+        let manifest = self.context.manifest.take();
+        (self.context.tally.totals(), manifest)
     }
 }
 
@@ -279,8 +291,8 @@ impl Context<'_> {
                 Ok(Role::Nothing)
             }
             Some(Duty::Share(share)) if big => {
-                match share.divided.get(spot.source_path().as_os_str().as_bytes()) {
-                    Some(Divided { temporary: None, .. }) => Ok(Role::Nothing),
+                match share.divided.get(spot.target_path().as_os_str().as_bytes()) {
+                    Some(Divided { temporary: None, listed: false, .. }) => Ok(Role::Nothing),
                     Some(divided) => Ok(Role::Part(share, divided)),
                     None => Ok(self.by_shard(spot, metadata, has_links)),
                 }
@@ -311,24 +323,23 @@ impl Context<'_> {
             return Ok(());
         }
         set_blocking(file).map_err(|errno| spot.source_error("read", errno))?;
-        let note = |target: Option<Target>, temporary| {
-            let source = spot.source_path().as_os_str().as_bytes().to_vec();
-            let divided = Divided { source, temporary, state: Identity::anywhere(metadata) };
+        let note = |target: Option<Target>, temporary, is_copy| {
+            let path = spot.target_path().into_os_string().into_vec();
+            let (state, listed) =
+                (Identity::anywhere(metadata), is_copy && self.manifest.is_some());
+            let divided = Divided { target: path, temporary, state, listed };
             let (directory, entry) = (Arc::clone(spot.directory), spot.entry.clone());
             lock(&lead.staged).push(Staged { divided, directory, entry, target });
         };
-        let old = match self.way(spot, file, metadata) {
-            Ok(Way::Copy(old)) => old,
-            Ok(Way::Done(_)) => {
-                note(None, None);
+        let failed = |_: &FileError| note(None, None, false);
+        let old = match self.way(spot, file, metadata).inspect_err(failed)? {
+            Way::Copy(old) => old,
+            Way::Done(became) => {
+                note(None, None, matches!(became, Became::Copied(_)));
                 return Ok(());
             }
-            Err(error) => {
-                note(None, None);
-                return Err(error);
-            }
         };
-        let target = self.stage_for_all(spot, metadata, old).inspect_err(|_| note(None, None))?;
+        let target = self.stage_for_all(spot, metadata, old).inspect_err(failed)?;
         let shared = settings.wishes.reflink
             && settings.wishes.engine.is_none()
             && !settings.wishes.verify
@@ -337,15 +348,13 @@ impl Context<'_> {
         if shared {
             self.tally.bytes.add(metadata.len());
             self.progress.add(metadata.len());
-            note(Some(target), None);
+            note(Some(target), None, true);
             return Ok(());
         }
         let sized = target.file.set_len(metadata.len());
-        sized
-            .map_err(|cause| spot.target_error("set the length of", cause))
-            .inspect_err(|_| note(None, None))?;
+        sized.map_err(|cause| spot.target_error("set the length of", cause)).inspect_err(failed)?;
         let name = target.temporary_name().map(|name| name.to_bytes().to_vec());
-        note(Some(target), name);
+        note(Some(target), name, true);
         Ok(())
     }
 
@@ -363,76 +372,48 @@ impl Context<'_> {
         Target::stage_named(directory, name, spot.target_path(), old, mode, self.settings.preserve)
     }
 
-    /// Copies this member's range of a divided file.
-    ///
-    /// # Errors
-    /// [`FileError`].
-    pub fn part(
+    /// Does what is left to do about a divided file, of which `done` is what each member did.
+    fn complete(
         &self,
-        (share, divided): (&Share, &Divided),
-        spot: Spot<'_>,
-        file: File,
-        metadata: Metadata,
+        staged: Staged,
+        done: &[HashMap<Vec<u8>, Vec<Subtree>>],
     ) -> Result<(), FileError> {
-        let range = range_of(share.index, share.count, metadata.len());
-        if divided.state != Identity::anywhere(&metadata) {
-            return Err(FileError::Changed(spot.source_path()));
-        }
-        let Some(Ok(name)) = divided.temporary.clone().map(CString::new) else { return Ok(()) };
-        if !range.is_empty() {
-            set_blocking(&file).map_err(|errno| spot.source_error("read", errno))?;
-            let failed = |cause| spot.target_error("open what is staged for", cause);
-            let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let there = openat(spot.target, &*name, flags, Mode::empty());
-            let there = File::from(there.map_err(|errno| failed(errno.into()))?);
-            let found = there.metadata().map_err(failed)?;
-            if !found.is_file() || found.nlink() != 1 || found.len() != metadata.len() {
-                return Err(failed(std::io::Error::other("it is not what was put there")));
+        let Staged { divided, directory, entry, target } = staged;
+        let part_missing = |rank| {
+            let path = directory.path_of(Side::Target, entry.target());
+            FileError::PartMissing { path, rank, count: done.len() }
+        };
+        let missing = done.iter().position(|done| !done.contains_key(&divided.target));
+        let mut is_listed = divided.listed && missing.is_none(); // who took no checksum has said why
+        if let Some(target) = target {
+            self.progress.file_done();
+            // What has no temporary name was whole when it was staged.
+            if let Some(rank) = missing.filter(|_| divided.temporary.is_some()) {
+                return Err(part_missing(rank));
             }
-            set_blocking(&there).map_err(|errno| failed(errno.into()))?;
-            self.fill_part(spot, file, metadata, there, range)?;
+            is_listed &= self.publish(&directory, &entry, &divided, target)?;
         }
-        lock(&share.parts).push(Part { source: divided.source.clone() });
+        let Some(manifest) = self.manifest.as_ref().filter(|_| is_listed) else {
+            return Ok(());
+        };
+        let mut whole = Whole::new(divided.state.len());
+        done.iter().filter_map(|done| done.get(&divided.target)).cloned().for_each(|subtrees| {
+            whole.add(subtrees);
+        });
+        // All of it is known, since every member did its range.
+        let hash = whole.finish(|_, _| Err(part_missing(0)))?;
+        manifest.add(directory.path_of(Side::Target, entry.target()), hash);
         Ok(())
     }
 
-    fn fill_part(
-        &self,
-        spot: Spot<'_>,
-        file: File,
-        metadata: Metadata,
-        there: File,
-        range: Range<u64>,
-    ) -> Result<(), FileError> {
-        let source = Source::opened(file, metadata, spot.source_path())?;
-        let target = Target::regular(there, spot.target_path());
-        let progress = Progress::part_of(&self.progress);
-        let fill =
-            Fill { settings: self.settings, progress: &progress, monitor: None, fsync: false };
-        let filled = fill.part(&source, &target, range.clone());
-        // A server may say only now that it has no room, and the others shall see what was written.
-        let filled = filled.and_then(|()| {
-            let kept = target.file.sync_data();
-            kept.map_err(|cause| spot.target_error("finish writing", cause))
-        });
-        match filled {
-            Ok(()) => {
-                self.tally.bytes.add(range.end - range.start);
-                self.tally.parts.add(1);
-            }
-            Err(_) => progress.reset(), // none of it counts
-        }
-        filled
-    }
-
-    /// Gives a file that all members have filled its attributes and its name.
+    /// Gives a file that all members have filled its attributes and its name, and says whether it has it.
     fn publish(
         &self,
         directory: &Arc<Directory>,
         entry: &Entry,
         divided: &Divided,
         mut target: Target,
-    ) -> Result<(), FileError> {
+    ) -> Result<bool, FileError> {
         let source_side = directory.fd(Side::Source, &self.shelf)?;
         let target_side = directory.fd(Side::Target, &self.shelf)?;
         let spot = Spot::new(directory, &source_side, &target_side, entry);
@@ -450,15 +431,15 @@ impl Context<'_> {
             target.set_own_attributes()
         };
         if self.is_cancelled() {
-            return Ok(()); // the user knows, and the staged file goes
+            return Ok(false); // the user knows, and the staged file goes
         }
         if !target.commit(self.settings.conflict == Conflict::Leave)? {
             self.tally.left.add(1);
-            return Ok(());
+            return Ok(false);
         }
         self.tally.files.add(1);
         if lost.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         Err(FileError::Attributes { path: spot.target_path(), what: lost })
     }
