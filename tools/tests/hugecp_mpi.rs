@@ -1,54 +1,16 @@
-//! `mpirun -np 4 hugecp`: four processes make one copy. Needs Open MPI, and a hugecp with the feature `mpi`, which
-//! tests/run builds and names in BOOKEND_MPI_HUGECP.
+//! `mpirun -np 4 hugecp`: four processes make one copy. Needs Open MPI, and a hugecp with the feature `mpi`.
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use common::mpi::{RANKS, built, hidden, mpirun, rank_of, run, well};
 use common::trees::{assert_same, everything, touch};
 use common::{Dir, Ran, bytes};
-
-const RANKS: usize = 4;
-
-/// The hugecp to test, or nothing, with the reason said.
-fn built() -> Option<PathBuf> {
-    let Some(path) = std::env::var_os("BOOKEND_MPI_HUGECP").map(PathBuf::from) else {
-        println!("skipped: mpirun: BOOKEND_MPI_HUGECP names no hugecp with the feature mpi");
-        return None;
-    };
-    let mpirun = Command::new("mpirun").arg("--version").output();
-    if !mpirun.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("Open MPI")) {
-        println!("skipped: mpirun: Open MPI is not installed");
-        return None;
-    }
-    Some(path)
-}
-
-fn mpirun(dir: &Dir, hugecp: &Path, line: &str) -> Command {
-    let ranks = RANKS.to_string();
-    let mut command =
-        dir.command("mpirun", ["-np", &ranks, "--oversubscribe", "--allow-run-as-root"]);
-    command.arg(hugecp).args(line.split_whitespace());
-    command
-}
-
-fn run(dir: &Dir, hugecp: &Path, line: &str) -> Ran {
-    Ran(mpirun(dir, hugecp, line).output().unwrap())
-}
-
-/// Runs it where it must succeed, and gives what it printed; the launcher may have remarks of its own.
-#[track_caller]
-fn well(dir: &Dir, hugecp: &Path, line: &str) -> String {
-    let ran = run(dir, hugecp, line);
-    let err = ran.err();
-    assert_eq!(ran.status(), 0, "{err}");
-    assert!(!err.contains("hugecp:"), "{err}");
-    ran.out()
-}
 
 /// A tree of everything, 200 small files and a big one with a hole.
 fn tree(dir: &Dir, top: &str) {
@@ -63,11 +25,6 @@ fn tree(dir: &Dir, top: &str) {
     touch(&dir.join(top).join("bigger"));
     touch(&dir.join(top).join("d"));
     touch(&dir.join(top));
-}
-
-fn hidden(dir: &Dir, top: &str) -> Vec<String> {
-    let found = dir.command("find", [top, "-name", "*.hugecp-*"]).output().unwrap();
-    Ran(found).ok().out().lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -244,7 +201,7 @@ fn what_fails_in_one_rank_is_listed_at_the_first_and_is_the_status_of_all() {
     // Where nothing can be copied, and where it makes no sense.
     run(&dir, &hugecp, "-a a /nowhere/b").fails(1, &["/nowhere"]);
     run(&dir, &hugecp, "-a nowhere b").fails(1, &["nowhere"]);
-    run(&dir, &hugecp, "--resume a/big c").fails(2, &["--resume is for one process"]);
+    run(&dir, &hugecp, "a/bigger -").fails(2, &["one process", "run it without mpirun"]);
 }
 
 #[test]
@@ -295,19 +252,6 @@ fn a_rank_that_is_killed_leaves_no_part_under_a_final_name() {
         touch(&dir.join(&target));
         assert_same(&dir, "a", &target);
     }
-}
-
-/// The process of that rank which runs in this directory.
-fn rank_of(dir: &Dir, rank: usize) -> Option<i32> {
-    let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
-    fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let path = entry.unwrap().path();
-        let pid = path.file_name()?.to_str()?.parse().ok()?;
-        let here = fs::read_link(path.join("cwd")).ok()? == dir.path();
-        let environment = fs::read(path.join("environ")).ok()?;
-        let is_it = environment.split(|&byte| byte == 0).any(|one| one == wanted.as_bytes());
-        (here && is_it).then_some(pid)
-    })
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use bookend_tools::copy::engine::PieceSum;
-use bookend_tools::copy::journal::{self, HEADER_BYTES, RECORD_BYTES};
+use bookend_tools::copy::journal::{HEADER_BYTES, RECORD_BYTES};
+use common::journals::{Left, look};
 use common::{Dir, Ran, bytes, wait_until};
 
 const LEN: usize = 48 << 20;
@@ -19,39 +19,6 @@ const LEN: usize = 48 << 20;
 fn killed_len() -> usize {
     let Ok(mib) = std::env::var("BOOKEND_TEST_KILLED_MIB") else { return LEN };
     mib.parse::<usize>().expect("BOOKEND_TEST_KILLED_MIB is a number of MiB") << 20
-}
-
-/// What a killed run left.
-struct Left {
-    /// Records in the journal.
-    records: Vec<PieceSum>,
-    /// Of them, those that hold.
-    verified: Vec<PieceSum>,
-    /// Bytes of these, each once: a record comes before its data, so that a piece whose data did not come
-    /// is written by a later run, and has two.
-    bytes: u64,
-}
-
-/// Looks at what is beside `target`, with eyes of its own: every record, one after the other.
-fn look(dir: &Dir, target: &str) -> Option<Left> {
-    let journal = fs::read(dir.join(format!(".{target}.hugecp-journal"))).ok()?;
-    let header = journal.get(..HEADER_BYTES)?;
-    let mut records = Vec::new();
-    for record in journal[HEADER_BYTES..].chunks_exact(RECORD_BYTES) {
-        let alone: Vec<u8> = header.iter().chain(record).copied().collect();
-        records.extend(journal::parse(&alone)?.pieces);
-    }
-    let part = File::open(dir.join(format!(".{target}.hugecp-part"))).ok()?;
-    let summer = journal::parse(&journal)?.header.summer;
-    let holds = |piece: &&PieceSum| {
-        let mut bytes = vec![0; (piece.range.end - piece.range.start) as usize];
-        part.read_exact_at(&mut bytes, piece.range.start).is_ok()
-            && summer.sum(piece.range.start, &bytes) == piece.sum
-    };
-    let verified = records.iter().filter(holds).cloned().collect();
-    let apart = journal::parse(&journal)?.pieces;
-    let bytes = apart.iter().filter(holds).map(|piece| piece.range.end - piece.range.start).sum();
-    Some(Left { records, verified, bytes })
 }
 
 fn start(dir: &Dir, options: &[&str]) -> Child {
@@ -109,14 +76,7 @@ fn fifty_kills_at_random_moments_and_nothing_is_copied_twice() {
             }
             let Some(now) = look(&dir, "b") else { continue };
             if let Some(before) = &before {
-                // The journal only grows; what was added is not what was verified already.
-                let added = &now.records[before.records.len().min(now.records.len())..];
-                for piece in added {
-                    let twice = before.verified.iter().any(|done| {
-                        piece.range.start < done.range.end && done.range.start < piece.range.end
-                    });
-                    assert!(!twice, "{engine}: {:?} was copied a second time", piece.range);
-                }
+                before.check_kept(&now, engine);
             }
             partway += usize::from(!now.verified.is_empty());
             before = Some(now);

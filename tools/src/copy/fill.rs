@@ -119,8 +119,8 @@ impl Fill<'_> {
         Ok(Filled { ended, made, lost, path: target.path })
     }
 
-    /// Copies only what lies in `range`, into a file that has its length; others see to the rest of it, and
-    /// to its attributes and name.
+    /// Copies only what lies in `range`, but for what is `begun` of it, into a file that has its length; others see
+    /// to the rest of it, and to its attributes and name.
     ///
     /// # Errors
     /// [`FileError`].
@@ -129,14 +129,21 @@ impl Fill<'_> {
         source: &Source,
         target: &Target,
         range: Range<u64>,
+        begun: Option<Begun>,
     ) -> Result<(), FileError> {
-        let sums = self.settings.wishes.verify.then(Sums::default);
-        let data = match self.settings.wishes.sparse {
+        let mut data = match self.settings.wishes.sparse {
             Sparse::Never => std::iter::once(range.clone()).collect(),
             _ => within(data_ranges(source)?, &range),
         };
+        let sums = match begun {
+            Some(Begun { summer, known, log }) => {
+                data = journal::without(&data, &known);
+                Some(Sums::with(summer, known, Some(log)))
+            }
+            None => self.settings.wishes.verify.then(Sums::default),
+        };
         self.run_engines(source, target, sums.as_ref(), data, Extent::Part)?;
-        if let Some(sums) = &sums {
+        if let Some(sums) = sums.as_ref().filter(|_| self.settings.wishes.verify) {
             let bytes = range.end - range.start;
             verify::verify(&target.side(), range, sums, self.progress)
                 .map_err(|error| FileError::copy(error, target, bytes))?;
@@ -301,6 +308,17 @@ impl Fill<'_> {
         }
         Ok(())
     }
+}
+
+/// What an earlier run has filled of a range.
+#[derive(Debug)]
+pub struct Begun {
+    /// What makes the sums of its pieces.
+    pub summer: Summer,
+    /// Those that were read again, and hold.
+    pub known: Vec<PieceSum>,
+    /// Who is to know of new ones.
+    pub log: Arc<dyn Log>,
 }
 
 /// How much of a file is filled here.

@@ -57,6 +57,13 @@ impl Identity {
         identity
     }
 
+    /// Whether both are of the same state of a file, as far as they tell: one [anywhere](Self::anywhere) tells no
+    /// device.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let (device, state) = (self.0[0], &self.0[1..]);
+        *state == other.0[1..] && (device == other.0[0] || device == 0 || other.0[0] == 0)
+    }
+
     /// As it is told to another machine.
     pub fn to_bytes(self) -> [u8; 8 * FIELDS] {
         let mut bytes = [0; 8 * FIELDS];
@@ -290,6 +297,21 @@ mod tests {
             again.clone(),
         ]);
         assert_eq!(parse(&bytes).unwrap().pieces, [again]);
+    }
+
+    #[test]
+    fn identities_agree_in_all_that_both_tell() {
+        let here = header().identity;
+        let with = |at: usize, value| {
+            let mut other = here;
+            other.0[at] = value;
+            other
+        };
+        assert!(here.agrees_with(&here) && here.agrees_with(&with(0, 0)));
+        assert!(with(0, 0).agrees_with(&here) && !here.agrees_with(&with(0, 9)));
+        for field in 1..FIELDS {
+            assert!(!here.agrees_with(&with(field, 0)), "{field}");
+        }
     }
 
     #[test]

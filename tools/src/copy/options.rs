@@ -202,7 +202,8 @@ Several machines with one file system: a build with the feature mpi divides the 
 srun: mpirun -np 8 hugecp -a SRC DST. Each process copies its share of the files and its range of each \
 file of 64 MiB or more, under names that are temporary until all is there; the first tells of all, \
 and its exit status is that of all. It writes the list of --manifest too, the same as one process writes. \
-For one process: --check, and standard input and output. Without MPI, --shard I/N divides a tree.
+With --resume a launch that was killed is gone on with, divided files too, by as many processes, by \
+others, or by one. For one process: --check, and standard input and output. Without MPI, --shard I/N divides a tree.
 
 Between machines: HOST is reached by ssh, which starts hugecp there, and the data goes over TCP connections \
 of its own, authenticated and encrypted. With --key-file, HOST is a hugecp --serve, which is reached without \

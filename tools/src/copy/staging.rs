@@ -111,9 +111,10 @@ impl Staging {
         Self { directory, name, temporary, unfinished: None, old: None, mode }
     }
 
-    /// The name that it has meanwhile, if it has one that goes with this process.
+    /// The name that it has meanwhile, if it has one.
     pub fn temporary_name(&self) -> Option<&CStr> {
-        self.temporary.as_ref().map(|temporary| temporary.name.as_c_str())
+        let unfinished = self.unfinished.as_ref().map(|unfinished| unfinished.part_name());
+        self.temporary.as_ref().map(|temporary| temporary.name.as_c_str()).or(unfinished)
     }
 
     /// As [`create_in`](Self::create_in), but goes on with what was begun of a copy of the source

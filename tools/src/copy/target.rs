@@ -119,7 +119,7 @@ impl Target {
         settings: &Settings,
     ) -> Result<Self, FileError> {
         let mode = attributes::new_mode(source);
-        let resumed = resumed(source, settings);
+        let resumed = resumed(source, settings, false);
         match place {
             Place::Standard => Self::standard_output(),
             Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
@@ -246,6 +246,14 @@ impl Target {
         Self::staged(path, Staging::create_named(directory, name.to_owned(), old, mode))
     }
 
+    /// Lets other processes fill it, if it is a copy that can be resumed: it has its length.
+    ///
+    /// # Errors
+    /// What syncing and locking say.
+    pub fn share(&self) -> io::Result<()> {
+        self.unfinished().map_or(Ok(()), |unfinished| unfinished.share(&self.file))
+    }
+
     /// The temporary name of one that other processes fill.
     pub fn temporary_name(&self) -> Option<&CStr> {
         self.staging.as_ref().and_then(Staging::temporary_name)
@@ -352,11 +360,12 @@ impl Target {
     }
 }
 
-/// Of which source a copy is one that can be resumed, if it is.
-pub fn resumed(source: Option<&Metadata>, settings: &Settings) -> Option<Header> {
+/// Of which source a copy is one that can be resumed, if it is, on this machine or `anywhere`.
+pub fn resumed(source: Option<&Metadata>, settings: &Settings, anywhere: bool) -> Option<Header> {
+    let identity = if anywhere { Identity::anywhere } else { Identity::of };
     source
         .filter(|found| settings.resume && found.is_file() && found.len() >= RESUMABLE_BYTES)
-        .map(|source| Header { identity: Identity::of(source), summer: Summer::here() })
+        .map(|source| Header { identity: identity(source), summer: Summer::here() })
 }
 
 /// Takes out of a file what is in it.

@@ -1,6 +1,8 @@
 //! What the tests of `hugecp` as a program share: a directory, a run, and what it printed.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod journals;
+pub mod mpi;
 pub mod remote;
 pub mod trees;
 
@@ -126,10 +128,16 @@ impl Ran {
 
 /// Waits until `done`, for at most ten seconds.
 #[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    wait_at_most(Duration::from_secs(10), what, done);
+}
+
+/// Waits until `done`, for as long as `longest`.
+#[track_caller]
+pub fn wait_at_most(longest: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < Duration::from_secs(10), "waited for {what} in vain");
+        assert!(started.elapsed() < longest, "waited for {what} in vain");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

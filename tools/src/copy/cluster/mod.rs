@@ -2,6 +2,7 @@
 //!
 //! - [`launcher`]: whether there are others, by what launchers tell their processes.
 //! - [`Ranks`]: messages between them. `mpi` (with the feature of that name) has them from MPI.
+//! - [`words`]: what they tell each other.
 //! - [`run`]: the copy; what each process does of it is [`team`](super::tree::team)'s.
 //!
 //! Messages go to the first process and from it, and none is waited for in the library, which would take a
@@ -11,6 +12,7 @@ pub mod launcher;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod run;
+pub mod words;
 
 use std::fmt;
 
@@ -27,12 +29,14 @@ pub enum Kind {
     End,
     /// To the first, before what was done: checksums of files, as lines of a manifest.
     Checksums,
+    /// To the first: records for the journal of a divided file.
+    Records,
 }
 
 impl Kind {
     /// All of them, at their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Plan, Self::Progress, Self::Outcome, Self::End, Self::Checksums];
+    pub const ALL: [Self; 6] =
+        [Self::Plan, Self::Progress, Self::Outcome, Self::End, Self::Checksums, Self::Records];
 }
 
 /// A message that has arrived.

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::words::{self, Heard, Outcome, Plan, json, news, news_of};
 use super::{Kind, Message, Ranks};
 use crate::cli::exit;
 use crate::copy::engine::Progress;
@@ -27,8 +28,8 @@ use crate::copy::run::TOOL;
 use crate::copy::run_trees::{Voice, look_ahead};
 use crate::copy::signals::{Signals, Stopped};
 use crate::copy::staging;
-use crate::copy::tree::tally::Totals;
-use crate::copy::tree::team::{self, Divided, Part, Prepared, Share, Shared};
+use crate::copy::tree::records::Records;
+use crate::copy::tree::team::{self, Divided, Prepared, Share, Shared};
 use crate::copy::tree::wishes::{Shard, Wishes};
 use crate::copy::tree::{self, context::Talk};
 
@@ -38,24 +39,10 @@ const PERIOD: Duration = Duration::from_millis(5);
 const LINES: Duration = Duration::from_secs(30);
 /// Between two words of how far this process is.
 const NEWS: Duration = Duration::from_millis(200);
-
+/// Between two messages of what was copied of files that have journals.
+const RECORDS: Duration = Duration::from_millis(50);
 /// Bytes of checksums in a message.
 const PAGE_BYTES: usize = 1 << 20;
-
-/// What the first process tells the others.
-#[derive(Debug, Serialize, Deserialize)]
-struct Plan {
-    /// Whether the destination was a directory before it began.
-    into: bool,
-    divided: Vec<Divided>,
-}
-
-/// What a process did.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Outcome {
-    totals: Totals,
-    parts: Vec<Part>,
-}
 
 /// What `--json` and `--explain` say of one process.
 #[derive(Clone, Debug, Serialize)]
@@ -74,9 +61,6 @@ pub struct Member {
 fn unfit(request: &Request) -> Option<&'static str> {
     let standard = request.sources.contains(&Endpoint::Standard);
     match () {
-        () if request.settings.resume => {
-            Some("--resume is for one process; --checksum leaves what is there already")
-        }
         () if standard || request.destination.path().is_none() => {
             Some("\"-\" is the standard input or output of one process")
         }
@@ -121,7 +105,8 @@ pub fn copy(request: Request, ranks: &dyn Ranks, signals: Signals) -> ExitCode {
             ranks.abort(exit::FAILURE);
         }
     };
-    let process = Process { ranks, settings: &settings, progress, stopped };
+    let records = Arc::default();
+    let process = Process { ranks, settings: &settings, progress, records, stopped };
     let status = if leads {
         process.lead(&request, &wishes, monitor)
     } else {
@@ -135,6 +120,8 @@ struct Process<'a> {
     ranks: &'a dyn Ranks,
     settings: &'a Settings,
     progress: Arc<Progress>,
+    /// What its threads have copied of files that have journals.
+    records: Arc<Records>,
     stopped: Stopped,
 }
 
@@ -166,7 +153,8 @@ impl Process<'_> {
         thread::scope(|scope| {
             let worker = self.worker();
             let own = scope.spawn(|| worker.share(&named, wishes, divided));
-            self.hear_others(&mut heard, &monitor.printer(), &|| own.is_finished());
+            let append = |number, records: &[u8]| prepared.append(number, records);
+            self.hear_others(&mut heard, &monitor.printer(), &append, &|| own.is_finished());
             if let Ok((outcome, manifest)) = own.join() {
                 heard.outcomes[0] = Some(outcome);
                 heard.manifest.extend(manifest);
@@ -179,11 +167,24 @@ impl Process<'_> {
         status
     }
 
-    /// Takes what the others send until all have sent what they did, and this one is `done`.
-    fn hear_others(&self, heard: &mut Heard, printer: &Printer, done: &dyn Fn() -> bool) {
+    /// Takes what the others send until all have sent what they did, and this one is `done`; gives to `append` what
+    /// all copy that has a journal.
+    fn hear_others(
+        &self,
+        heard: &mut Heard,
+        printer: &Printer,
+        append: &dyn Fn(u32, &[u8]),
+        done: &dyn Fn() -> bool,
+    ) {
         let mut news = vec![[0; 2]; self.ranks.count()];
         let mut told = Instant::now();
-        while !done() || heard.outcomes[1..].iter().any(Option::is_none) {
+        loop {
+            let is_over = done() && heard.outcomes[1..].iter().all(Option::is_some);
+            // After the look whether all is done, so that none is left.
+            self.records.take().iter().for_each(|(&number, records)| append(number, records));
+            if is_over {
+                break;
+            }
             if self.stopped.status().is_some() && done() {
                 break;
             }
@@ -200,6 +201,11 @@ impl Process<'_> {
                     let now = news_of(&bytes);
                     self.progress.add_from_elsewhere(news[from], now);
                     news[from] = now;
+                }
+                Kind::Records => {
+                    if let Some((number, records)) = words::records_of(&bytes) {
+                        append(number, records);
+                    }
                 }
                 _ => heard.take(from, kind, &bytes),
             }
@@ -223,9 +229,13 @@ impl Process<'_> {
         let (outcome, manifest) = thread::scope(|scope| {
             let worker = self.worker();
             let own = scope.spawn(|| worker.share(&named, wishes, plan.divided));
-            let mut told = Instant::now();
+            let (mut told, mut written) = (Instant::now(), Instant::now());
             while !own.is_finished() {
                 thread::sleep(PERIOD);
+                if written.elapsed() >= RECORDS {
+                    written = Instant::now();
+                    self.send_records();
+                }
                 if told.elapsed() >= NEWS {
                     told = Instant::now();
                     self.ranks.send(0, Kind::Progress, &news(&self.progress));
@@ -234,6 +244,7 @@ impl Process<'_> {
             let failed = |_| (Outcome::failed("a thread of it has failed"), None);
             own.join().unwrap_or_else(failed)
         });
+        self.send_records();
         self.leave_if_stopped();
         self.ranks.send(0, Kind::Progress, &news(&self.progress));
         for page in manifest.map(|manifest| manifest.pages(PAGE_BYTES)).unwrap_or_default() {
@@ -244,10 +255,18 @@ impl Process<'_> {
         exit::SUCCESS // the first one's status is that of all
     }
 
+    /// Sends what is to go into journals.
+    fn send_records(&self) {
+        for (number, records) in self.records.take() {
+            self.ranks.send(0, Kind::Records, &words::records(number, &records));
+        }
+    }
+
     /// What its threads need to know, which know nothing of messages.
     fn worker(&self) -> Worker<'_> {
         let (index, count) = (self.ranks.index(), self.ranks.count());
-        Worker { index, count, settings: self.settings, progress: Arc::clone(&self.progress) }
+        let (progress, records) = (Arc::clone(&self.progress), Arc::clone(&self.records));
+        Worker { index, count, settings: self.settings, progress, records }
     }
 
     /// Publishes what is complete, and tells the user.
@@ -320,6 +339,7 @@ struct Worker<'a> {
     count: usize,
     settings: &'a Settings,
     progress: Arc<Progress>,
+    records: Arc<Records>,
 }
 
 impl Worker<'_> {
@@ -333,53 +353,10 @@ impl Worker<'_> {
         let talk = Quiet { out: Out { aside: self.settings.json } };
         let mut wishes = wishes.clone();
         wishes.shard = Some(Shard::of(self.index, self.count));
-        let share = Share::new(self.index, self.count, divided);
+        let share = Share::new(self.index, self.count, divided, self.records);
         match team::share(request, self.settings, &wishes, self.progress, &talk, share) {
             Ok(Shared { totals, parts, manifest }) => (Outcome { totals, parts }, manifest),
             Err(error) => (Outcome::failed(&error.to_string()), None),
-        }
-    }
-}
-
-impl Outcome {
-    fn failed(why: &str) -> Self {
-        let totals = Totals { failures: vec![why.to_owned()], ..Totals::default() };
-        Self { totals, parts: Vec::new() }
-    }
-}
-
-/// What the first process has heard of all.
-struct Heard {
-    outcomes: Vec<Option<Outcome>>,
-    /// Checksums of files that were copied as a whole.
-    manifest: Manifest,
-    /// Whose checksums could not be read.
-    garbled: HashSet<usize>,
-}
-
-impl Heard {
-    /// Of `count` processes, nothing.
-    fn new(count: usize) -> Self {
-        let outcomes = (0..count).map(|_| None).collect();
-        Self { outcomes, manifest: Manifest::default(), garbled: HashSet::new() }
-    }
-
-    /// Takes what a process says of what it did.
-    fn take(&mut self, from: usize, kind: Kind, bytes: &[u8]) {
-        let unread = "what it said of itself cannot be read";
-        match kind {
-            Kind::Checksums if !self.manifest.add_page(bytes) => {
-                self.garbled.insert(from);
-            }
-            Kind::Outcome => {
-                let read = serde_json::from_slice(bytes);
-                let mut outcome: Outcome = read.unwrap_or_else(|_| Outcome::failed(unread));
-                if self.garbled.contains(&from) {
-                    outcome.totals.failures.push(unread.to_owned());
-                }
-                self.outcomes[from] = Some(outcome);
-            }
-            _ => {} // the others go the other way
         }
     }
 }
@@ -394,26 +371,6 @@ fn as_planned(request: &Request, into: bool) -> Request {
         };
     }
     named
-}
-
-fn json(what: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(what).unwrap_or_default() // numbers and strings can always be written
-}
-
-/// Files and bytes, as they are sent.
-fn news(progress: &Progress) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&progress.files().to_le_bytes());
-    bytes[8..].copy_from_slice(&progress.copied().to_le_bytes());
-    bytes
-}
-
-fn news_of(bytes: &[u8]) -> [u64; 2] {
-    let mut numbers = [0; 2];
-    for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
-        *number = bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
-    }
-    numbers
 }
 
 /// What is said of a share: failures stand in what is sent, for each process meets those of directories.
@@ -432,23 +389,4 @@ impl Talk for Quiet {
     fn remark(&self, _words: &str) {}
 
     fn explain(&self, _report: &FileReport) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn news_are_read_as_they_were_sent() {
-        let progress = Progress::default();
-        progress.add(1 << 40);
-        progress.file_done();
-        assert_eq!(news_of(&news(&progress)), [1, 1 << 40]);
-        assert_eq!(news_of(&[]), [0, 0]);
-        let first = Progress::default();
-        first.add_from_elsewhere([0, 0], [2, 10]);
-        first.add_from_elsewhere([2, 10], [3, 4]); // an engine began again
-        first.add_from_elsewhere([3, 4], [3, 12]);
-        assert_eq!((first.files(), first.copied()), (3, 12));
-    }
 }

@@ -10,7 +10,8 @@
 //! - [`enter`] goes into a directory and makes work of what is in it, [`finish`] (with [`delete`])
 //!   does what is left when all of it is done.
 //! - [`operands`] finds where the operands are; [`scan`] counts ahead, for the progress.
-//! - [`team`] is several processes that do this together, [`part`] the range of a big file that each of them copies.
+//! - [`team`] is several processes that do this together, [`part`] the range of a big file that each of them copies,
+//!   [`records`] what goes into the journal of it, and [`publish`] gives it its name.
 //!
 //! Each directory counts those who still have something to do in it: who releases it last finishes
 //! it, and so on upwards. So the times of a directory are set when nothing in it changes any more.
@@ -28,6 +29,8 @@ pub mod list;
 pub mod operands;
 pub mod part;
 pub mod pool;
+pub mod publish;
+pub mod records;
 pub mod regular;
 pub mod scan;
 pub mod small;

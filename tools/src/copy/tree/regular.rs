@@ -126,7 +126,9 @@ impl Context<'_> {
                     .map_err(|cause| spot.target_error("open the directory of", cause))?;
                 let name = OsStr::from_bytes(spot.entry.target().to_bytes());
                 let (path, preserve) = (spot.target_path(), self.settings.preserve);
-                let resumed = target::resumed(Some(&source.metadata), self.settings);
+                // Who is one of several may go on with what another machine began.
+                let anywhere = self.team.is_some();
+                let resumed = target::resumed(Some(&source.metadata), self.settings, anywhere);
                 Target::stage_in(directory, name, path, old, mode, preserve, resumed)?
             }
         };
@@ -148,6 +150,7 @@ impl Context<'_> {
                 self.tally.files.add(1);
                 self.tally.by_engine.add(1);
                 self.tally.bytes.add(copied.bytes);
+                self.tally.resumed.add(copied.resumed.unwrap_or(0));
                 self.talk.explain(&FileReport {
                     source: spot.source_path(),
                     target: spot.target_path(),

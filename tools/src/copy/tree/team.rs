@@ -1,11 +1,16 @@
 //! Several processes that copy the same trees together, as under `mpirun`: what each does.
 //!
 //! 1. The *leader* ([`prepare`]) goes through the trees before the others: it makes all directories, and stages
-//!    each file that is to be divided under a temporary name, as long as it will be.
+//!    each file that is to be divided under a temporary name, as long as it will be. With `--resume` it begins or
+//!    goes on with a copy that has a [journal](crate::copy::unfinished), as one process does.
 //! 2. Every *member*, the leader among them, goes through them again ([`share`]) and copies its shard of the
 //!    files, and its range of each divided file ([`part`](super::part)).
 //! 3. The leader ([`Prepared::conclude`]) gives what all members have filled its name and its attributes, removes
 //!    what is not complete, and sets the attributes of the directories, deepest first.
+//!
+//! With `--resume`, each member reads in the journal what is claimed of its range, compares that, and copies the rest;
+//! [records](super::records) of what it copies go to the leader, which alone writes the journal. So there is one
+//! journal, whoever and however many began, and another number of members, or one process, can go on.
 //!
 //! So no member waits for another, and nothing that is not complete has its final name, whoever dies when:
 //! small files too get their names when they are complete.
@@ -19,26 +24,27 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::dir::Type;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Talk, lock};
-use super::directory::{Directory, Side, file_of};
+use super::directory::{Directory, file_of};
 use super::entry::{Became, Spot, set_blocking};
 use super::list::Entry;
+use super::records::{Recorder, Records};
 use super::regular::Way;
 use super::tally::Totals;
 use super::wishes::Wishes;
 use crate::copy::attributes;
 use crate::copy::engine::{EngineName, Progress, Sparse};
 use crate::copy::error::FileError;
-use crate::copy::journal::Identity;
+use crate::copy::journal::{Header, Identity};
 use crate::copy::manifest::Manifest;
-use crate::copy::request::{Conflict, Request, Settings};
+use crate::copy::request::{Request, Settings};
 use crate::copy::sys::clone_file;
-use crate::copy::target::Target;
-use crate::copy::whole::{Subtree, Whole};
+use crate::copy::target::{self, Target};
+use crate::copy::whole::Subtree;
 
 /// From this length on a file is divided among the members.
 pub const DIVIDED_BYTES: u64 = 64 << 20;
@@ -59,6 +65,10 @@ pub struct Divided {
     pub state: Identity,
     /// Whether the checksums of the ranges are wanted, for a manifest.
     pub listed: bool,
+    /// Whether it has a journal, by which a later run can go on with it.
+    pub resumed: bool,
+    /// Its number, from 0 on.
+    pub number: u32,
 }
 
 /// A member's range of a divided file, which is done.
@@ -94,6 +104,7 @@ pub struct Share {
     count: usize,
     divided: HashMap<Vec<u8>, Divided>,
     parts: Mutex<Vec<Part>>,
+    records: Arc<Records>,
 }
 
 /// What a member did.
@@ -107,12 +118,17 @@ pub struct Shared {
     pub manifest: Option<Manifest>,
 }
 
+/// A file that the leader has staged for all, or that needs no copy.
 #[derive(Debug)]
-struct Staged {
-    divided: Divided,
-    directory: Arc<Directory>,
-    entry: Entry,
-    target: Option<Target>,
+pub struct Staged {
+    /// What the others know of it.
+    pub divided: Divided,
+    /// Where it is.
+    pub directory: Arc<Directory>,
+    /// Its name there.
+    pub entry: Entry,
+    /// What is to get that name, if there is something to do.
+    pub target: Option<Target>,
 }
 
 /// What is done about a name that is no directory.
@@ -137,10 +153,15 @@ pub fn range_of(index: usize, count: usize, len: u64) -> Range<u64> {
 }
 
 impl Share {
-    /// The member `index` of `count`, from 0 on.
-    pub fn new(index: usize, count: usize, divided: Vec<Divided>) -> Self {
+    /// The member `index` of `count`, from 0 on, whose `records` go to the leader.
+    pub fn new(index: usize, count: usize, divided: Vec<Divided>, records: Arc<Records>) -> Self {
         let divided = divided.into_iter().map(|file| (file.target.clone(), file)).collect();
-        Self { index, count, divided, parts: Mutex::default() }
+        Self { index, count, divided, parts: Mutex::default(), records }
+    }
+
+    /// Who makes records of the file of that number.
+    pub fn recorder(&self, number: u32, header: Header) -> Recorder {
+        Recorder { records: Arc::clone(&self.records), number, header }
     }
 
     /// Its range of a file of `len` bytes.
@@ -212,6 +233,16 @@ pub struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
+    /// Writes down records of the divided file of that number, as members make them.
+    pub fn append(&self, number: u32, records: &[u8]) {
+        let Some(Duty::Lead(lead)) = &self.context.team else { return };
+        let staged = lock(&lead.staged);
+        let target = staged.get(number as usize).and_then(|staged| staged.target.as_ref());
+        if let Some(unfinished) = target.and_then(Target::unfinished) {
+            unfinished.append(records);
+        }
+    }
+
     /// Step 3: `parts` are those of each member, `complete` says that none of them failed anywhere. Gives the
     /// checksums of divided files too, where they are asked for.
     pub fn conclude(mut self, parts: &[Vec<Part>], complete: bool) -> (Totals, Option<Manifest>) {
@@ -327,9 +358,12 @@ impl Context<'_> {
             let path = spot.target_path().into_os_string().into_vec();
             let (state, listed) =
                 (Identity::anywhere(metadata), is_copy && self.manifest.is_some());
-            let divided = Divided { target: path, temporary, state, listed };
             let (directory, entry) = (Arc::clone(spot.directory), spot.entry.clone());
-            lock(&lead.staged).push(Staged { divided, directory, entry, target });
+            let resumed = target.as_ref().is_some_and(|target| target.unfinished().is_some());
+            let mut staged = lock(&lead.staged);
+            let number = staged.len() as u32; // DIVIDED_MAX, and a few that fail
+            let divided = Divided { target: path, temporary, state, listed, resumed, number };
+            staged.push(Staged { divided, directory, entry, target });
         };
         let failed = |_: &FileError| note(None, None, false);
         let old = match self.way(spot, file, metadata).inspect_err(failed)? {
@@ -353,6 +387,8 @@ impl Context<'_> {
         }
         let sized = target.file.set_len(metadata.len());
         sized.map_err(|cause| spot.target_error("set the length of", cause)).inspect_err(failed)?;
+        let shared = target.share();
+        shared.map_err(|cause| spot.target_error("share", cause)).inspect_err(failed)?;
         let name = target.temporary_name().map(|name| name.to_bytes().to_vec());
         note(Some(target), name, true);
         Ok(())
@@ -369,79 +405,11 @@ impl Context<'_> {
             .map_err(|cause| spot.target_error("open the directory of", cause))?;
         let name = OsStr::from_bytes(spot.entry.target().to_bytes());
         let mode = attributes::new_mode(Some(metadata));
-        Target::stage_named(directory, name, spot.target_path(), old, mode, self.settings.preserve)
-    }
-
-    /// Does what is left to do about a divided file, of which `done` is what each member did.
-    fn complete(
-        &self,
-        staged: Staged,
-        done: &[HashMap<Vec<u8>, Vec<Subtree>>],
-    ) -> Result<(), FileError> {
-        let Staged { divided, directory, entry, target } = staged;
-        let part_missing = |rank| {
-            let path = directory.path_of(Side::Target, entry.target());
-            FileError::PartMissing { path, rank, count: done.len() }
-        };
-        let missing = done.iter().position(|done| !done.contains_key(&divided.target));
-        let mut is_listed = divided.listed && missing.is_none(); // who took no checksum has said why
-        if let Some(target) = target {
-            self.progress.file_done();
-            // What has no temporary name was whole when it was staged.
-            if let Some(rank) = missing.filter(|_| divided.temporary.is_some()) {
-                return Err(part_missing(rank));
-            }
-            is_listed &= self.publish(&directory, &entry, &divided, target)?;
+        let (path, preserve) = (spot.target_path(), self.settings.preserve);
+        match target::resumed(Some(metadata), self.settings, true) {
+            None => Target::stage_named(directory, name, path, old, mode, preserve),
+            some => Target::stage_in(directory, name, path, old, mode, preserve, some),
         }
-        let Some(manifest) = self.manifest.as_ref().filter(|_| is_listed) else {
-            return Ok(());
-        };
-        let mut whole = Whole::new(divided.state.len());
-        done.iter().filter_map(|done| done.get(&divided.target)).cloned().for_each(|subtrees| {
-            whole.add(subtrees);
-        });
-        // All of it is known, since every member did its range.
-        let hash = whole.finish(|_, _| Err(part_missing(0)))?;
-        manifest.add(directory.path_of(Side::Target, entry.target()), hash);
-        Ok(())
-    }
-
-    /// Gives a file that all members have filled its attributes and its name, and says whether it has it.
-    fn publish(
-        &self,
-        directory: &Arc<Directory>,
-        entry: &Entry,
-        divided: &Divided,
-        mut target: Target,
-    ) -> Result<bool, FileError> {
-        let source_side = directory.fd(Side::Source, &self.shelf)?;
-        let target_side = directory.fd(Side::Target, &self.shelf)?;
-        let spot = Spot::new(directory, &source_side, &target_side, entry);
-        let nofollow = if self.follows(entry) { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let source = openat(spot.source, &*entry.name, flags | nofollow, Mode::empty());
-        let source = File::from(source.map_err(|errno| spot.source_error("open", errno))?);
-        let metadata = source.metadata().map_err(|cause| spot.source_error("stat", cause))?;
-        if Identity::anywhere(&metadata) != divided.state {
-            return Err(FileError::Changed(spot.source_path()));
-        }
-        let lost = if self.settings.preserve {
-            attributes::preserve(&target.file, &source, &metadata)
-        } else {
-            target.set_own_attributes()
-        };
-        if self.is_cancelled() {
-            return Ok(false); // the user knows, and the staged file goes
-        }
-        if !target.commit(self.settings.conflict == Conflict::Leave)? {
-            self.tally.left.add(1);
-            return Ok(false);
-        }
-        self.tally.files.add(1);
-        if lost.is_empty() {
-            return Ok(true);
-        }
-        Err(FileError::Attributes { path: spot.target_path(), what: lost })
     }
 }
 
