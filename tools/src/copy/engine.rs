@@ -137,6 +137,8 @@ pub struct Progress {
     cancelled: AtomicBool,
     /// The progress of all files together, where this is one of several under way.
     whole: Option<Arc<Progress>>,
+    /// Where holes count, if this is of a part of a file only.
+    range: Option<Range<u64>>,
 }
 
 impl Progress {
@@ -146,7 +148,21 @@ impl Progress {
         Self { whole: Some(Arc::clone(whole)), ..Self::default() }
     }
 
-    /// Counts `bytes` that reached the target (holes count as they are passed).
+    /// The same of a range of a file, the rest of which others copy.
+    pub fn part_of_range(whole: &Arc<Self>, range: Range<u64>) -> Self {
+        Self { range: Some(range), ..Self::part_of(whole) }
+    }
+
+    /// Counts a hole, or what need not be copied, as it is passed.
+    pub fn pass(&self, hole: Range<u64>) {
+        let counted = match &self.range {
+            Some(range) => hole.start.max(range.start)..hole.end.min(range.end),
+            None => hole,
+        };
+        self.add(counted.end.saturating_sub(counted.start));
+    }
+
+    /// Counts `bytes` that reached the target (holes count as they are [passed](Self::pass)).
     pub fn add(&self, bytes: u64) {
         self.copied.fetch_add(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {

@@ -46,11 +46,11 @@ impl Engine for CopyRange {
         let mut wrote = false;
         let mut at = 0;
         for range in ends::ranges_to_write(job, len, allocated)? {
-            job.progress.add(range.start - at);
+            job.progress.pass(at..range.start);
             at = range.end;
             copy_range(job, range, &limiter, &mut wrote)?;
         }
-        job.progress.add(len - at);
+        job.progress.pass(at..len);
         ends::check_source(&job.source, len)?;
         Ok(Done { bytes: len, buffers: None, notes: vec!["the kernel copied".into()] })
     }

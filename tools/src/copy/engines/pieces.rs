@@ -57,13 +57,13 @@ impl<'a> Pieces<'a> {
             if queue.at < range.end {
                 let start = queue.at.max(range.start);
                 let end = ((start / self.size + 1).saturating_mul(self.size)).min(range.end);
-                self.progress.add(start - queue.at);
+                self.progress.pass(queue.at..start);
                 queue.at = end;
                 return Ok(Some(start..end));
             }
             queue.index += 1;
         }
-        self.progress.add(queue.len.saturating_sub(queue.at));
+        self.progress.pass(queue.at..queue.len);
         queue.at = queue.len;
         Ok(None)
     }
@@ -104,6 +104,7 @@ impl<'a> Pieces<'a> {
 mod tests {
     use super::*;
     use std::io;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn all(pieces: &Pieces<'_>) -> Vec<Range<u64>> {
@@ -126,6 +127,16 @@ mod tests {
         assert_eq!(all(&pieces), []);
         assert_eq!(all(&pieces), []);
         assert_eq!(progress.copied(), 100);
+    }
+
+    #[test]
+    fn what_others_copy_does_not_count() {
+        let whole = Arc::new(Progress::default());
+        let progress = Progress::part_of_range(&whole, 30..70);
+        let data = [35..40, 50..60];
+        let pieces = Pieces::new(&data, 100, 10, &progress);
+        assert_eq!(all(&pieces), [35..40, 50..60]);
+        assert_eq!((progress.copied(), whole.copied()), (40 - 15, 40 - 15));
     }
 
     #[test]

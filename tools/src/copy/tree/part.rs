@@ -108,7 +108,7 @@ impl Context<'_> {
         range: Range<u64>,
         joined: Option<(Joined, Recorder)>,
     ) -> Result<(), FileError> {
-        let progress = Progress::part_of(&self.progress);
+        let progress = Progress::part_of_range(&self.progress, range.clone());
         let fill =
             Fill { settings: self.settings, progress: &progress, monitor: None, fsync: false };
         let mut resumed = 0;

@@ -168,7 +168,7 @@ fn cut(ranges: &[Range<u64>], len: u64, alignment: u64) -> (Vec<Range<u64>>, Opt
 /// Copies what is left after the last multiple of the alignment, through the page cache.
 fn copy_tail(job: &Job<'_>, body_len: u64, tail: Option<Range<u64>>) -> Result<(), CopyError> {
     let Some(tail) = tail else {
-        job.progress.add(job.source.len.unwrap_or(body_len) - body_len);
+        job.progress.pass(body_len..job.source.len.unwrap_or(body_len));
         return Ok(());
     };
     let mut bytes = vec![0; (tail.end - tail.start) as usize];
