@@ -250,9 +250,9 @@ impl Prepared<'_> {
             Some(Duty::Lead(lead)) => lead,
             _ => Lead::default(),
         };
-        let by_source = |part: &'_ Part| (part.target.clone(), part.subtrees.clone());
+        let by_target = |part: &'_ Part| (part.target.clone(), part.subtrees.clone());
         let done: Vec<HashMap<_, _>> =
-            parts.iter().map(|parts| parts.iter().map(by_source).collect()).collect();
+            parts.iter().map(|parts| parts.iter().map(by_target).collect()).collect();
         for staged in lead.staged.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let directory = Arc::clone(&staged.directory);
             if let Err(error) = self.context.complete(staged, &done) {
