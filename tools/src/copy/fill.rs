@@ -156,6 +156,7 @@ impl Fill<'_> {
         let Some(unfinished) = target.unfinished() else { return Ok(Vec::new()) };
         self.enter(Phase::Verifying);
         let known = unfinished
+            .claims()
             .verify(&target.file, &target.path, self.progress)
             .map_err(|error| FileError::copy(error, target, 0))?;
         self.progress.reset(); // engines count what they need not copy as they pass it

@@ -4,7 +4,7 @@
 //! journal claims is read again and compared before it is believed; a journal of another source,
 //! or of this one in another state, is thrown away with the data.
 //!
-//! Several processes can fill one file ([`Joined`]). One has the journal and writes what the others tell; each holds
+//! Several processes can fill one file ([`Claims::join`]). One has the journal and writes what the others tell; each holds
 //! a lock on the data, shared with the others, and whoever begins takes that alone first. So nobody of an earlier
 //! run, should it have outlived the others, writes into what a later one goes on with.
 
@@ -44,15 +44,9 @@ pub struct Unfinished {
     claims: Claims,
 }
 
-/// The same, from a process that fills a range of it.
+/// What a journal says of pieces, which is no proof; for a process that fills a range, of that.
 #[derive(Debug)]
-pub struct Joined {
-    claims: Claims,
-}
-
-/// What a journal says of pieces, which is no proof.
-#[derive(Debug)]
-struct Claims {
+pub struct Claims {
     header: Header,
     pieces: Vec<PieceSum>,
 }
@@ -106,17 +100,9 @@ impl Unfinished {
         self.claims.header.summer
     }
 
-    /// Reads what the journal claims, and gives what holds.
-    ///
-    /// # Errors
-    /// A read error of the data, and [`CopyError::Cancelled`].
-    pub fn verify(
-        &self,
-        data: &File,
-        path: &Path,
-        progress: &Progress,
-    ) -> Result<Vec<PieceSum>, CopyError> {
-        self.claims.verify(data, path, progress)
+    /// What the journal said when it was opened.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// Appends `records` that another process has made.
@@ -166,13 +152,13 @@ impl Log for Unfinished {
     }
 }
 
-impl Joined {
+impl Claims {
     /// Opens what another process has begun of a copy of a source of `state` to `name` in `directory`, and
     /// [shares](Unfinished::share), to fill `range` of it. Gives the file with the data as well.
     ///
     /// # Errors
     /// What the system says; `EBUSY` where another run is at it. Where it is of another state of the source.
-    pub fn open(
+    pub fn join(
         directory: impl AsFd + Copy,
         name: &OsStr,
         state: Identity,
@@ -189,30 +175,19 @@ impl Joined {
         let mut pieces = known.pieces;
         // What reaches into the range of another is copied again: who had other ranges has written it.
         pieces.retain(|piece| range.start <= piece.range.start && piece.range.end <= range.end);
-        Ok((data, Self { claims: Claims { header: known.header, pieces } }))
+        Ok((data, Self { header: known.header, pieces }))
     }
 
     /// What begins the journal.
     pub fn header(&self) -> Header {
-        self.claims.header
+        self.header
     }
 
-    /// As [`Unfinished::verify`], of its range.
+    /// Reads what is claimed, and gives what holds.
     ///
     /// # Errors
-    /// As there.
+    /// A read error of the data, and [`CopyError::Cancelled`].
     pub fn verify(
-        &self,
-        data: &File,
-        path: &Path,
-        progress: &Progress,
-    ) -> Result<Vec<PieceSum>, CopyError> {
-        self.claims.verify(data, path, progress)
-    }
-}
-
-impl Claims {
-    fn verify(
         &self,
         data: &File,
         path: &Path,
@@ -350,7 +325,7 @@ mod tests {
         note(&begun, 20_000..30_000, &[1; 10_000]);
         drop((data, begun));
         let (data, again) = open(dir.path(), &source).unwrap();
-        let held = again.verify(&data, Path::new("x"), &Progress::default()).unwrap();
+        let held = again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap();
         let held: Vec<_> = held.into_iter().map(|piece| piece.range).collect();
         assert_eq!(held, [0..10_000, 20_000..30_000]);
     }
@@ -376,7 +351,7 @@ mod tests {
         }
         let state = Identity::anywhere(&source.metadata().unwrap());
         let directory = File::open(dir.path()).unwrap();
-        let join = |state, range| Joined::open(&directory, OsStr::new("target"), state, &range);
+        let join = |state, range| Claims::join(&directory, OsStr::new("target"), state, &range);
         // Not before it is shared, and not before it has its length.
         assert_eq!(join(state, 0..1).unwrap_err().raw_os_error(), Some(libc::EBUSY));
         begun.share(&data).unwrap();
@@ -399,7 +374,7 @@ mod tests {
         assert_eq!(open(dir.path(), &source).unwrap_err().raw_os_error(), Some(libc::EBUSY));
         drop(joined_data);
         let (data, again) = open(dir.path(), &source).unwrap();
-        let held = again.verify(&data, Path::new("x"), &Progress::default()).unwrap();
+        let held = again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap();
         assert_eq!(held.iter().map(|piece| piece.range.end).max(), Some(50_000));
         again.share(&data).unwrap();
         source.write_all_at(b"x", 5).unwrap();
@@ -422,7 +397,9 @@ mod tests {
         source.set_modified(then).unwrap();
         let (data, again) = open(dir.path(), &source).unwrap();
         assert_eq!(data.metadata().unwrap().len(), 0);
-        assert!(again.verify(&data, Path::new("x"), &Progress::default()).unwrap().is_empty());
+        assert!(
+            again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap().is_empty()
+        );
     }
 
     #[test]

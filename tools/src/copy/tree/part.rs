@@ -23,7 +23,7 @@ use crate::copy::journal::Identity;
 use crate::copy::manifest;
 use crate::copy::source::Source;
 use crate::copy::target::Target;
-use crate::copy::unfinished::Joined;
+use crate::copy::unfinished::Claims;
 
 /// What fails where the staged file cannot be had.
 const OPEN: &str = "open what is staged for";
@@ -77,10 +77,10 @@ impl Context<'_> {
         spot: Spot<'_>,
         divided: &Divided,
         range: &Range<u64>,
-    ) -> Result<(File, Joined), FileError> {
+    ) -> Result<(File, Claims), FileError> {
         let name = OsStr::from_bytes(spot.entry.target().to_bytes());
-        let joined = Joined::open(spot.target, name, divided.state, range);
-        joined.map_err(|cause| match cause.kind() {
+        let claims = Claims::join(spot.target, name, divided.state, range);
+        claims.map_err(|cause| match cause.kind() {
             io::ErrorKind::ResourceBusy => FileError::BeingCopied(spot.target_path()),
             _ => spot.target_error(OPEN, cause),
         })
@@ -106,7 +106,7 @@ impl Context<'_> {
         source: &Source,
         target: Target,
         range: Range<u64>,
-        joined: Option<(Joined, Recorder)>,
+        joined: Option<(Claims, Recorder)>,
     ) -> Result<(), FileError> {
         let progress = Progress::part_of_range(&self.progress, range.clone());
         let fill =

@@ -189,7 +189,7 @@ impl Receiver<'_, '_> {
         let known = match target.unfinished() {
             Some(unfinished) => {
                 let progress = crate::copy::engine::Progress::part_of(&self.session.progress);
-                let known = unfinished.verify(&target.file, &target.path, &progress);
+                let known = unfinished.claims().verify(&target.file, &target.path, &progress);
                 progress.reset(); // the sender's count of what need not be sent has it too
                 known.map_err(failed)?
             }
