@@ -19,6 +19,7 @@ use bookend_tools::remote::protocol::{
 };
 use bookend_tools::remote::secure::SECRET_BYTES;
 use bookend_tools::remote::transport::Lane;
+use bookend_tools::remote::transport::congestion::Congestion;
 use bookend_tools::remote::transport::rdma::{Fabric, Part, Upgrades};
 use bookend_tools::remote::transport::tcp::{self, Manner};
 use common::{Dir, Ran, bytes};
@@ -473,7 +474,8 @@ fn pull(dir: &Dir, options: &str, evil: Box<Evil>) -> Ran {
     let port = listener.local_addr().unwrap().port().to_string();
     let server = std::thread::spawn(move || {
         let arena = tcp::arena(1).unwrap();
-        let manner = |buffers| Manner { buffers, plain: true, timeout: Some(PATIENCE) };
+        let talking = Manner::talking(PATIENCE, &Congestion::Auto);
+        let manner = |buffers| Manner { buffers, plain: true, ..talking };
         let mut main = accept(&listener, &key, &manner(None));
         let secret = [2; SECRET_BYTES];
         say(&mut main, &Message::Offer { session: [1; 16], secret, port: 0, addresses: vec![] });

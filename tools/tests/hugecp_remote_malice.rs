@@ -18,6 +18,7 @@ use bookend_tools::remote::protocol::{
 };
 use bookend_tools::remote::secure::{Cipher, SECRET_BYTES};
 use bookend_tools::remote::transport::Lane;
+use bookend_tools::remote::transport::congestion::Congestion;
 use bookend_tools::remote::transport::tcp::{self, Manner, Preface, Secret};
 use common::{Dir, Ran, bytes};
 
@@ -35,7 +36,7 @@ fn key_file(dir: &Dir) -> [u8; SECRET_BYTES] {
 }
 
 fn manner(buffers: Option<&bookend::placement::Arena>) -> Manner<'_> {
-    Manner { buffers, plain: false, timeout: Some(PATIENCE) }
+    Manner { buffers, ..Manner::talking(PATIENCE, &Congestion::Auto) }
 }
 
 /// A server that accepts one session, and then does as it likes.
@@ -413,6 +414,7 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         plain: false,
         lanes: 1,
         rdma: false,
+        congestion: "auto".into(),
     }
 }
 

@@ -71,13 +71,31 @@ impl Network {
     fn run(&self, end: End, line: &str) -> Result<Output, Skip> {
         let mut words = line.split_whitespace();
         let mut command = self.command(end, on_path(words.next().unwrap_or_default()));
-        let output = command.args(words).output();
-        let output = output.map_err(|error| Skip(format!("{line}: {error}")))?;
+        Self::output(command.args(words), line)
+    }
+
+    /// What `command` says, which is told as `line` where it fails.
+    fn output(command: &mut Command, line: &str) -> Result<Output, Skip> {
+        let output = command.output().map_err(|error| Skip(format!("{line}: {error}")))?;
         if output.status.success() {
             return Ok(output);
         }
         let said = String::from_utf8_lossy(&output.stderr);
         Err(Skip(format!("{line}: {}", said.trim_end())))
+    }
+
+    /// Gives new connections of both ends the congestion control of this name.
+    ///
+    /// # Errors
+    /// The kernel has none, or root here is not allowed to give it.
+    pub fn congestion(&self, name: &str) -> Result<(), Skip> {
+        const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+        for end in [End::Near, End::Far] {
+            let mut command = self.command(end, on_path("sh"));
+            command.args(["-c", "echo \"$1\" > \"$2\"", "sh", name, SETTING]);
+            Self::output(&mut command, &format!("echo {name} > {SETTING}"))?;
+        }
+        Ok(())
     }
 
     /// Pulls the cable out.

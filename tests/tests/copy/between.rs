@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bookend_tests::data::{first_difference, random_file};
 use bookend_tests::machine::{End, FsKind, MachineLock, MountedFs, Network, scratch};
-use bookend_tests::skip::or_say;
+use bookend_tests::skip::{or_say, require_program};
 use bookend_tests::tools::{Run, hugecp};
 use bookend_tools::copy::journal::{HEADER_BYTES, RECORD_BYTES};
 
@@ -130,4 +130,72 @@ fn a_full_disk_is_told_and_gone_on_with() {
     let run = copy().expect(0).json();
     assert!(run["resumed"].as_u64().unwrap_or(0) >= 8 * MIB, "{run}");
     assert_eq!(first_difference(&source, &target).unwrap(), None);
+}
+
+/// The congestion control of the connection of `end` by which most was sent, once that is `least` bytes.
+fn congestion_of(network: &Network, end: End, least: u64) -> Option<String> {
+    let listed = network.command(end, "ss").args(["-tinH", "state", "established"]).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    let told = listed.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?;
+        let sent: u64 = words.find_map(|word| word.strip_prefix("bytes_sent:"))?.parse().ok()?;
+        Some((sent, name.to_owned()))
+    });
+    told.max().filter(|&(sent, _)| sent >= least).map(|(_, name)| name)
+}
+
+#[test]
+fn whoever_sends_has_a_congestion_control_that_suits_the_path() {
+    let Some(network) = or_say(Network::new()) else { return };
+    if or_say(require_program("ss", "iproute2")).is_none() {
+        return;
+    }
+    let dir = scratch().dir("between");
+    let rsh = rsh(&network, dir.path());
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    random_file(&source, 2 * MIB, 3).unwrap();
+    let sent_by = |option: &str, end: End| {
+        let words = match end {
+            End::Near => [source.display().to_string(), far(&target)],
+            End::Far => [far(&source), target.display().to_string()],
+        };
+        let mut slow = command(&network, &rsh);
+        slow.args(["--explain", "--streams", "1", "--bwlimit", "2M", option]).args(words);
+        let mut child = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let found = loop {
+            let found = congestion_of(&network, end, MIB / 2);
+            if found.is_some() || child.try_wait().unwrap().is_some() {
+                break found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let run = Run::from(child.wait_with_output().unwrap()).expect(0);
+        assert_eq!(first_difference(&source, &target).unwrap(), None);
+        fs::remove_file(&target).unwrap();
+        let found = found.unwrap_or_else(|| panic!("no connection was seen: {run:#?}"));
+        (found, format!("{}{}", run.stdout, run.stderr))
+    };
+    // What everybody may use, by name.
+    for end in [End::Near, End::Far] {
+        assert_eq!(sent_by("--congestion=reno", end).0, "reno", "{end:?}");
+    }
+    if or_say(network.congestion("bbr")).is_none() {
+        return;
+    }
+    for end in [End::Near, End::Far] {
+        let (found, said) = sent_by("--congestion=system", end);
+        assert_eq!((found.as_str(), said.contains("the clock of bbr")), ("bbr", false), "{said}");
+        // On a busy machine a short path may seem long.
+        let tries = (0..20).map(|_| sent_by("--congestion=auto", end));
+        let short = tries.into_iter().find(|(found, _)| found == "reno");
+        let (_, said) = short.unwrap_or_else(|| panic!("{end:?}: bbr over a cable of no length"));
+        let told = said.contains("by reno, since ") && said.contains("the clock of bbr");
+        assert_eq!(told, end == End::Near, "{said}");
+    }
+    if or_say(network.shape("netem delay 2ms")).is_some() {
+        for end in [End::Near, End::Far] {
+            assert_eq!(sent_by("--congestion=auto", end).0, "bbr", "{end:?}");
+        }
+    }
 }

@@ -24,9 +24,10 @@ use super::secure::{Cipher, HandshakeError, ReadError, SECRET_BYTES};
 use super::sender::{self, Sender};
 use super::session::{Over, Session};
 use super::task::{self, Task};
+use super::transport::congestion::Congestion;
 use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
-use super::transport::{Feed, Lane, tcp::connect};
+use super::transport::{Feed, Lane};
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
 use crate::copy::resolve;
@@ -80,8 +81,13 @@ pub(super) fn run(
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
     let Lists { lists, failures, twice } = Lists::of(wanted)?;
-    let reached = reach(wanted)?;
-    let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+    let congestion = match wanted.direction {
+        Direction::Push => &wanted.task.congestion,
+        Direction::Pull => wanted.task.congestion.of_receiver(),
+    };
+    congestion.check()?;
+    let reached = reach(wanted, congestion)?;
+    let manner = Manner::talking(timeout, congestion);
     let near = reached.stream.local_addr().ok().map(|address| address.ip());
     let patience = timeout.min(CONNECT);
     let Reached { _program: mut program, stream, address, mut preface, mut secret } = reached;
@@ -94,7 +100,7 @@ pub(super) fn run(
     let fabric = fabric(wanted, near)?;
     let mut task = wanted.task.clone();
     task.rdma = fabric.is_ok();
-    let streams = streams(wanted, &fabric, measured);
+    let streams = streams(wanted, &fabric, measured.as_ref());
     task.lanes = streams.count;
     let sources = match task.naming {
         Naming::Operands => wanted.sources.clone(),
@@ -102,7 +108,7 @@ pub(super) fn run(
     };
     ask(wanted, &task, &sources, &mut main)?;
     let arena = tcp::arena(task.lanes).map_err(failed)?;
-    let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
+    let manner = Manner { buffers: Some(&arena), plain: task.plain, congestion, timeout: None };
     let part = match wanted.direction {
         Direction::Push => Part::Sends,
         Direction::Pull => Part::Receives,
@@ -110,16 +116,20 @@ pub(super) fn run(
     let device = fabric.as_ref().map_err(String::as_str);
     let mut upgrades = task.rdma.then(|| Upgrades::new(device, part, timeout));
     let open = |preface: &Preface| {
-        let stream = connect(address, patience).map_err(|cause| RemoteError::Connect {
-            host: host.to_owned(),
-            tried: address.to_string(),
-            cause,
+        let stream = congestion.connect(address, patience).map_err(|cause| {
+            RemoteError::Connect { host: host.to_owned(), tried: address.to_string(), cause }
         })?;
         tcp::open(stream, preface, &secret, patience, &manner).map_err(failed)
     };
     let lanes = lanes(host, task.lanes, preface, &mut upgrades, open)?;
     let how = Carried::of(wanted, upgrades, fabric.as_ref().err())?;
-    explain(&how.described(&task, &streams.why, address, preface.cipher));
+    let sends = wanted.direction == Direction::Push;
+    let by = measured.filter(|_| sends).and_then(|main| congestion.described(&main));
+    let why: Vec<&str> = [streams.why.as_str(), by.as_deref().unwrap_or_default()]
+        .into_iter()
+        .filter(|why| !why.is_empty())
+        .collect();
+    explain(&how.described(&task, &why.join("; "), address, preface.cipher));
     Shelf::new(); // raises the limit of descriptors
     let aes = preface.cipher == Cipher::Aes256Gcm;
     let session = Session::new(host.to_owned(), timeout, aes, progress, main.sink);
@@ -185,7 +195,7 @@ fn totals(counts: Counts, tally: Tally) -> Totals {
 fn streams(
     wanted: &Wanted,
     fabric: &Result<Fabric, String>,
-    measured: Option<TcpStream>,
+    measured: Option<&TcpStream>,
 ) -> Streams {
     let usual = wanted.task.lanes;
     let count = match (fabric, wanted.streams) {
@@ -197,7 +207,7 @@ fn streams(
             let limit = wanted.task.settings.tuning.bwlimit;
             // A comparison sends no pieces.
             let path = measured.filter(|_| !wanted.task.check);
-            let path = path.map_or_else(Path::default, |main| Path::of(&main, limit));
+            let path = path.map_or_else(Path::default, |main| Path::of(main, limit));
             return path.streams(usual);
         }
     };
@@ -340,14 +350,15 @@ fn ask(
 }
 
 /// Reaches the other end: through `ssh` or the like, or where a server listens.
-fn reach(wanted: &Wanted) -> Result<Reached, RemoteError> {
+fn reach(wanted: &Wanted, congestion: &Congestion) -> Result<Reached, RemoteError> {
     let host = wanted.host.as_str();
     if let Some(file) = &wanted.key_file {
         let secret = key::from_file(file)?;
         let cipher = Cipher::choose(has_aes());
         let preface = preface(Secret::KeyFile, [0; 16], cipher);
         let addresses = [machine(host).to_owned()];
-        let (stream, address) = connect_any(wanted, &addresses, wanted.port.unwrap_or(PORT))?;
+        let (stream, address) =
+            connect_any(wanted, congestion, &addresses, wanted.port.unwrap_or(PORT))?;
         return Ok(Reached { _program: None, stream, address, preface, secret });
     }
     let (mut program, mut channel) = Program::start(&words(wanted), host)?;
@@ -361,7 +372,7 @@ fn reach(wanted: &Wanted) -> Result<Reached, RemoteError> {
     addresses.truncate(8);
     addresses.push(machine(host).to_owned());
     let preface = preface(Secret::Session, session, Cipher::choose(aes && has_aes()));
-    let (stream, address) = connect_any(wanted, &addresses, port)?;
+    let (stream, address) = connect_any(wanted, congestion, &addresses, port)?;
     Ok(Reached { _program: Some(program), stream, address, preface, secret })
 }
 
@@ -402,6 +413,7 @@ fn machine(host: &str) -> &str {
 /// Connects to the first address that answers.
 fn connect_any(
     wanted: &Wanted,
+    congestion: &Congestion,
     addresses: &[String],
     port: u16,
 ) -> Result<(TcpStream, SocketAddr), RemoteError> {
@@ -417,7 +429,7 @@ fn connect_any(
             }
         };
         for address in found {
-            match connect(address, wanted.timeout.min(CONNECT)) {
+            match congestion.connect(address, wanted.timeout.min(CONNECT)) {
                 Ok(stream) => return Ok((stream, address)),
                 Err(error) => {
                     tried.push(address.to_string());

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::session::lock;
+use super::transport::congestion;
 use super::transport::tcp::{self, Preface, Secret};
 
 /// Connections that are being heard.
@@ -69,11 +70,13 @@ impl Drop for Awaited<'_> {
 /// # Errors
 /// What the system says.
 pub fn listen(address: Option<&str>, port: u16) -> io::Result<TcpListener> {
-    match address {
+    let listener = match address {
         Some(address) => TcpListener::bind((address, port)),
         // Where there is no IPv6, there is IPv4.
         None => TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))),
-    }
+    }?;
+    congestion::listen(&listener);
+    Ok(listener)
 }
 
 /// Hears connections for ever; those that begin a session go to `begin`, on a thread of their own.

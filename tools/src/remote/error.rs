@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::protocol::VERSION;
 use super::secure::ReadError;
+use super::transport::congestion::Refused;
 use crate::copy::error::{FileError, said};
 
 /// What to do where a copy was cut off.
@@ -148,6 +149,9 @@ pub enum RemoteError {
         #[source]
         cause: io::Error,
     },
+    /// A congestion control that is not to be had.
+    #[error(transparent)]
+    Congestion(#[from] Refused),
     /// A key file that is no good.
     #[error("key file {path}: {why}")]
     KeyFile {

@@ -22,6 +22,7 @@ use super::sender::{self, Sender};
 use super::session::Session;
 use super::task::{self, Target, Task};
 use super::transport::Lane;
+use super::transport::congestion::Congestion;
 use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner};
 use crate::cli::exit;
@@ -89,7 +90,7 @@ fn one_session(options: &RemoteOptions) -> Result<(), RemoteError> {
             continue;
         }
         let timeout = options.timeout();
-        let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+        let manner = Manner::talking(timeout, &Congestion::Auto);
         let near = stream.local_addr().ok().map(|address| address.ip());
         // Whoever does not know the secret is not whom this waits for.
         if let Ok(main) = tcp::accept(stream, &preface, &secret, &manner) {
@@ -158,7 +159,7 @@ fn serve_one(
     root: &std::path::Path,
 ) -> Result<(), RemoteError> {
     let near = stream.local_addr().ok().map(|address| address.ip());
-    let manner = Manner { buffers: None, plain: false, timeout: Some(timeout) };
+    let manner = Manner::talking(timeout, &Congestion::Auto);
     let mut main = tcp::accept(stream, &preface, key, &manner)
         .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
     let root = Root::beneath(root).map_err(here("open the root"))?;
@@ -187,7 +188,10 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
             }
         }
     };
-    let task = Task::of(&request);
+    let task = Task::of(&request).and_then(|task| match request.push {
+        true => Ok(task),
+        false => task.congestion.check().map(|()| task).map_err(|error| error.to_string()),
+    });
     let answer = match &task {
         Ok(_) => Message::Accept {},
         Err(why) => Message::Refuse { why: why.clone() },
@@ -197,7 +201,8 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
     let Ok(task) = task else { return Ok(()) };
     let arena = tcp::arena(task.lanes)
         .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
-    let manner = Manner { buffers: Some(&arena), plain: task.plain, timeout: None };
+    let congestion = if request.push { task.congestion.of_receiver() } else { &task.congestion };
+    let manner = Manner { buffers: Some(&arena), plain: task.plain, congestion, timeout: None };
     let fabric = fabric(&opened, &task);
     let part = if request.push { Part::Receives } else { Part::Sends };
     let fabric = fabric.as_ref().map_err(String::as_str);

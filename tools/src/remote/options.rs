@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::client::PORT;
 use super::error::RemoteError;
 use super::protocol::LANES_MAX;
+use super::transport::congestion::Congestion;
 
 /// Options for copies between machines; see [`Options`](crate::copy::options::Options).
 #[derive(Args, Clone, Debug, Default)]
@@ -41,6 +42,15 @@ pub struct RemoteOptions {
     /// changed unnoticed.
     #[arg(long)]
     pub plain: bool,
+
+    /// The congestion control of what sends: auto, system (what the machine gives), or its name
+    ///
+    /// auto is what the machine gives, but reno instead of bbr where the path there and back takes less than half a
+    /// millisecond: bbr sends by timers, which cost more there than all else. --explain says so. Another one by name,
+    /// such as cubic, wants it in the kernel, and CAP_NET_ADMIN where net.ipv4.tcp_allowed_congestion_control does not
+    /// have it.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Congestion,
 
     /// What carries the contents of big files
     #[arg(long, value_name = "WAY", value_enum, default_value_t = Transport::Auto)]

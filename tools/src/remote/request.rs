@@ -153,7 +153,8 @@ impl Wanted {
             _ => Naming::Operands,
         };
         let sums = request.manifest.is_some();
-        let task = Task { settings, wishes, plain, lanes, rdma, check, naming, sums };
+        let congestion = remote.congestion.clone();
+        let task = Task { settings, wishes, plain, lanes, rdma, congestion, check, naming, sums };
         Ok(Self {
             host,
             direction,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bookend::units::Bytes;
 
 use super::protocol::{Naming, Onto, PathText, Request, RuleText};
+use super::transport::congestion::{Congestion, NoName};
 use crate::copy::engine::{Sparse, Tuning};
 use crate::copy::plan;
 use crate::copy::request::{Conflict, Destination, Endpoint, Settings};
@@ -27,6 +28,8 @@ pub struct Task {
     pub lanes: u32,
     /// Bytes of pieces go over RDMA where they can.
     pub rdma: bool,
+    /// Which congestion control the end that sends has on its connections.
+    pub congestion: Congestion,
     /// Compare with what is there, and write nothing.
     pub check: bool,
     /// How what is to be copied is named.
@@ -139,6 +142,7 @@ impl Task {
             plain: self.plain,
             lanes: self.lanes,
             rdma: self.rdma,
+            congestion: self.congestion.to_string(),
         }
     }
 
@@ -208,7 +212,8 @@ impl Task {
         let (plain, lanes, rdma) = (request.plain, request.lanes, request.rdma);
         let naming = Naming::of(request.naming).map_err(|error| error.to_string())?;
         let (check, sums) = (request.check, request.sums);
-        Ok(Self { settings, wishes, plain, lanes, rdma, check, naming, sums })
+        let congestion = request.congestion.parse().map_err(|error: NoName| error.to_string())?;
+        Ok(Self { settings, wishes, plain, lanes, rdma, congestion, check, naming, sums })
     }
 }
 

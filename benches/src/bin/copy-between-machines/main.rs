@@ -2,10 +2,11 @@
 //!
 //! Dimensions: encrypted or not, one big file from the page cache to memory (tmpfs); seconds of wall time,
 //! bytes a second, and the ratios. Both ends share this machine's processors, as they do for the peers.
-//! iperf3 moves bytes of no file from memory to nowhere: it is the bar that the wire and the processors set. The last row
-//! is the work on the bytes without any network, by this process ([`floor`]).
-//! Every figure is the median over rounds, in each of which everybody runs once. Each copy is compared
-//! with the source byte for byte in the first round.
+//! iperf3 moves bytes of no file from memory to nowhere: it is the bar that the wire and the processors set, with the congestion
+//! control that the system gives, and with reno, which needs no timers. The last row is the work on the bytes without any
+//! network, by this process ([`floor`]).
+//! Every figure is the median over rounds, in each of which everybody runs once, in another order, each copy after a file as
+//! long was written and removed. Each copy is compared with the source byte for byte in the first round.
 //!
 //! Nothing is written but the table; files live in a tmpfs that goes at the end, or in a directory that is given, and go; the
 //! namespaces go with them.
@@ -13,6 +14,8 @@
 mod floor;
 mod peers;
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -23,6 +26,9 @@ use bookend_tests::machine::{End, FsKind, MachineLock, MountedFs, Network};
 use bookend_tests::skip::Skip;
 use bookend_tools::cli::size::parse_size;
 use clap::Parser;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use tempfile::TempDir;
 
 use peers::{Peer, Peers};
@@ -39,6 +45,9 @@ struct Options {
     /// What `tc` is told of both ends of the cable, such as "netem delay 5ms loss 0.1%".
     #[arg(long)]
     shape: Option<String>,
+    /// The congestion control that the system is to give everybody, such as reno, instead of this machine's.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Where the files are to lie, on whatever file system that is, instead of a tmpfs of the bench's own.
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -63,6 +72,9 @@ fn run(options: &Options) -> Result<(), Skip> {
     if let Some(words) = &options.shape {
         network.shape(words)?;
     }
+    if let Some(name) = &options.congestion {
+        network.congestion(name)?;
+    }
     let size = options.size.get();
     let place = match &options.directory {
         Some(directory) => Place::given(directory)?,
@@ -76,23 +88,47 @@ fn run(options: &Options) -> Result<(), Skip> {
     let all = peers.all(&source, options.seconds);
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
     let mut floor = Vec::new();
+    let failed = |error: io::Error| Skip(format!("{}: {error}", target.display()));
+    // The last is no peer, but the work without network.
+    let mut order: Vec<usize> = (0..=all.len()).collect();
+    let mut random = SmallRng::seed_from_u64(1);
     for round in 0..options.runs {
-        for (peer, rates) in all.iter().zip(&mut rates) {
-            let _ = std::fs::remove_file(&target); // there is none before the first
+        order.shuffle(&mut random);
+        for &turn in &order {
+            let peer = all.get(turn);
+            if peer.is_none_or(|peer| peer.copies) {
+                warm(&target, size).map_err(failed)?;
+            }
+            let Some(peer) = peer else {
+                floor.push(floor::rate(&source, &target, size).map_err(failed)?);
+                continue;
+            };
             let Some(rate) = one(peer, size) else { continue };
             if round == 0 && peer.copies {
                 let difference = first_difference(&source, &target);
                 assert!(matches!(difference, Ok(None)), "{}: {difference:?}", peer.name);
             }
-            rates.push(rate);
+            rates[turn].push(rate);
         }
-        let _ = std::fs::remove_file(&target);
-        let rate = floor::rate(&source, &target, size);
-        floor.push(rate.map_err(|error| Skip(format!("{}: {error}", target.display())))?);
     }
     let name = options.directory.as_ref().map_or("tmpfs".into(), |at| at.display().to_string());
     print(&all, &mut rates, &mut floor, &format!("{size} bytes, from the page cache to {name}"));
     Ok(())
+}
+
+/// Writes a file as long as the one to come, and removes it: memory that nobody has used for a while is slow to get where
+/// a virtual machine's host has taken it back meanwhile, and whoever comes next would pay for it.
+fn warm(target: &Path, size: u64) -> io::Result<()> {
+    let chunk = vec![1; 1 << 20];
+    let mut file = File::create(target)?;
+    let mut left = size;
+    while left > 0 {
+        let bytes = left.min(chunk.len() as u64);
+        file.write_all(&chunk[..bytes as usize])?;
+        left -= bytes;
+    }
+    drop(file);
+    std::fs::remove_file(target)
 }
 
 /// Where the files lie; what was made there goes when this is dropped.

@@ -133,9 +133,9 @@ impl<'n> Peers<'n> {
     pub fn all<'a>(&'a self, source: &'a Path, seconds: u32) -> Vec<Peer<'a>> {
         let far = Network::FAR;
         let here = move |program: &str| self.network.command(HERE, program);
-        let iperf3 = move |streams: &str| {
+        let iperf3 = move |options: &[&str]| {
             let mut command = here("iperf3");
-            command.args(["-J", "-c", far, "-P", streams, "-t"]).arg(seconds.to_string());
+            command.args(["-J", "-c", far, "-t"]).arg(seconds.to_string()).args(options);
             command
         };
         let rsync = move |options: &[&str]| {
@@ -163,8 +163,9 @@ impl<'n> Peers<'n> {
         let peer =
             |name, copies, command: Box<dyn Fn() -> Command + 'a>| Peer { name, copies, command };
         vec![
-            peer(IPERF3, false, Box::new(move || iperf3("1"))),
-            peer("iperf3, 2 streams", false, Box::new(move || iperf3("2"))),
+            peer(IPERF3, false, Box::new(move || iperf3(&[]))),
+            peer("iperf3, 2 streams", false, Box::new(move || iperf3(&["-P", "2"]))),
+            peer("iperf3, by reno", false, Box::new(move || iperf3(&["-C", "reno"]))),
             peer(RSYNC, true, Box::new(move || rsync(&["--whole-file"]))),
             peer(RSYNC_SSH, true, Box::new(move || ssh("rsync"))),
             peer(SCP, true, Box::new(move || ssh("scp"))),

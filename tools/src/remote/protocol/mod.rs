@@ -47,7 +47,7 @@ pub use records::{
 use crate::copy::sum::Summer;
 
 /// The version of what is said here. Two ends with different ones do not talk.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Bytes of a message at most, the bytes of a piece aside.
 pub const FRAME_MAX: usize = 1 << 20;
 /// Bytes of a file that goes in one message with its name.

@@ -77,6 +77,8 @@ records! {
         /// Bytes of pieces go over RDMA where they can; the first lane then begins with
         /// [`Devices`](super::Message::Devices), each further one with [`Ring`](super::Message::Ring).
         rdma: bool,
+        /// Which congestion control the end that sends has on its connections, as `--congestion` names it.
+        congestion: String,
     }
     /// A pattern.
     RuleText {

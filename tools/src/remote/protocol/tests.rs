@@ -47,6 +47,7 @@ fn request() -> Request {
         bwlimit: 5,
         block_size: 0,
         plain: false,
+        congestion: "auto".into(),
         lanes: 4,
         rdma: true,
     }

@@ -5,6 +5,7 @@
 //! gives out that: a piece is read from its file to where it is sent from, and written to its file
 //! from where it arrived.
 
+pub mod congestion;
 pub mod info;
 pub mod rdma;
 pub mod tcp;

@@ -8,13 +8,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use bookend::placement::{Arena, Class, Extent};
 use bookend::pool::{Pool, Populate, Rung, Use};
 use bookend::units::{Blocks, Bytes};
 
+use super::congestion::Congestion;
 use super::{Closer, Feed, Lane, Sink, piece_len};
 use crate::remote::protocol::{Message, PIECE_MAX, VERSION};
 use crate::remote::secure::{
@@ -110,8 +111,17 @@ pub struct Manner<'a> {
     pub buffers: Option<&'a Arena>,
     /// Whether the bytes of pieces go as they are.
     pub plain: bool,
+    /// What its connection gets.
+    pub congestion: &'a Congestion,
     /// Silence that is taken for the end, on a lane where there is none; none where there may be.
     pub timeout: Option<Duration>,
+}
+
+impl<'a> Manner<'a> {
+    /// Of a lane for messages alone, which never fall silent for longer than `timeout`.
+    pub fn talking(timeout: Duration, congestion: &'a Congestion) -> Self {
+        Self { buffers: None, plain: false, congestion, timeout: Some(timeout) }
+    }
 }
 
 /// What the buffers of a lane take at most: two, each of which begins at a block, since the tag of the last record needs
@@ -132,14 +142,6 @@ pub fn arena(lanes: u32) -> Result<Arena, OpenError> {
         .build()
         .map_err(|error| OpenError::Memory(error.to_string()))
         .and_then(|pool| Arena::new(pool).map_err(|error| OpenError::Memory(error.to_string())))
-}
-
-/// Connects to `address` and says who is there.
-///
-/// # Errors
-/// What the system says.
-pub fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&address, timeout)
 }
 
 /// Opens a lane over a connection that this end has made.
@@ -205,6 +207,7 @@ fn prepare(stream: &TcpStream, patience: Option<Duration>) -> io::Result<()> {
 fn lane<'a>(stream: TcpStream, keys: Keys, manner: &Manner<'a>) -> Result<Lane<'a>, OpenError> {
     stream.set_read_timeout(manner.timeout)?;
     stream.set_write_timeout(None)?;
+    manner.congestion.settle(&stream)?; // the handshake has shown how long the path is
     let buffer = || {
         let blocks = Blocks::ONE;
         let extent = manner.buffers.map(|arena| arena.allocate(Class::Huge, blocks));

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use super::*;
 use crate::remote::protocol::VERSION;
 use crate::remote::secure::Cipher;
+use crate::remote::transport::congestion::Congestion;
 use crate::remote::transport::tcp::{self, Manner, Preface, Secret};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ fn lanes() -> (Lane<'static>, Lane<'static>) {
         lane: 1,
         cipher: Cipher::ChaCha20Poly1305,
     };
-    let manner = Manner { buffers: None, plain: false, timeout: Some(PATIENCE) };
+    let manner = Manner::talking(PATIENCE, &Congestion::Auto);
     let other = std::thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         let preface = tcp::greet(&mut stream, PATIENCE).unwrap();
