@@ -46,12 +46,16 @@ pub trait Talk: Sync {
 pub enum Work {
     /// Go into a directory of it.
     Enter(Arc<Directory>, Entry),
+    /// Read it, and make work of what is in it.
+    List(Arc<Directory>),
     /// Copy some of what is in it.
     Batch(Arc<Directory>, Vec<Entry>),
     /// Make files that are open.
     Make(Stretch),
     /// Copy a big file.
     Big(Arc<Directory>, Entry),
+    /// Finish a directory, in which all is done.
+    Finish(Arc<Directory>),
 }
 
 /// See the module.
@@ -171,17 +175,28 @@ impl<'a> Context<'a> {
 
     /// One duty in `directory` is done; where it was the last, it is finished, and so on upwards.
     pub fn release(&self, directory: &Arc<Directory>) {
+        if directory.release() {
+            self.finish_up(directory);
+        }
+    }
+
+    /// As [`release`](Self::release); if there is something left to do then, the others do it as soon as the first thread.
+    pub fn release_aside(&self, directory: &Arc<Directory>) {
+        if directory.release() {
+            self.pool.push_aside(Work::Finish(Arc::clone(directory)));
+        }
+    }
+
+    /// Finishes a directory in which all is done, and those that it is in as far as that was the last of them.
+    pub fn finish_up(&self, directory: &Arc<Directory>) {
         let mut next = Some(Arc::clone(directory));
         let mut below: Option<[Arc<OwnedFd>; 2]> = None;
         while let Some(directory) = next {
-            if !directory.release() {
-                return;
-            }
             if directory.parent().is_some() {
                 below = self.finish(&directory, below.as_ref());
             }
             directory.close();
-            next = directory.parent().cloned();
+            next = directory.parent().filter(|parent| parent.release()).cloned();
         }
     }
 }

@@ -39,12 +39,22 @@ impl Context<'_> {
         self.keep_for_the_end(&directory);
         self.shelf.keep(&directory);
         parent.hold();
-        let result = self.take_in(&directory);
-        if let Err(error) = &result {
-            self.failed(&directory, error);
+        match self.is_one_at_a_time(&directory) {
+            // The first thread makes all directories; others read them meanwhile.
+            true => self.pool.push_aside(Work::List(directory)),
+            false => self.list_directory(&directory),
         }
-        self.release(&directory);
         Ok(())
+    }
+
+    /// Makes work of what is in a directory, which is held for that.
+    pub fn list_directory(&self, directory: &Arc<Directory>) {
+        if !self.is_cancelled()
+            && let Err(error) = self.take_in(directory)
+        {
+            self.failed(directory, &error);
+        }
+        self.release(directory);
     }
 
     /// Opens `entry` on both sides.
@@ -209,10 +219,10 @@ impl Context<'_> {
         if rest.is_empty() {
             return Ok(());
         }
-        if is_for_one {
-            // Others open them while it goes into the next directory.
+        if is_for_one && self.pool.is_first() {
+            // Others open them while it goes into the next directories.
             directory.hold();
-            self.pool.push([Work::Batch(Arc::clone(directory), rest)]);
+            self.pool.push_aside(Work::Batch(Arc::clone(directory), rest));
         } else {
             self.batch(directory, rest);
         }

@@ -1,9 +1,9 @@
-//! Small files on Btrfs: one thread makes them, and the others open what is next meanwhile.
+//! Small files on Btrfs: one thread makes them, and the others do all else meanwhile.
 //!
 //! New files are neighbours in its tree, and threads that make some at the same time hand the same leaf of it from
 //! one processor's cache to the other's, and get less done than one. So the [first](super::pool) thread makes all
-//! files and directories; others open the sources of a few files and put them in a line for it. It makes what it opens
-//! itself at once.
+//! files and directories; others read the directories, open the sources of a few files and put them in a line for it, and
+//! finish directories. It makes what it opens itself at once.
 
 use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
@@ -128,7 +128,7 @@ impl Context<'_> {
                 self.failed(&directory, &error);
             }
         }
-        self.release(&directory);
+        self.release_aside(&directory);
     }
 }
 

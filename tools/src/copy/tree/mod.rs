@@ -130,6 +130,8 @@ impl Context<'_> {
                 }
                 self.release(&directory);
             }
+            Work::List(directory) => self.list_directory(&directory),
+            Work::Finish(directory) => self.finish_up(&directory),
             Work::Batch(directory, entries) => {
                 self.batch(&directory, entries);
                 self.release(&directory);

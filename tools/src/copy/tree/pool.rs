@@ -24,6 +24,8 @@ struct Lane {
 
 /// From so much light work on the first thread makes no more of it.
 const ENOUGH: usize = 64;
+/// So much light work is worth waking somebody for, where the first thread comes to it too.
+const WORTH_WAKING: usize = 8;
 /// Enough for going down into directories of directories.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -47,6 +49,15 @@ struct State<W> {
     heavy: VecDeque<W>,
     /// How many pieces of work somebody is at.
     under_way: usize,
+    asleep: Asleep,
+}
+
+/// Threads that wait for work. Whoever adds some looks here first: to tell nobody is a system call too.
+#[derive(Debug, Default)]
+struct Asleep {
+    first: usize,
+    light: usize,
+    heavy: usize,
 }
 
 impl<W> State<W> {
@@ -61,7 +72,8 @@ impl<W> State<W> {
 impl<W: Send> Default for Pool<W> {
     fn default() -> Self {
         let (next, heavy) = (VecDeque::new(), VecDeque::new());
-        let state = State { next, light: Vec::new(), first: Vec::new(), heavy, under_way: 0 };
+        let (light, first) = (Vec::new(), Vec::new());
+        let state = State { next, light, first, heavy, under_way: 0, asleep: Asleep::default() };
         Self {
             state: Mutex::new(state),
             first: Condvar::new(),
@@ -83,25 +95,32 @@ impl<W: Send> Pool<W> {
         let before = state.light.len();
         state.light.extend(work);
         let added = state.light.len() - before;
-        drop(state);
-        match added {
-            0 => return,
-            1 => self.light.notify_one(),
-            _ => self.light.notify_all(),
+        if added > 0 {
+            self.wake(state, [1, added, 0]);
         }
-        self.first.notify_one();
+    }
+
+    /// As [`push`](Self::push), of work that the first thread does itself when it has done its own: others are not woken
+    /// for little of it.
+    pub fn push_aside(&self, work: W) {
+        let mut state = self.state();
+        state.light.push(work);
+        let others = usize::from(state.light.len() >= WORTH_WAKING);
+        self.wake(state, [1, others, 0]);
     }
 
     /// Adds work that others wait for to that of the first thread; the first is done first.
     pub fn push_next(&self, work: W) {
-        self.state().next.push_back(work);
-        self.first.notify_one();
+        let mut state = self.state();
+        state.next.push_back(work);
+        self.wake(state, [1, 0, 0]);
     }
 
     /// Adds work that makes more to that of the first thread; the last is done first.
     pub fn push_first(&self, work: impl IntoIterator<Item = W>) {
-        self.state().first.extend(work);
-        self.first.notify_one();
+        let mut state = self.state();
+        state.first.extend(work);
+        self.wake(state, [1, 0, 0]);
     }
 
     /// Whether this is the first thread.
@@ -111,10 +130,23 @@ impl<W: Send> Pool<W> {
 
     /// Adds heavy work; the first is done first.
     pub fn push_heavy(&self, work: W) {
-        self.state().heavy.push_back(work);
-        self.heavy.notify_one();
-        self.light.notify_one(); // there may be no thread for heavy work alone
-        self.first.notify_one();
+        let mut state = self.state();
+        state.heavy.push_back(work);
+        self.wake(state, [1, 1, 1]); // there may be no thread for heavy work alone
+    }
+
+    /// Wakes so many of those that wait for the first thread's work, for light, and for heavy work.
+    fn wake(&self, state: MutexGuard<'_, State<W>>, wanted: [usize; 3]) {
+        let Asleep { first, light, heavy } = state.asleep;
+        drop(state);
+        let bells = [&self.first, &self.light, &self.heavy];
+        for ((bell, asleep), wanted) in bells.into_iter().zip([first, light, heavy]).zip(wanted) {
+            match asleep.min(wanted) {
+                0 => {}
+                1 => bell.notify_one(),
+                _ => bell.notify_all(),
+            }
+        }
     }
 
     /// Does all the work on `light` threads, this one among them, and one more for heavy work if
@@ -139,15 +171,16 @@ impl<W: Send> Pool<W> {
     }
 
     fn serve(&self, lane: Lane, work: &impl Fn(W)) {
-        while let Some(next) = self.next(lane) {
+        let mut state = self.state();
+        while let Some(next) = self.next(lane, state) {
             work(next);
-            self.ended();
+            state = self.state();
+            state.under_way -= 1;
         }
     }
 
     /// The next piece of work; `None` when there will be none.
-    fn next(&self, lane: Lane) -> Option<W> {
-        let mut state = self.state();
+    fn next(&self, lane: Lane, mut state: MutexGuard<'_, State<W>>) -> Option<W> {
         loop {
             let mut found = None;
             if lane.first {
@@ -167,32 +200,28 @@ impl<W: Send> Pool<W> {
                 return found;
             }
             if state.under_way == 0 && state.is_empty() {
-                drop(state);
-                self.wake_all();
+                self.wake(state, [usize::MAX; 3]);
                 return None;
             }
-            let changed = match lane {
+            let bell = match lane {
                 Lane { first: true, .. } => &self.first,
                 Lane { light: true, .. } => &self.light,
                 _ => &self.heavy,
             };
-            state = changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            *state.asleep.of(lane) += 1;
+            state = bell.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            *state.asleep.of(lane) -= 1;
         }
     }
+}
 
-    fn ended(&self) {
-        let mut state = self.state();
-        state.under_way -= 1;
-        if state.under_way == 0 {
-            drop(state);
-            self.wake_all();
+impl Asleep {
+    fn of(&mut self, lane: Lane) -> &mut usize {
+        match lane {
+            Lane { first: true, .. } => &mut self.first,
+            Lane { light: true, .. } => &mut self.light,
+            _ => &mut self.heavy,
         }
-    }
-
-    fn wake_all(&self) {
-        self.first.notify_all();
-        self.light.notify_all();
-        self.heavy.notify_all();
     }
 }
 
@@ -250,6 +279,24 @@ mod tests {
             }
             done.sort_unstable();
             assert!(done.into_iter().eq(0..100), "{threads}");
+        }
+    }
+
+    #[test]
+    fn work_that_nobody_is_woken_for_is_done() {
+        for threads in [1, 4] {
+            let pool = Pool::default();
+            let done = AtomicU64::new(0);
+            pool.push([(100, true)]);
+            pool.run(threads, true, |(left, makes)| {
+                done.fetch_add(1, Ordering::Relaxed);
+                if makes && left > 0 {
+                    pool.push_first([(left - 1, true)]);
+                    pool.push_aside((left, false));
+                    pool.push_next((left, false));
+                }
+            });
+            assert_eq!(done.into_inner(), 301, "{threads}");
         }
     }
 
