@@ -408,6 +408,16 @@ pub enum CopyError {
     Cancelled,
 }
 
+impl CopyError {
+    /// Whether both are errors of reading, and this one of a place before the other's.
+    pub fn is_read_before(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Read { offset, .. }, Self::Read { offset: other, .. }) => offset < other,
+            _ => false,
+        }
+    }
+}
+
 /// One way to move the bytes of one file.
 pub trait Engine: fmt::Debug + Sync {
     /// Which one it is.

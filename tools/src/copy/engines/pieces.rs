@@ -68,18 +68,22 @@ impl<'a> Pieces<'a> {
         Ok(None)
     }
 
-    /// Closes the queue: nobody gets another piece, and the first error given is the result.
+    /// Closes the queue: nobody gets another piece, and the first error given is the result; of those of reading the
+    /// first in the file, since others may have read before it and fail later.
     fn close(&self, error: CopyError) {
         let mut queue = self.queue();
         queue.len = queue.at;
-        queue.error.get_or_insert(error);
+        match &queue.error {
+            Some(held) if !error.is_read_before(held) => {}
+            _ => queue.error = Some(error),
+        }
     }
 
     /// Runs `worker` on `threads` threads, this one among them, until the queue is empty or one of
     /// them fails. Fewer threads do where the system has no more: the queue is the same.
     ///
     /// # Errors
-    /// The first error of a worker.
+    /// The first error of a worker, or of those that could not read the one that was first in the file.
     pub fn work<W>(&self, threads: usize, worker: W) -> Result<(), CopyError>
     where
         W: Fn(&Self) -> Result<(), CopyError> + Sync,
@@ -118,6 +122,26 @@ mod tests {
         let pieces = Pieces::new(&data, 100, 10, &progress);
         assert_eq!(all(&pieces), [5..10, 10..20, 20..25, 40..41, 60..70, 70..80]);
         assert_eq!(progress.copied(), 100 - 20 - 1 - 20, "holes are counted, data is not");
+    }
+
+    #[test]
+    fn the_first_place_that_cannot_be_read_is_told() {
+        let read = |offset| {
+            let (path, cause) = (std::path::PathBuf::new(), io::ErrorKind::Other.into());
+            CopyError::Read { path, offset, cause }
+        };
+        let told = |errors: Vec<CopyError>| {
+            let (progress, data) = (Progress::default(), [0..10]);
+            let pieces = Pieces::new(&data, 10, 1, &progress);
+            errors.into_iter().for_each(|error| pieces.close(error));
+            match pieces.queue().error.take() {
+                Some(CopyError::Read { offset, .. }) => Some(offset),
+                _ => None,
+            }
+        };
+        assert_eq!(told(vec![read(5), read(3), read(4)]), Some(3));
+        assert_eq!(told(vec![read(5), CopyError::Cancelled]), Some(5));
+        assert_eq!(told(vec![CopyError::Cancelled, read(5)]), None);
     }
 
     #[test]

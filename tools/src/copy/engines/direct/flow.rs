@@ -82,9 +82,31 @@ impl<'a, 'm> Flow<'a, 'm> {
                 return Err(CopyError::Cancelled.into());
             }
             if let Some(Ended { slot, result }) = ended {
-                self.step(slot, result)?;
+                self.step(slot, result).map_err(|stop| self.first_unread(stop))?;
             }
         }
+    }
+
+    /// `stop`, or, where that was an error of reading, the one of a place before it. Requests end in any order, and all are
+    /// waited for in any case.
+    fn first_unread(&mut self, stop: Stop) -> Stop {
+        let Stop::Failed(mut error) = stop else { return stop };
+        while matches!(error, CopyError::Read { .. }) && self.ring.in_flight() > 0 {
+            if self.job.progress.is_cancelled() {
+                break;
+            }
+            let Ok(ended) = self.ring.wait() else { break };
+            let Some(Ended { slot, result }) = ended else { continue };
+            if let (State::Reading { piece, done, .. }, Err(cause)) =
+                (&self.slots[slot], moved(result))
+            {
+                let other = self.job.source.read_error(piece.start + *done as u64, cause);
+                if other.is_read_before(&error) {
+                    error = other;
+                }
+            }
+        }
+        error.into()
     }
 
     /// What a user who asks should know.
