@@ -2,8 +2,8 @@
 //!
 //! BBR sends by a clock of its own, whatever the acknowledgements say: a timer for every few segments, which over a path
 //! within a rack or a machine takes longer than the segments do. Reno (RFC 5681) sends when acknowledgements come. It
-//! is in every kernel, everybody may use it, and over a path as short as [`SHORT`] it does not keep what BBR is there
-//! to keep: at 10 Gbit/s half a window is 0.3 MB, which Reno has again, a segment each round trip, a tenth of a second
+//! is in every kernel, everybody may use it, and over a path of less than half a millisecond there and back nothing is
+//! lost by it: at 10 Gbit/s half a window is 0.3 MB, which Reno has again, a segment each round trip, a tenth of a second
 //! after a loss. So where the system gives BBR, such paths get Reno; longer ones, and those to which a route gives
 //! something else, keep what the system gives.
 //!
@@ -21,7 +21,7 @@ use super::info::round_trip;
 
 /// What needs no clock.
 const CLOCKLESS: &[u8] = b"reno";
-/// There and back: paths that take less are short.
+/// There and back: paths that take less are short, see the module.
 const SHORT: Duration = Duration::from_micros(500);
 /// Bytes of a name at most: `TCP_CA_NAME_MAX`, which counts a zero too.
 const NAME_MAX: usize = 15;
