@@ -110,16 +110,20 @@ pub enum Refused {
 }
 
 impl Congestion {
-    /// Whether this machine lets connections have it.
+    /// Whether this machine lets connections have it. What is not in the kernel is not loaded for it: who asks may be
+    /// another machine's user.
     ///
     /// # Errors
     /// [`Refused`], with what there is instead.
     pub fn check(&self) -> Result<(), Refused> {
         let Self::Named(Name(name)) = self else { return Ok(()) };
-        let name = name.clone();
+        let (name, available) = (name.clone(), setting("available"));
+        if !available.split_whitespace().any(|there| there == name) {
+            return Err(Refused::Unknown { name, available });
+        }
         let tried = socket(Domain::IPV4).and_then(|it| it.set_tcp_congestion(name.as_bytes()));
         tried.map_err(|cause| match cause.raw_os_error() {
-            Some(libc::ENOENT) => Refused::Unknown { name, available: setting("available") },
+            Some(libc::ENOENT) => Refused::Unknown { name, available },
             Some(libc::EPERM) => Refused::NotAllowed { name, allowed: setting("allowed") },
             _ => Refused::Io { name, cause },
         })
@@ -149,8 +153,15 @@ impl Congestion {
     /// Gives a connection that is just open what it is to have from now on.
     ///
     /// # Errors
-    /// What the system says.
+    /// It cannot have the one that was named. Where a system does not tell or give any, all else goes on with what it has.
     pub fn settle(&self, stream: &TcpStream) -> io::Result<()> {
+        match (self, self.give(stream)) {
+            (Self::Named(_), given) => given,
+            _ => Ok(()),
+        }
+    }
+
+    fn give(&self, stream: &TcpStream) -> io::Result<()> {
         let socket = SockRef::from(stream);
         let (now, system) = (name(&socket)?, system()?);
         match self.next(&now, &system, round_trip(stream)) {
