@@ -9,7 +9,7 @@ guest_modules=(
     crc32_generic dummy ib_uverbs rdma_ucm rdma_rxe
     nvme nfit nd_pmem dax_pmem device_dax
     ext4 loop
-    veth sch_netem
+    veth sch_netem tcp_bbr tcp_diag
 )
 # There for the test that wants them.
 nfs_modules=(nfsd nfsv4)
