@@ -3,6 +3,7 @@
 
 pub mod journals;
 pub mod mpi;
+pub mod peer;
 pub mod remote;
 pub mod trees;
 
