@@ -148,16 +148,6 @@ fn what_was_damaged_meanwhile_is_copied_again() {
 }
 
 #[test]
-fn the_length_alone_is_not_believed() {
-    let dir = Dir::new();
-    dir.file("a", bytes(LEN));
-    // A part of the right length, and no journal.
-    dir.file(".b.hugecp-part", vec![0; LEN]);
-    assert_eq!(resumed(&dir), 0);
-    assert!(dir.read("b") == dir.read("a"));
-}
-
-#[test]
 fn a_source_that_changes_under_the_copy_is_told() {
     let dir = Dir::new();
     let source = dir.file("a", bytes(LEN));

@@ -97,6 +97,12 @@ pub enum FileError {
     /// Two runs with one target.
     #[error("another hugecp --resume is copying to {}: wait for it, or end it", quote(.0))]
     BeingCopied(PathBuf),
+    /// What grew under another name beside the target is not what has that name.
+    #[error(
+        "{} has not got its new contents: something else took the name of the unfinished copy beside it (.hugecp-part) meanwhile: copy it again",
+        quote(.0)
+    )]
+    Exchanged(PathBuf),
     /// It changed under a copy that can be resumed, which shall not be of two states.
     #[error("{} changed while it was copied: copy it again when it is at rest", quote(.0))]
     Changed(PathBuf),

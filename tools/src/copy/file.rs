@@ -18,10 +18,11 @@ use super::manifest::{self, Manifest};
 use super::progress::Monitor;
 use super::quote::quote;
 use super::report::Copied;
-use super::request::{Conflict, Settings};
+use super::request::{Conflict, Endpoint, Settings};
 use super::resolve::Task;
 use super::source::Source;
-use super::target::{Place, Target};
+use super::target::{self, Place, Target};
+use super::unfinished;
 
 /// Copies files, one after the other.
 #[derive(Debug)]
@@ -74,8 +75,12 @@ impl<'a> Copier<'a> {
             return Ok(Ended::Left(why.to_owned()));
         }
         announce();
+        if self.settings.resume {
+            source.settle()?;
+        }
         let metadata = source.has_attributes().then_some(&source.metadata);
-        let target = Target::open(place, metadata, self.settings)?;
+        let resumable = self.settings.resume && !has_such_beside(task, &place);
+        let target = Target::open(place, metadata, self.settings, resumable)?;
         if target.other_links() > 0 {
             warnings.push(format!(
                 "{}: {} other hard link(s) keep the old contents (--in-place changes them too)",
@@ -180,6 +185,21 @@ impl<'a> Copier<'a> {
             }
         }
         Ok(same)
+    }
+}
+
+/// Whether files that are called as an unfinished copy to `place` would be lie beside the source, as the rest of an
+/// earlier copy to there: they may be copied to beside the target themselves.
+fn has_such_beside(task: &Task, place: &Place) -> bool {
+    let (Endpoint::Path(source), Place::New(target) | Place::Existing(target, _)) =
+        (&task.source, place)
+    else {
+        return false;
+    };
+    let open = |path: &Path| File::open(target::parent(path));
+    match (open(source), open(target), target.file_name()) {
+        (Ok(beside), Ok(directory), Some(name)) => unfinished::has_such(beside, directory, name),
+        _ => false, // who may not look there has nothing of it to copy
     }
 }
 

@@ -21,6 +21,7 @@ use super::request::{Conflict, Settings};
 use super::source::Source;
 use super::sum::Summer;
 use super::target::Target;
+use super::unfinished::clear_rest;
 use super::verify;
 
 /// How files are filled.
@@ -69,7 +70,7 @@ impl Fill<'_> {
     pub fn run(&self, source: &Source, mut target: Target) -> Result<Filled, FileError> {
         let settings = self.settings;
         self.refuse_streams(&target)?;
-        let known = self.known(&target)?;
+        let known = self.known(source, &target)?;
         let log = target.unfinished().map(|unfinished| Arc::clone(unfinished) as Arc<dyn Log>);
         let resumed = log.as_ref().map(|_| known.iter().map(|piece| len(&piece.range)).sum());
         let summer = target.unfinished().map_or_else(Summer::here, |log| log.summer());
@@ -137,6 +138,7 @@ impl Fill<'_> {
         };
         let sums = match begun {
             Some(Begun { summer, known, log }) => {
+                self.clear(target, &range, &known)?;
                 data = journal::without(&data, &known);
                 Some(Sums::with(summer, known, Some(log)))
             }
@@ -151,17 +153,29 @@ impl Fill<'_> {
         Ok(())
     }
 
-    /// What an earlier run has copied, read again and compared.
-    fn known(&self, target: &Target) -> Result<Vec<PieceSum>, FileError> {
+    /// What an earlier run has copied, read again and compared. Nothing else is left in the target.
+    fn known(&self, source: &Source, target: &Target) -> Result<Vec<PieceSum>, FileError> {
         let Some(unfinished) = target.unfinished() else { return Ok(Vec::new()) };
         self.enter(Phase::Verifying);
         let known = unfinished
             .claims()
-            .verify(&target.file, &target.path, self.progress)
+            .verify(&target.file, &target.path, Some(source), self.progress)
             .map_err(|error| FileError::copy(error, target, 0))?;
+        self.clear(target, &(0..u64::MAX), &known)?;
         self.progress.reset(); // engines count what they need not copy as they pass it
         self.enter(Phase::Copying);
         Ok(known)
+    }
+
+    fn clear(
+        &self,
+        target: &Target,
+        range: &Range<u64>,
+        known: &[PieceSum],
+    ) -> Result<(), FileError> {
+        clear_rest(&target.file, range, known).map_err(|cause| {
+            FileError::target(&target.path, "take out what is not known of", cause)
+        })
     }
 
     /// A copy of a source in two states is thrown away.

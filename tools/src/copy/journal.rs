@@ -32,7 +32,9 @@ pub const HEADER_BYTES: usize = MAGIC.len() + 8 * FIELDS + SUMMER_BYTES + CHECK_
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 8 + 8 + SUM_BYTES + CHECK_BYTES;
 
-/// What tells one state of a source from any other: nothing that writes to a file leaves its ctime.
+/// What tells one state of a source from any other: what writes to a file changes its ctime. Stores through a mapping
+/// change it when a page that is clean is written to first, so [`Source::settle`](super::source::Source::settle) has the
+/// pages clean; in memory no page ever is, and what is known of such a source is compared with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity([u64; FIELDS]);
 
@@ -174,6 +176,13 @@ pub fn parse(bytes: &[u8]) -> Option<Journal> {
         }
     }
     Some(Journal { header, pieces: apart(pieces), valid_bytes })
+}
+
+/// Whether `bytes` may be a journal, of another version or half written too: nothing else is thrown away.
+pub fn may_be_one(bytes: &[u8]) -> bool {
+    let begin = &MAGIC[..MAGIC.len() - 1]; // without the version
+    let begin = &begin[..begin.len().min(bytes.len())];
+    bytes.starts_with(begin) || bytes.iter().all(|&byte| byte == 0) // which a crash may leave
 }
 
 /// No engine writes longer pieces, and nobody shall be made to read them into memory.

@@ -108,6 +108,31 @@ impl Source {
         Ok(Self { file, path, kind, len, metadata })
     }
 
+    /// Has what is stored through mappings from now on change the ctime: pages that are written out are clean, and
+    /// the kernel notes when one is written to. What was stored since `stat(2)` was asked is copied. In memory it has
+    /// no effect (see [`changes_unseen`](Self::changes_unseen)).
+    ///
+    /// # Errors
+    /// What writing out fails with.
+    pub fn settle(&self) -> Result<(), FileError> {
+        if self.kind != Kind::Regular || self.changes_unseen() {
+            return Ok(());
+        }
+        match self.file.sync_data() {
+            // Some file systems have nothing to write out.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            synced => synced.map_err(|cause| {
+                let (path, operation) = (self.path.clone(), "write out what was changed of");
+                FileError::Source { path, operation, cause }
+            }),
+        }
+    }
+
+    /// Whether stores through a mapping leave no trace in what `stat(2)` says.
+    pub fn changes_unseen(&self) -> bool {
+        probe::file_system(&self.file).is_ok_and(|found| found.is_memory())
+    }
+
     /// As engines see it.
     pub fn side(&self) -> Side<'_> {
         Side { file: &self.file, path: &self.path, kind: self.kind, len: self.len }

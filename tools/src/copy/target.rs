@@ -109,7 +109,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens or stages what `place` says, for a copy of a source of `metadata`.
+    /// Opens or stages what `place` says, for a copy of a source of `metadata`, so that it can be resumed if it is
+    /// to be `resumable` and is long enough.
     ///
     /// # Errors
     /// [`FileError`] where it cannot be written; nothing has changed then.
@@ -117,9 +118,10 @@ impl Target {
         place: Place,
         source: Option<&Metadata>,
         settings: &Settings,
+        resumable: bool,
     ) -> Result<Self, FileError> {
         let mode = attributes::new_mode(source);
-        let resumed = resumed(source, settings, false);
+        let resumed = resumed(source.filter(|_| resumable), settings, false);
         match place {
             Place::Standard => Self::standard_output(),
             Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
@@ -335,6 +337,7 @@ impl Target {
                 Ok(true)
             }
             Err(Errno::EEXIST) if keep_existing => Ok(false),
+            Err(Errno::ESTALE) => Err(FileError::Exchanged(self.path.clone())),
             Err(error) => {
                 Err(FileError::target(&self.path, "give the finished copy the name", error))
             }

@@ -1,8 +1,12 @@
 //! A copy that an earlier run began: its data under `.NAME.hugecp-part`, its journal beside it.
 //!
 //! Whoever goes on holds a lock on the journal, so that two runs never write one file. What the
-//! journal claims is read again and compared before it is believed; a journal of another source,
-//! or of this one in another state, is thrown away with the data.
+//! journal claims is read again and compared before it is believed, and all else is taken out of the data; a
+//! journal of another source, or of this one in another state, is thrown away with the data.
+//!
+//! The names say nothing: anybody's file may have them, and a tree that is copied may have such files of its own. So
+//! data without a journal is somebody else's, as is a journal that does not begin as one; and what is open is given
+//! the final name, or removed, only where it still has its own.
 //!
 //! Several processes can fill one file ([`Claims::join`]). One has the journal and writes what the others tell; each holds
 //! a lock on the data, shared with the others, and whoever begins takes that alone first. So nobody of an earlier
@@ -14,19 +18,21 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, fstatat};
-use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{Uid, UnlinkatFlags, linkat, unlinkat};
 
 use super::engine::{CopyError, Log, PieceSum, Progress};
 use super::journal::{self, HEADER_BYTES, Header, Identity, RECORD_BYTES};
 use super::reread::Reread;
+use super::source::Source;
 use super::sum::Summer;
+use super::sys::{Allocate, fallocate};
 use super::target::empty;
 
 /// From this length on a copy has a journal: below, beginning anew is as quick.
@@ -37,6 +43,8 @@ pub const RESUMABLE_BYTES: u64 = 1 << 20;
 pub struct Unfinished {
     directory: File,
     part: CString,
+    /// Device and inode of the data.
+    data: (u64, u64),
     journal_name: CString,
     /// Of the source.
     identity: Identity,
@@ -56,14 +64,23 @@ impl Unfinished {
     /// begins, with `header` for its journal. Gives the file with the data as well.
     ///
     /// # Errors
-    /// What the system says; `EBUSY` where another run is at it.
+    /// What the system says; `EBUSY` where another run is at it. Where a file that is somebody else's has one of the
+    /// names, which is then as it was.
     pub fn open(directory: File, name: &OsStr, header: Header) -> io::Result<(File, Self)> {
         let identity = header.identity;
         let (part, journal_name) = (hidden(name, "part"), hidden(name, "journal"));
-        let mut journal = lock_journal(&directory, &journal_name)?;
-        let data = open_own(&directory, &part, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        busy(data.try_lock())?;
-        let known = read_journal(&mut journal, identity);
+        let (mut journal, begun) = lock_journal(&directory, &journal_name)?;
+        let opened = read_journal(&mut journal, identity, &journal_name).and_then(|known| {
+            refuse_source(&journal, &journal_name, identity)?;
+            let data = open_part(&directory, &part, begun)?;
+            refuse_source(&data, &part, identity)?;
+            Ok((data, known))
+        });
+        let (data, known) = opened.inspect_err(|_| {
+            if begun == Begun::Now {
+                remove_if(&directory, &journal_name, &journal);
+            }
+        })?;
         let (header, pieces) = match known.filter(|it| it.header.identity.agrees_with(&identity)) {
             Some(known) if data.metadata()?.len() <= identity.len() => {
                 journal.set_len(known.valid_bytes as u64)?;
@@ -77,8 +94,9 @@ impl Unfinished {
                 (header, Vec::new())
             }
         };
+        let id = id_of(&data.metadata()?);
         let (journal, claims) = (Mutex::new(journal), Claims { header, pieces });
-        Ok((data, Self { directory, part, journal_name, identity, journal, claims }))
+        Ok((data, Self { directory, part, data: id, journal_name, identity, journal, claims }))
     }
 
     /// Lets other processes fill `data`, which is as long as it will be.
@@ -122,26 +140,39 @@ impl Unfinished {
     /// `EEXIST` where the name is taken.
     ///
     /// # Errors
-    /// What renaming says.
+    /// What renaming says; `ESTALE` where something else has the name of the data by now.
     pub fn commit(&self, name: &OsStr, keep_existing: bool) -> nix::Result<()> {
         let (directory, part) = (&self.directory, self.part.as_c_str());
+        if !is_called(directory, part, self.data) {
+            return Err(Errno::ESTALE);
+        }
         if keep_existing {
-            renameat2(directory, part, directory, name, RenameFlags::RENAME_NOREPLACE)?;
+            match renameat2(directory, part, directory, name, RenameFlags::RENAME_NOREPLACE) {
+                // Not every file system can; a second name that fails where one exists can.
+                Err(Errno::EINVAL | Errno::ENOSYS) => {
+                    linkat(directory, part, directory, name, AtFlags::empty())?;
+                    remove(directory, part);
+                }
+                other => other?,
+            }
         } else {
             renameat(directory, part, directory, name)?;
         }
-        self.remove(&self.journal_name);
+        self.remove_journal();
         Ok(())
     }
 
     /// Throws away what was begun.
     pub fn discard(&self) {
-        self.remove(&self.part);
-        self.remove(&self.journal_name);
+        if is_called(&self.directory, &self.part, self.data) {
+            remove(&self.directory, &self.part);
+        }
+        self.remove_journal();
     }
 
-    fn remove(&self, name: &CStr) {
-        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir); // may be gone
+    fn remove_journal(&self) {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        remove_if(&self.directory, &self.journal_name, &journal);
     }
 }
 
@@ -168,7 +199,7 @@ impl Claims {
         busy(data.try_lock_shared())?;
         let journal = open_own(directory, &hidden(name, "journal"), OFlag::O_RDONLY)?;
         let other = || io::Error::other("its journal is of another state of the source");
-        let known = parse_journal(&journal, state).ok_or_else(other)?;
+        let known = journal::parse(&journal_bytes(&journal, state)?).ok_or_else(other)?;
         if !known.header.identity.agrees_with(&state) || data.metadata()?.len() != state.len() {
             return Err(other());
         }
@@ -183,24 +214,40 @@ impl Claims {
         self.header
     }
 
-    /// Reads what is claimed, and gives what holds.
+    /// Reads what is claimed, and gives what holds; of a `source` that can change unseen, what is in it still.
     ///
     /// # Errors
-    /// A read error of the data, and [`CopyError::Cancelled`].
+    /// A read error of the data or the source, and [`CopyError::Cancelled`].
     pub fn verify(
         &self,
         data: &File,
         path: &Path,
+        source: Option<&Source>,
         progress: &Progress,
     ) -> Result<Vec<PieceSum>, CopyError> {
-        if self.pieces.is_empty() {
+        let known = self.those_in(&self.pieces, data, path, progress)?;
+        match source.filter(|source| source.changes_unseen()) {
+            Some(source) => self.those_in(&known, &source.file, &source.path, progress),
+            None => Ok(known),
+        }
+    }
+
+    /// Those of `pieces` that are in `file` as they were when their sums were made.
+    fn those_in(
+        &self,
+        pieces: &[PieceSum],
+        file: &File,
+        path: &Path,
+        progress: &Progress,
+    ) -> Result<Vec<PieceSum>, CopyError> {
+        if pieces.is_empty() {
             return Ok(Vec::new());
         }
         let Header { identity, summer } = self.header;
         let failed = |offset| move |cause| CopyError::Read { path: path.to_owned(), offset, cause };
-        let mut reread = Reread::open(data, identity.len()).map_err(failed(0))?;
+        let mut reread = Reread::open(file, identity.len()).map_err(failed(0))?;
         let mut verified = Vec::new();
-        for piece in &self.pieces {
+        for piece in pieces {
             if progress.is_cancelled() {
                 return Err(CopyError::Cancelled);
             }
@@ -229,21 +276,127 @@ fn hidden(name: &OsStr, what: &str) -> CString {
     CString::new(hidden).unwrap_or_else(|_| c".hugecp".to_owned())
 }
 
-/// Opens the journal and locks it: no other run has it.
-fn lock_journal(directory: &File, name: &CStr) -> io::Result<File> {
-    loop {
-        let journal = open_own(directory, name, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        busy(journal.try_lock())?;
-        // Whoever held it may have finished, and removed it, in between.
-        let ours = journal.metadata()?;
-        match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(there) if (there.st_dev, there.st_ino) == (ours.dev(), ours.ino()) => {
-                return Ok(journal);
+/// Whether the directory of a `source` has files of the names that an unfinished copy to `name` would have in another
+/// directory, `target`. They are to be copied themselves, and would meet those of the copy.
+pub fn has_such(source: impl AsFd, target: impl AsFd, name: &OsStr) -> bool {
+    let id = |found: nix::Result<FileStat>| found.ok().map(|found| (found.st_dev, found.st_ino));
+    id(fstat(&source)) != id(fstat(&target))
+        && ["part", "journal"].into_iter().any(|what| {
+            let name = hidden(name, what);
+            fstatat(&source, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT)
+        })
+}
+
+/// Takes out of `data` what lies in `range` and is none of the `known` pieces, which are in order: whatever it is, the
+/// source may have a hole there, and nobody would write over it.
+///
+/// # Errors
+/// What freeing and writing say.
+pub fn clear_rest(data: &File, range: &Range<u64>, known: &[PieceSum]) -> io::Result<()> {
+    let there = range.start..range.end.min(data.metadata()?.len());
+    for gap in journal::without(&[there], known) {
+        if gap.is_empty() {
+            continue;
+        }
+        match fallocate(data, Allocate::PunchHole, gap.clone()) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                write_zeros(data, gap)?;
             }
-            Ok(_) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
+            other => other?,
         }
     }
+    Ok(())
+}
+
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = range.start;
+    while at < range.end {
+        let len = (range.end - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..len as usize], at)?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// Since when there is a journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Begun {
+    /// An earlier run.
+    Before,
+    /// This one.
+    Now,
+}
+
+/// Opens the journal and locks it: no other run has it.
+fn lock_journal(directory: &File, name: &CStr) -> io::Result<(File, Begun)> {
+    loop {
+        let (journal, begun) = open_or_create(directory, name)?;
+        busy(journal.try_lock())?;
+        // Whoever held it may have finished, and removed it, in between.
+        if is_called(directory, name, id_of(&journal.metadata()?)) {
+            return Ok((journal, begun));
+        }
+    }
+}
+
+fn refuse_source(file: &File, name: &CStr, source: Identity) -> io::Result<()> {
+    match Identity::of(&file.metadata()?).agrees_with(&source) {
+        true => Err(not_ours(name, "is what is to be copied: leave out --resume")),
+        false => Ok(()),
+    }
+}
+
+/// Opens the data: where there was no journal, there can be none of it either.
+fn open_part(directory: &File, name: &CStr, journal: Begun) -> io::Result<File> {
+    let (data, begun) = open_or_create(directory, name)?;
+    if (journal, begun) == (Begun::Now, Begun::Before) {
+        return Err(not_ours(
+            name,
+            "has no journal and is not what an earlier run left: move it away",
+        ));
+    }
+    busy(data.try_lock())?;
+    Ok(data)
+}
+
+fn open_or_create(directory: &File, name: &CStr) -> io::Result<(File, Begun)> {
+    loop {
+        match open_own(directory, name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|file| (file, Begun::Now)),
+        }
+        match open_own(directory, name, OFlag::O_RDWR) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other.map(|file| (file, Begun::Before)),
+        }
+    }
+}
+
+fn id_of(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Whether `name` leads to the file of `id`.
+fn is_called(directory: &File, name: &CStr, id: (u64, u64)) -> bool {
+    let found = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    found.is_ok_and(|there| (there.st_dev, there.st_ino) == id)
+}
+
+/// Removes `name` if it leads to `file`.
+fn remove_if(directory: &File, name: &CStr, file: &File) {
+    if file.metadata().is_ok_and(|ours| is_called(directory, name, id_of(&ours))) {
+        remove(directory, name);
+    }
+}
+
+fn remove(directory: &File, name: &CStr) {
+    let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir); // may be gone
+}
+
+fn not_ours(name: &CStr, what: &str) -> io::Error {
+    let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+    io::Error::other(format!("{} {what}", super::quote::quote(name)))
 }
 
 /// A lock that another run has is an error.
@@ -261,174 +414,36 @@ fn open_own(directory: impl AsFd, name: &CStr, how: OFlag) -> io::Result<File> {
     let file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     let found = file.metadata()?;
     if !found.is_file() || found.nlink() > 1 || found.uid() != Uid::effective().as_raw() {
-        let name = Path::new(OsStr::from_bytes(name.to_bytes()));
-        return Err(io::Error::other(format!(
-            "{} is not what an earlier run left: remove it",
-            super::quote::quote(name)
-        )));
+        return Err(not_ours(name, "is not what an earlier run left: move it away"));
     }
     super::tree::entry::set_blocking(&file)?;
     Ok(file)
 }
 
-/// What the journal says, if it can be read at all; its position is at the end of that.
-fn read_journal(journal: &mut File, identity: Identity) -> Option<journal::Journal> {
-    let known = parse_journal(journal, identity);
+/// What the journal of this `name` says, if anything; its position is at the end of that.
+fn read_journal(
+    journal: &mut File,
+    identity: Identity,
+    name: &CStr,
+) -> io::Result<Option<journal::Journal>> {
+    let bytes = journal_bytes(journal, identity)?;
+    if !journal::may_be_one(&bytes) {
+        return Err(not_ours(name, "is not the journal of an earlier run: move it away"));
+    }
+    let known = journal::parse(&bytes);
     let at = known.as_ref().map_or(0, |known| known.valid_bytes as u64);
-    io::Seek::seek(journal, io::SeekFrom::Start(at)).ok()?;
-    known
+    io::Seek::seek(journal, io::SeekFrom::Start(at))?;
+    Ok(known)
 }
 
-fn parse_journal(journal: &File, identity: Identity) -> Option<journal::Journal> {
+fn journal_bytes(journal: &File, identity: Identity) -> io::Result<Vec<u8>> {
     // A record for each 4 KiB would be more than any engine writes, ten times over.
     let longest = HEADER_BYTES as u64 + (identity.len() / 4096 + 16) * 10 * RECORD_BYTES as u64;
     let mut bytes = Vec::new();
-    journal.take(longest.min(1 << 30)).read_to_end(&mut bytes).ok()?;
-    journal::parse(&bytes)
+    journal.take(longest.min(1 << 30)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::FileExt;
-
-    fn open(dir: &Path, source: &File) -> io::Result<(File, Unfinished)> {
-        let identity = Identity::of(&source.metadata().unwrap());
-        let name = OsStr::new("target");
-        Unfinished::open(
-            File::open(dir).unwrap(),
-            name,
-            Header { identity, summer: Summer::here() },
-        )
-    }
-
-    fn source(dir: &Path) -> File {
-        let source = File::options().create(true).truncate(false).write(true).open(dir.join("a"));
-        let source = source.unwrap();
-        source.set_len(100_000).unwrap();
-        source
-    }
-
-    fn note(begun: &Unfinished, range: std::ops::Range<u64>, bytes: &[u8]) {
-        begun.note(&PieceSum { sum: begun.summer().sum(range.start, bytes), range });
-    }
-
-    #[test]
-    fn only_what_holds_is_gone_on_from() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = source(dir.path());
-        let (data, begun) = open(dir.path(), &source).unwrap();
-        data.write_all_at(&[1; 30_000], 0).unwrap();
-        note(&begun, 0..10_000, &[1; 10_000]);
-        note(&begun, 10_000..20_000, &[2; 10_000]); // claims what is not there
-        note(&begun, 40_000..50_000, &[3; 10_000]); // nor is this
-        note(&begun, 20_000..30_000, &[1; 10_000]);
-        drop((data, begun));
-        let (data, again) = open(dir.path(), &source).unwrap();
-        let held = again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap();
-        let held: Vec<_> = held.into_iter().map(|piece| piece.range).collect();
-        assert_eq!(held, [0..10_000, 20_000..30_000]);
-    }
-
-    #[test]
-    fn two_runs_do_not_write_one_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = source(dir.path());
-        let first = open(dir.path(), &source).unwrap();
-        assert_eq!(open(dir.path(), &source).unwrap_err().raw_os_error(), Some(libc::EBUSY));
-        drop(first);
-        open(dir.path(), &source).unwrap();
-    }
-
-    #[test]
-    fn others_join_with_what_holds_of_their_range() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = source(dir.path());
-        let (data, begun) = open(dir.path(), &source).unwrap();
-        data.write_all_at(&[1; 40_000], 0).unwrap();
-        for start in [0, 10_000, 20_000, 30_000] {
-            note(&begun, start..start + 10_000, &[1; 10_000]);
-        }
-        let state = Identity::anywhere(&source.metadata().unwrap());
-        let directory = File::open(dir.path()).unwrap();
-        let join = |state, range| Claims::join(&directory, OsStr::new("target"), state, &range);
-        // Not before it is shared, and not before it has its length.
-        assert_eq!(join(state, 0..1).unwrap_err().raw_os_error(), Some(libc::EBUSY));
-        begun.share(&data).unwrap();
-        assert!(join(state, 0..1).is_err());
-        data.set_len(state.len()).unwrap();
-        let (joined_data, joined) = join(state, 5_000..30_000).unwrap();
-        let held = joined.verify(&joined_data, Path::new("x"), &Progress::default()).unwrap();
-        let held: Vec<_> = held.into_iter().map(|piece| piece.range).collect();
-        assert_eq!(held, [10_000..20_000, 20_000..30_000]);
-        // What they write, they tell, and it is read as if one had written it.
-        let piece = PieceSum {
-            range: 30_000..50_000,
-            sum: joined.header().summer.sum(30_000, &[1; 20_000]),
-        };
-        joined_data.write_all_at(&[1; 20_000], 30_000).unwrap();
-        begun.append(&joined.header().record(&piece));
-        begun.append(b"half a record");
-        // Nobody begins while one of them may write.
-        drop((data, begun));
-        assert_eq!(open(dir.path(), &source).unwrap_err().raw_os_error(), Some(libc::EBUSY));
-        drop(joined_data);
-        let (data, again) = open(dir.path(), &source).unwrap();
-        let held = again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap();
-        assert_eq!(held.iter().map(|piece| piece.range.end).max(), Some(50_000));
-        again.share(&data).unwrap();
-        source.write_all_at(b"x", 5).unwrap();
-        let now = Identity::anywhere(&source.metadata().unwrap());
-        let error = join(now, 0..1).unwrap_err().to_string();
-        assert!(error.contains("another state"), "{error}");
-    }
-
-    #[test]
-    fn a_source_that_changed_is_begun_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = source(dir.path());
-        let (data, begun) = open(dir.path(), &source).unwrap();
-        data.write_all_at(&[1; 10_000], 0).unwrap();
-        note(&begun, 0..10_000, &[1; 10_000]);
-        drop((data, begun));
-        // The same length and time, but written to.
-        let then = source.metadata().unwrap().modified().unwrap();
-        source.write_all_at(b"x", 5).unwrap();
-        source.set_modified(then).unwrap();
-        let (data, again) = open(dir.path(), &source).unwrap();
-        assert_eq!(data.metadata().unwrap().len(), 0);
-        assert!(
-            again.claims().verify(&data, Path::new("x"), &Progress::default()).unwrap().is_empty()
-        );
-    }
-
-    #[test]
-    fn what_is_not_ones_own_is_not_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = source(dir.path());
-        let victim = dir.path().join("victim");
-        std::fs::write(&victim, "old").unwrap();
-        for name in [".target.hugecp-part", ".target.hugecp-journal"] {
-            let trap = dir.path().join(name);
-            let _ = std::fs::remove_file(&trap);
-            std::os::unix::fs::symlink(&victim, &trap).unwrap();
-            assert!(open(dir.path(), &source).is_err());
-            std::fs::remove_file(&trap).unwrap();
-            std::fs::hard_link(&victim, &trap).unwrap();
-            let error = open(dir.path(), &source).unwrap_err().to_string();
-            assert!(error.contains("remove it"), "{error}");
-            std::fs::remove_file(&trap).unwrap();
-        }
-        assert_eq!(std::fs::read(&victim).unwrap(), b"old");
-    }
-
-    #[test]
-    fn hidden_names_fit_and_differ() {
-        let long = "n".repeat(255);
-        let other = "n".repeat(254);
-        for name in ["a", &long, &other] {
-            assert!(hidden(OsStr::new(name), "journal").as_bytes().len() <= 143);
-        }
-        assert_ne!(hidden(OsStr::new(&long), "part"), hidden(OsStr::new(&other), "part"));
-    }
-}
+#[path = "unfinished_tests.rs"]
+mod tests;

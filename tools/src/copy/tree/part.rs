@@ -113,7 +113,7 @@ impl Context<'_> {
             Fill { settings: self.settings, progress: &progress, monitor: None, fsync: false };
         let mut resumed = 0;
         let begun = joined.map(|(joined, recorder)| {
-            let known = joined.verify(&target.file, &target.path, &progress);
+            let known = joined.verify(&target.file, &target.path, Some(source), &progress);
             let known = known.map_err(|error| FileError::copy(error, &target, 0))?;
             progress.reset(); // engines count what they need not copy as they pass it
             resumed = known.iter().map(|piece| piece.range.end - piece.range.start).sum();

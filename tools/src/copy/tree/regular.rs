@@ -26,6 +26,7 @@ use crate::copy::report::{FileReport, Outcome};
 use crate::copy::request::Conflict;
 use crate::copy::source::Source;
 use crate::copy::target::{self, Target};
+use crate::copy::unfinished;
 
 /// What stands where a copy is to go.
 #[derive(Debug)]
@@ -119,6 +120,9 @@ impl Context<'_> {
         let started = Instant::now();
         let mode = attributes::new_mode(Some(&metadata));
         let source = Source::opened(file, metadata, spot.source_path())?;
+        if self.settings.resume {
+            source.settle()?;
+        }
         let target = match old {
             Some(_) if self.settings.in_place => self.in_place(spot)?,
             _ => {
@@ -128,7 +132,8 @@ impl Context<'_> {
                 let (path, preserve) = (spot.target_path(), self.settings.preserve);
                 // Who is one of several may go on with what another machine began.
                 let anywhere = self.team.is_some();
-                let resumed = target::resumed(Some(&source.metadata), self.settings, anywhere);
+                let resumed = target::resumed(Some(&source.metadata), self.settings, anywhere)
+                    .filter(|_| !unfinished::has_such(spot.source, spot.target, name));
                 Target::stage_in(directory, name, path, old, mode, preserve, resumed)?
             }
         };

@@ -42,8 +42,10 @@ use crate::copy::error::FileError;
 use crate::copy::journal::{Header, Identity};
 use crate::copy::manifest::Manifest;
 use crate::copy::request::{Request, Settings};
+use crate::copy::source::Source;
 use crate::copy::sys::clone_file;
 use crate::copy::target::{self, Target};
+use crate::copy::unfinished;
 use crate::copy::whole::Subtree;
 
 /// From this length on a file is divided among the members.
@@ -373,6 +375,13 @@ impl Context<'_> {
                 return Ok(());
             }
         };
+        if settings.resume {
+            let again = file.try_clone().map_err(|cause| spot.source_error("open again", cause));
+            let settled = again.and_then(|file| {
+                Source::opened(file, metadata.clone(), spot.source_path())?.settle()
+            });
+            settled.inspect_err(failed)?;
+        }
         let target = self.stage_for_all(spot, metadata, old).inspect_err(failed)?;
         let shared = settings.wishes.reflink
             && settings.wishes.engine.is_none()
@@ -406,7 +415,9 @@ impl Context<'_> {
         let name = OsStr::from_bytes(spot.entry.target().to_bytes());
         let mode = attributes::new_mode(Some(metadata));
         let (path, preserve) = (spot.target_path(), self.settings.preserve);
-        match target::resumed(Some(metadata), self.settings, true) {
+        let resumed = target::resumed(Some(metadata), self.settings, true)
+            .filter(|_| !unfinished::has_such(spot.source, spot.target, name));
+        match resumed {
             None => Target::stage_named(directory, name, path, old, mode, preserve),
             some => Target::stage_in(directory, name, path, old, mode, preserve, some),
         }

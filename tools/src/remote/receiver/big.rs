@@ -13,7 +13,7 @@ use crate::copy::sum::{Sum, Summer, has_aes};
 use crate::copy::target::Target;
 use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::look;
-use crate::copy::unfinished::RESUMABLE_BYTES;
+use crate::copy::unfinished::{RESUMABLE_BYTES, clear_rest};
 use crate::copy::verify;
 use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
@@ -189,9 +189,12 @@ impl Receiver<'_, '_> {
         let known = match target.unfinished() {
             Some(unfinished) => {
                 let progress = crate::copy::engine::Progress::part_of(&self.session.progress);
-                let known = unfinished.claims().verify(&target.file, &target.path, &progress);
+                let known = unfinished.claims().verify(&target.file, &target.path, None, &progress);
                 progress.reset(); // the sender's count of what need not be sent has it too
-                known.map_err(failed)?
+                let known = known.map_err(failed)?;
+                let cleared = clear_rest(&target.file, &(0..u64::MAX), &known);
+                cleared.map_err(|cause| failed(io("take out what is not known of it")(cause)))?;
+                known
             }
             None => Vec::new(),
         };
