@@ -95,7 +95,7 @@ impl Fill<'_> {
             self.sync(&target)?;
         }
         self.check_cancelled(&target)?;
-        if !target.commit(settings.conflict == Conflict::Leave)? {
+        if !target.commit(settings.conflict == Conflict::Leave, settings.fsync)? {
             let ended = Ended::Left("it has just appeared".to_owned());
             return Ok(Filled { ended, made: None, lost: Vec::new(), path: target.path });
         }

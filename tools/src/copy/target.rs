@@ -325,12 +325,17 @@ impl Target {
     }
 
     /// Gives the complete file its name. `Ok(false)`: with `keep_existing`, somebody else took the
-    /// name meanwhile, and the copy is dropped.
+    /// name meanwhile, and the copy is dropped. One that replaces another is written out first if all is to be
+    /// `durable` in the end: a crash before that shall not find the old one gone and the new one empty.
     ///
     /// # Errors
-    /// What linking or renaming fails with; the old file is untouched and the copy is dropped.
-    pub fn commit(&mut self, keep_existing: bool) -> Result<bool, FileError> {
+    /// What writing out, linking or renaming fails with; the old file is untouched and the copy is dropped.
+    pub fn commit(&mut self, keep_existing: bool, durable: bool) -> Result<bool, FileError> {
         let Some(staging) = self.staging.take() else { return Ok(true) };
+        if durable && staging.old.is_some() {
+            let synced = self.file.sync_data();
+            synced.map_err(|error| FileError::target(&self.path, "make durable", error))?;
+        }
         match staging.commit(&self.file, keep_existing) {
             Ok(()) => {
                 self.created = true;

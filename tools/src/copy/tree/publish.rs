@@ -101,7 +101,7 @@ impl Context<'_> {
         if self.is_cancelled() {
             return Ok(false); // the user knows, and the staged file goes
         }
-        if !target.commit(self.settings.conflict == Conflict::Leave)? {
+        if !target.commit(self.settings.conflict == Conflict::Leave, self.settings.fsync)? {
             self.tally.left.add(1);
             return Ok(false);
         }

@@ -167,7 +167,7 @@ impl Receiver<'_, '_> {
             true => attributes::give(&target.file, attributes),
             false => target.set_own_attributes(),
         };
-        if !target.commit(settings.conflict == Conflict::Leave)? {
+        if !target.commit(settings.conflict == Conflict::Leave, settings.fsync)? {
             self.tally.left.add(1);
             return Ok(None);
         }
