@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use common::journals::look;
+use common::remote::{command, machines};
 use common::{Dir, Ran, bytes, wait_until};
 
 const LEN: usize = 24 << 20;
@@ -156,6 +157,32 @@ fn what_was_stored_through_a_mapping_is_seen() {
         mapped.0[..4096].fill(2);
         mapped.0[1 << 20..][..4096].fill(3);
         dir.run("--resume --verify a b").ok();
+        assert!(dir.read("b") == fs::read(&source).unwrap(), "{source:?}");
+    }
+}
+
+#[test]
+fn what_was_stored_through_a_mapping_is_seen_by_another_machine() {
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let disk = Dir::new();
+    for source in [disk.join("source"), memory.path().join("source")] {
+        let dir = machines();
+        fs::write(&source, bytes(LEN)).unwrap();
+        let mut mapped = Mapped::new(&source);
+        mapped.0[..4096].fill(1);
+        let target = format!("localhost:{}", dir.join("b").display());
+        let line = |options: &str| format!("{options} {} {target}", source.display());
+        let mut child =
+            command(&dir, "./rsh", &line("--block-size 256K --bwlimit 8M")).spawn().unwrap();
+        wait_until("some pieces", || look(&dir, "b").is_some_and(|left| left.records.len() > 12));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The other end may not have noticed yet.
+        wait_until("the end of the other end", || {
+            File::open(dir.join(JOURNAL)).unwrap().try_lock().is_ok()
+        });
+        mapped.0[..4096].fill(2);
+        Ran(command(&dir, "./rsh", &line("--verify")).output().unwrap()).ok();
         assert!(dir.read("b") == fs::read(&source).unwrap(), "{source:?}");
     }
 }

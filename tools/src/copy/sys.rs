@@ -235,6 +235,13 @@ pub fn fallocate(file: &File, how: Allocate, range: Range<u64>) -> io::Result<()
     counted(unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) } as isize).map(|_| ())
 }
 
+/// `sync_file_range(2)`: begins to write out all of `file`, and waits for nothing but room to ask for that.
+pub fn begin_writing_out(file: &File) -> io::Result<()> {
+    let how = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: the call takes integers and a descriptor borrowed from an open file.
+    counted(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, how) } as isize).map(|_| ())
+}
+
 /// Where `lseek(2)` looks.
 #[derive(Clone, Copy, Debug)]
 pub enum Seek {

@@ -20,12 +20,15 @@ use crate::copy::engine::Sparse;
 use crate::copy::error::FileError;
 use crate::copy::holes;
 use crate::copy::journal::Identity;
+use crate::copy::probe;
 use crate::copy::source::device_len;
+use crate::copy::sys::begin_writing_out;
 use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::{by_descriptor, set_blocking};
 use crate::copy::tree::list::{self, Entry};
 use crate::copy::tree::operands::split;
 use crate::copy::tree::wishes::Follow;
+use crate::copy::unfinished::RESUMABLE_BYTES;
 use crate::remote::attributes::{self, Carrier};
 use crate::remote::direct::Direct;
 use crate::remote::protocol::{self, Blob, Message, Name, PathText, SMALL_MAX};
@@ -377,6 +380,13 @@ impl Sender<'_, '_> {
         let data = data.map_err(|cause| spot.error("find the holes of", cause))?;
         let mut identity = Identity::of(metadata);
         identity.set_len(len); // of a device it is not in the metadata
+        if metadata.is_file() && len >= RESUMABLE_BYTES {
+            // What is stored through mappings shall change the ctime, if it can.
+            match probe::file_system(&file).is_ok_and(|found| found.is_memory()) {
+                true => identity.make_unique(),
+                false => drop(begin_writing_out(&file)), // as far as that goes
+            }
+        }
         let number = self.number();
         let path = spot.path.clone();
         let direct = self.task.rdma.then(|| Direct::to_read(&file, len)).flatten();
