@@ -6,7 +6,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::time::TimeSpec;
-use nix::unistd::Uid;
 use xattr::FileExt;
 
 use super::protocol::{ATTRIBUTES_MAX, Attributes, Blob, ExtendedAttribute, Moment, PathText};
@@ -102,12 +101,10 @@ pub fn give(file: &File, came: &Attributes) -> Vec<String> {
     })
 }
 
-/// Gives what is no regular file, and open as a place only, the extended attributes that came, as far as it may have
-/// them and this process may give them.
-pub fn give_xattrs(there: &File, came: &Attributes, lost: &mut Vec<String>) {
-    let own = came.xattrs.iter().filter(|xattr| xattr.name.0.starts_with(b"trusted."));
+/// Gives what is no regular file, is `now`, and open as a place only, the extended attributes that came, as far as it
+/// may have them and this process may give them.
+pub fn give_xattrs(there: &File, now: &Metadata, came: &Attributes, lost: &mut Vec<String>) {
+    let own = came.xattrs.iter().filter(|xattr| special::may_have(&xattr.name.0));
     let own = own.map(|xattr| (OsString::from_vec(xattr.name.0.clone()), xattr.value.0.clone()));
-    if Uid::effective().is_root() {
-        special::give_xattrs(there, own.collect(), lost);
-    }
+    special::give_xattrs(there, now, own.collect(), lost);
 }

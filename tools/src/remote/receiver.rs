@@ -143,6 +143,8 @@ impl<'a, 's> Receiver<'a, 's> {
         tally: &'a Tally,
         operands: usize,
     ) -> Self {
+        let rules = task.wishes.rules.clone();
+        let finished = place::Finished { rules, ..place::Finished::default() };
         Self {
             session,
             task,
@@ -160,7 +162,7 @@ impl<'a, 's> Receiver<'a, 's> {
             listing: None,
             made: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
-            finished: Arc::default(),
+            finished: Arc::new(finished),
         }
     }
 

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::unistd::Uid;
-
 use super::directory::{Directory, Id, Shelf, Side};
 use super::line::{Line, Stretch};
 use super::links::Links;
@@ -80,8 +78,6 @@ pub struct Context<'a> {
     pub limiter: Limiter,
     /// The permissions that new files do not get.
     pub umask: u32,
-    /// Whether this is root, who may give files away.
-    pub is_root: bool,
     /// Directories of the target: none of them is a source.
     pub targets: Mutex<HashSet<Id>>,
     /// Files made, where several operands could make the same.
@@ -129,7 +125,6 @@ impl<'a> Context<'a> {
             links: Links::default(),
             limiter: Limiter::new(settings.tuning.bwlimit),
             umask: attributes::umask(),
-            is_root: Uid::effective().is_root(),
             targets: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),

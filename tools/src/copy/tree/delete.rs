@@ -7,12 +7,11 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::list;
+use super::list::{self, Entry};
 
 /// What was removed, and what was not.
 #[derive(Debug, Default)]
@@ -23,8 +22,9 @@ pub struct Deleted {
     pub failures: Vec<(CString, io::Error)>,
 }
 
-/// Removes from `directory` what `keep` does not want, given a name and whether it is a directory.
-pub fn extra(directory: &OwnedFd, keep: impl Fn(&CStr, bool) -> bool) -> Deleted {
+/// Removes from `directory` what `keep` does not want, given a path in it and whether that is a directory. What it wants
+/// stays further down too, with the directories that it is in.
+pub fn extra(directory: &OwnedFd, keep: impl Fn(&[u8], bool) -> bool) -> Deleted {
     let mut deleted = Deleted::default();
     let entries = match list::list(directory) {
         Ok(entries) => entries,
@@ -34,22 +34,47 @@ pub fn extra(directory: &OwnedFd, keep: impl Fn(&CStr, bool) -> bool) -> Deleted
         }
     };
     for entry in entries {
-        if keep(&entry.name, entry.kind == Some(Type::Directory)) {
-            continue;
-        }
-        match remove(directory, &entry.name, &mut deleted.removed) {
-            Ok(()) => {}
-            Err(error) => deleted.failures.push((entry.name, error)),
+        let (mut path, name) = (Vec::new(), entry.name.clone());
+        match remove(directory, &entry, &mut path, &keep, &mut deleted.removed) {
+            Ok(_) => {}
+            Err(error) => deleted.failures.push((name, error)),
         }
     }
     deleted
 }
 
-fn remove(directory: &OwnedFd, name: &CStr, removed: &mut u64) -> io::Result<()> {
+/// Whether it is gone, and not kept; `path` is that of the directory, and is as it was afterwards.
+fn remove(
+    directory: &OwnedFd,
+    entry: &Entry,
+    path: &mut Vec<u8>,
+    keep: &impl Fn(&[u8], bool) -> bool,
+    removed: &mut u64,
+) -> io::Result<bool> {
+    let len = path.len();
+    if len > 0 {
+        path.push(b'/');
+    }
+    path.extend(entry.name.to_bytes());
+    let gone = match keep(path, entry.is_directory(directory)) {
+        true => Ok(false),
+        false => remove_all(directory, &entry.name, path, keep, removed),
+    };
+    path.truncate(len);
+    gone
+}
+
+fn remove_all(
+    directory: &OwnedFd,
+    name: &CStr,
+    path: &mut Vec<u8>,
+    keep: &impl Fn(&[u8], bool) -> bool,
+    removed: &mut u64,
+) -> io::Result<bool> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {
             *removed += 1;
-            return Ok(());
+            return Ok(true);
         }
         // POSIX says EPERM of directories, Linux EISDIR.
         Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -68,10 +93,13 @@ fn remove(directory: &OwnedFd, name: &CStr, removed: &mut u64) -> io::Result<()>
         Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(Errno::EPERM.into()),
         Err(errno) => return Err(errno.into()),
     };
+    let mut all = true;
     for entry in list::list(&inner)? {
-        remove(&inner, &entry.name, removed)?;
+        all &= remove(&inner, &entry, path, keep, removed)?;
     }
-    unlinkat(directory, name, UnlinkatFlags::RemoveDir)?;
-    *removed += 1;
-    Ok(())
+    if all {
+        unlinkat(directory, name, UnlinkatFlags::RemoveDir)?;
+        *removed += 1;
+    }
+    Ok(all)
 }

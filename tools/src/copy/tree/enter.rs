@@ -195,7 +195,7 @@ impl Context<'_> {
         }
         if !self.wishes.rules.is_empty() {
             entries.retain(|entry| {
-                let is_directory = is_directory(&source, entry);
+                let is_directory = entry.is_directory(&source);
                 !self.wishes.rules.excludes(&directory.relative(&entry.name), is_directory)
             });
         }
@@ -250,15 +250,6 @@ fn gives_of(made: &Metadata) -> Option<(u32, u32)> {
 
 fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {
     if fresh { parent.default_acl } else { has_default_acl(target) }
-}
-
-/// Whether `entry` is a directory, for patterns that ask.
-fn is_directory(source: &OwnedFd, entry: &Entry) -> bool {
-    match entry.kind {
-        Some(kind) => kind == Type::Directory,
-        None => super::entry::look(source, &entry.name, false)
-            .is_ok_and(|(_, metadata)| metadata.is_dir()),
-    }
 }
 
 /// Whether the directory `inner` is the one of `id` or lies in it.

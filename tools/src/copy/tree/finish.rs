@@ -1,6 +1,7 @@
 //! What is left to do in a directory when all that is in it is done: its attributes, and what is
 //! to be removed.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -77,10 +78,12 @@ impl Context<'_> {
         if directory.fresh || directory.incomplete.load(Ordering::Relaxed) {
             return;
         }
-        let keep = |name: &std::ffi::CStr, is_directory| {
-            names.contains(name)
-                || (!self.wishes.rules.is_empty()
-                    && self.wishes.rules.excludes(&directory.relative(name), is_directory))
+        let above = directory.relative(c"");
+        let keep = |path: &[u8], is_directory| {
+            let is_here = !path.contains(&b'/');
+            let known = || CString::new(path).is_ok_and(|name| names.contains(&name));
+            let excluded = || self.wishes.rules.excludes(&[&above, path].concat(), is_directory);
+            (is_here && known()) || (!self.wishes.rules.is_empty() && excluded())
         };
         let result = delete::extra(target, keep);
         self.tally.deleted.add(result.removed);

@@ -29,6 +29,15 @@ impl Entry {
         Self { name, target_name, kind: None, root: true, passed: false, inode: 0 }
     }
 
+    /// Whether it is a directory, where that was not told as it was read in `directory` too.
+    pub fn is_directory(&self, directory: &OwnedFd) -> bool {
+        match self.kind {
+            Some(kind) => kind == Type::Directory,
+            None => super::entry::look(directory, &self.name, false)
+                .is_ok_and(|(_, metadata)| metadata.is_dir()),
+        }
+    }
+
     /// Its name in the target.
     pub fn target(&self) -> &std::ffi::CStr {
         self.target_name.as_ref().unwrap_or(&self.name)

@@ -73,8 +73,12 @@ pub fn copy(
     let operands = request.sources.len();
     let mut context = Context::new(&settings, wishes, progress, talk, operands);
     context.manifest = request.manifest.is_some().then(Manifest::default);
-    context.take_operands(request)?;
+    let later = context.take_operands(request)?;
     context.run();
+    for tasks in later {
+        context.take_tasks(tasks);
+        context.run();
+    }
     context.make_durable();
     let manifest = context.manifest.take();
     let mut totals = context.tally.totals();

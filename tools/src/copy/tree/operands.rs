@@ -19,7 +19,7 @@ use super::entry::by_descriptor;
 use super::list::Entry;
 use crate::copy::error::FileError;
 use crate::copy::request::{Destination, Endpoint, Request};
-use crate::copy::resolve;
+use crate::copy::resolve::{self, Task};
 
 /// Directories that operands are in, each opened once.
 #[derive(Debug, Default)]
@@ -30,24 +30,17 @@ struct Places {
 }
 
 impl Context<'_> {
-    /// Makes work of all operands.
+    /// Makes work of the operands, and gives those that are to [follow](Self::take_tasks) when that is done, since they
+    /// go where others go.
     ///
     /// # Errors
     /// Where the destination cannot be: nothing was done then. What is wrong with one operand is
     /// told, and the others are copied.
-    pub fn take_operands(&self, request: &Request) -> Result<(), FileError> {
+    pub fn take_operands(&self, request: &Request) -> Result<Vec<Vec<Task>>, FileError> {
         let mut places = Places::default();
         let mut work = Vec::new();
-        let mut add = |found: Result<(Arc<Directory>, Entry), FileError>| match found {
-            Ok((directory, entry)) => {
-                directory.hold();
-                work.push(Work::Batch(directory, vec![entry]));
-            }
-            Err(error) => {
-                self.talk.failed(&error);
-                self.tally.failed(error.to_string());
-            }
-        };
+        let mut later = Vec::new();
+        let mut add = |found| work.extend(self.to_begin_with(found));
         if let Some(list) = &self.wishes.files_from {
             let (source, target) = both_directories(request)?;
             let mut seen = HashSet::new();
@@ -75,8 +68,9 @@ impl Context<'_> {
             for path in twice {
                 self.talk.remark(&resolve::named_twice(&path));
             }
-            for task in tasks {
-                add(self.operand(&mut places, &task.source.name(), &task.target.name()));
+            later = one_after_the_other(tasks);
+            if !later.is_empty() {
+                self.take_tasks(later.remove(0));
             }
         }
         work.reverse(); // the last is done first
@@ -87,7 +81,34 @@ impl Context<'_> {
         for (_, directory) in passed {
             self.release(&directory);
         }
-        Ok(())
+        Ok(later)
+    }
+
+    /// Makes work of operands that do not go where others of them go.
+    pub fn take_tasks(&self, tasks: Vec<Task>) {
+        let mut places = Places::default();
+        let found = tasks.iter().map(|task| {
+            let found = self.operand(&mut places, &task.source.name(), &task.target.name());
+            self.to_begin_with(found)
+        });
+        let mut work: Vec<Work> = found.flatten().collect();
+        work.reverse(); // the last is done first
+        self.pool.push(work);
+    }
+
+    /// The work that an operand begins with, if it is one.
+    fn to_begin_with(&self, found: Result<(Arc<Directory>, Entry), FileError>) -> Option<Work> {
+        match found {
+            Ok((directory, entry)) => {
+                directory.hold();
+                Some(Work::Batch(directory, vec![entry]))
+            }
+            Err(error) => {
+                self.talk.failed(&error);
+                self.tally.failed(error.to_string());
+                None
+            }
+        }
     }
 
     fn operand(
@@ -186,6 +207,29 @@ impl Context<'_> {
         }
         Ok((at, Entry::operand(last.clone(), last)))
     }
+}
+
+/// Tasks in groups, none of which go to the same place, or one into that of another: of what several have, that of
+/// the last shall stay.
+fn one_after_the_other(tasks: Vec<Task>) -> Vec<Vec<Task>> {
+    let (mut groups, mut group) = (Vec::new(), Vec::new());
+    // Where those of the last group go, and what these are in.
+    let (mut places, mut above) = (HashSet::new(), HashSet::new());
+    for task in tasks {
+        // Without `.` and slashes that say nothing.
+        let place: PathBuf = task.target.name().components().collect();
+        let meets = above.contains(&place) || place.ancestors().any(|up| places.contains(up));
+        if meets {
+            groups.push(std::mem::take(&mut group));
+            places.clear();
+            above.clear();
+        }
+        above.extend(place.ancestors().map(Path::to_owned));
+        places.insert(place);
+        group.push(task);
+    }
+    groups.extend(Some(group).filter(|group| !group.is_empty()));
+    groups
 }
 
 /// The names in a path that is made again in the target: those below the directory that it begins at, absolute or not.
@@ -314,6 +358,24 @@ mod tests {
             let (found, last) = split(Path::new(path));
             assert_eq!((found.to_str().unwrap(), last.to_str().unwrap()), (above, name), "{path}");
         }
+    }
+
+    #[test]
+    fn what_goes_to_one_place_goes_there_in_turn() {
+        let groups = |targets: &[&str]| -> Vec<usize> {
+            let task = |target: &&str| Task {
+                source: Endpoint::Standard,
+                target: Endpoint::Path(target.into()),
+            };
+            let groups = one_after_the_other(targets.iter().map(task).collect());
+            groups.iter().map(Vec::len).collect()
+        };
+        assert_eq!(groups(&[]), []);
+        assert_eq!(groups(&["d/a", "d/b", "d/ab", "d/c/d"]), [4]);
+        assert_eq!(groups(&["d/.", "d/."]), [1, 1]);
+        assert_eq!(groups(&["d/a", "d/b", "d/a", "d/b", "d/c"]), [2, 3]);
+        assert_eq!(groups(&["d/a", "d/./", "d/b"]), [1, 1, 1]); // into it, and beside
+        assert_eq!(groups(&["d/a/b", "e", "d/a"]), [2, 1]);
     }
 
     #[test]

@@ -204,11 +204,19 @@ impl Context<'_> {
         if there.is_dir() {
             return Err(FileError::DirectoryInTheWay(spot.target_path()));
         }
-        if id_of(&there) == id_of(metadata) {
+        // A link in the place of what it leads to would lead to itself.
+        let leads_there = || {
+            metadata.is_symlink()
+                && look(spot.source, &spot.entry.name, true)
+                    .is_ok_and(|(_, end)| id_of(&end) == id_of(&there))
+        };
+        if id_of(&there) == id_of(metadata) || (!there.is_symlink() && leads_there()) {
             let (source_path, target) = ends();
             return Err(FileError::SameFile { source_path, target });
         }
-        if self.made.as_ref().is_some_and(|made| lock(made).contains(&id_of(&there))) {
+        // Below operands the later one replaces what is of an earlier one.
+        let is_made = || self.made.as_ref().is_some_and(|made| lock(made).contains(&id_of(&there)));
+        if spot.entry.root && is_made() {
             let (source_path, target) = ends();
             return Err(FileError::JustCreated { source_path, target });
         }

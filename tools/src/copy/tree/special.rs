@@ -99,9 +99,7 @@ impl Context<'_> {
                 && now.nlink() == 1;
             let lost = if is_it {
                 let mut lost = Vec::new();
-                if self.is_root {
-                    give_xattrs(&there, xattrs(place), &mut lost);
-                }
+                give_xattrs(&there, &now, xattrs(place), &mut lost);
                 preserve(&there, &now, &Basics::of(metadata), &mut lost);
                 lost
             } else {
@@ -209,9 +207,8 @@ pub fn preserve(there: &File, now: &Metadata, basics: &Basics, lost: &mut Vec<St
             mode &= 0o1777;
         }
         let permissions = std::fs::Permissions::from_mode(mode);
-        if mode != now.mode() & 0o7777
-            && let Err(error) = std::fs::set_permissions(&path, permissions)
-        {
+        // Always: an ACL has changed it.
+        if let Err(error) = std::fs::set_permissions(&path, permissions) {
             lost.push(error::lost(format_args!("its mode {mode:04o}"), error));
         }
     }
@@ -223,20 +220,48 @@ pub fn preserve(there: &File, now: &Metadata, basics: &Basics, lost: &mut Vec<St
     }
 }
 
-/// The extended attributes of what is no regular file and open as a place only: those in root's own namespace, which
-/// is the only one that these can have.
+/// The ACL that says who may use a file.
+const ACL: &str = "system.posix_acl_access";
+
+/// The extended attributes of what is no regular file and open as a place only: its ACL, and those in root's own
+/// namespace, which are all that these can have.
 pub fn xattrs(place: &File) -> Vec<(OsString, Vec<u8>)> {
     // The way through the descriptor ends at what is open, be it a link; so below.
     let path = by_descriptor(place);
     let Ok(names) = xattr::list_deref(&path) else { return Vec::new() };
-    let own = names.filter(|name| name.as_bytes().starts_with(b"trusted."));
+    let own = names.filter(|name| may_have(name.as_bytes()));
     own.filter_map(|name| xattr::get_deref(&path, &name).ok()?.map(|value| (name, value))).collect()
 }
 
-/// Gives them to what was made.
-pub fn give_xattrs(there: &File, xattrs: Vec<(OsString, Vec<u8>)>, lost: &mut Vec<String>) {
+/// Whether what is no regular file can have an extended attribute of that name.
+pub fn may_have(name: &[u8]) -> bool {
+    name == ACL.as_bytes() || name.starts_with(b"trusted.")
+}
+
+/// Gives them to what was made, and is `now`, as far as it can have them; what it has inherited goes.
+pub fn give_xattrs(
+    there: &File,
+    now: &Metadata,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+    lost: &mut Vec<String>,
+) {
     let path = by_descriptor(there);
+    if !now.is_symlink() && !xattrs.iter().any(|(name, _)| name == ACL) {
+        match xattr::remove_deref(&path, ACL) {
+            Err(error)
+                if !matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) =>
+            {
+                lost.push(error::lost("no ACL", error));
+            }
+            _ => {}
+        }
+    }
     for (name, value) in xattrs {
+        // Only root has those of the namespace that is its own.
+        let is_roots = name.as_bytes().starts_with(b"trusted.");
+        if is_roots && !Uid::effective().is_root() {
+            continue;
+        }
         if let Err(error) = xattr::set_deref(&path, &name, &value) {
             lost.push(error::lost(name.display(), error));
         }

@@ -191,7 +191,8 @@ pub fn prepare<'a>(
     let mut context = Context::new(settings, wishes, progress, talk, request.sources.len());
     context.team = Some(Duty::Lead(Lead::default()));
     context.manifest = request.manifest.is_some().then(Manifest::default);
-    context.take_operands(request)?;
+    let later = context.take_operands(request)?;
+    later.into_iter().for_each(|tasks| context.take_tasks(tasks));
     context.run();
     let mut divided = Vec::new();
     if let Some(Duty::Lead(lead)) = &context.team {
@@ -216,7 +217,8 @@ pub fn share(
     let mut context = Context::new(settings, wishes, progress, talk, request.sources.len());
     context.team = Some(Duty::Share(share));
     context.manifest = request.manifest.is_some().then(Manifest::default);
-    context.take_operands(request)?;
+    let later = context.take_operands(request)?;
+    later.into_iter().for_each(|tasks| context.take_tasks(tasks));
     context.run();
     context.make_durable();
     let parts = match context.team.take() {

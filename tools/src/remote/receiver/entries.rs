@@ -228,7 +228,7 @@ impl Receiver<'_, '_> {
         }
         let mut what = Vec::new();
         if now.mode() & SFlag::S_IFMT.bits() == kind.bits() && now.nlink() == 1 {
-            attributes::give_xattrs(&there, &entry.attributes, &mut what);
+            attributes::give_xattrs(&there, &now, &entry.attributes, &mut what);
             special::preserve(&there, &now, &attributes::basics(&entry.attributes), &mut what);
         } else {
             what.push("its attributes (somebody has exchanged it meanwhile)".to_owned());

@@ -21,6 +21,7 @@ use crate::copy::error::{FileError, said};
 use crate::copy::tree::delete;
 use crate::copy::tree::directory::open_directory;
 use crate::copy::tree::entry::look;
+use crate::copy::tree::filter::Rules;
 use crate::copy::tree::list;
 use crate::copy::tree::tally::Count;
 use crate::remote::attributes;
@@ -74,6 +75,14 @@ impl Way {
     }
 }
 
+impl Way {
+    /// The path from the operand on, which is the first name.
+    fn below_operand(&self) -> Vec<u8> {
+        let names = self.names().into_iter().skip(1).map(CStr::to_bytes);
+        names.collect::<Vec<_>>().join(&b'/')
+    }
+}
+
 /// What is left to do when all in it is done.
 #[derive(Debug)]
 struct Finish {
@@ -92,6 +101,8 @@ pub(super) struct Finished {
     pub deleted: Count,
     /// Whether it was broken off: nothing is removed any more.
     pub broken_off: AtomicBool,
+    /// What is left out stays, wherever it is.
+    pub rules: Rules,
 }
 
 /// A name as the system's strings are.
@@ -132,7 +143,7 @@ impl Place {
     /// that is among it.
     fn remove_too_much(&self, finish: &Finish) {
         let Some(too_much) = self.too_much.get().filter(|names| !names.is_empty()) else { return };
-        let Finished { failures, deleted, broken_off } = &*finish.finished;
+        let Finished { failures, deleted, broken_off, rules } = &*finish.finished;
         if broken_off.load(Ordering::Relaxed) {
             return;
         }
@@ -142,7 +153,18 @@ impl Place {
         };
         match self.file.try_clone() {
             Ok(directory) => {
-                let result = delete::extra(&directory.into(), |name, _| !too_much.contains(name));
+                let above = self.way.as_ref().map(|way| way.below_operand()).unwrap_or_default();
+                let keep = |path: &[u8], is_directory| {
+                    let is_here = !path.contains(&b'/');
+                    let known = || !CString::new(path).is_ok_and(|name| too_much.contains(&name));
+                    let whole = || match above.as_slice() {
+                        b"" => path.to_owned(),
+                        above => [above, b"/", path].concat(),
+                    };
+                    (is_here && known())
+                        || (!rules.is_empty() && rules.excludes(&whole(), is_directory))
+                };
+                let result = delete::extra(&directory.into(), keep);
                 deleted.add(result.removed);
                 result.failures.into_iter().for_each(|(name, cause)| failed(&name, cause));
             }
@@ -253,10 +275,7 @@ impl Receiver<'_, '_> {
         }
         let is_directory = look(&place.file, name, false).is_ok_and(|(_, found)| found.is_dir());
         let way = Way::further(place.way.as_ref(), name);
-        // From the operand on, which is the first name.
-        let names: Vec<&[u8]> =
-            way.names().into_iter().skip(1).map(|name| name.to_bytes()).collect();
-        rules.excludes(&names.join(&b'/'), is_directory)
+        rules.excludes(&way.below_operand(), is_directory)
     }
 
     /// Makes a directory, or opens the one that is there; gives also what may be too much in it. One that is only passed
