@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use common::remote::{command, machines};
-use common::{Dir, Ran};
+use common::{Dir, Ran, wait_until};
 
 #[test]
 fn a_link_does_not_take_the_place_of_what_it_leads_to() {
@@ -113,5 +113,42 @@ fn fifos_have_the_acl_of_theirs_and_no_other() {
             let mode = |name: &str| dir.join(name).metadata().unwrap().mode();
             assert_eq!(mode(&copy), mode(&format!("a/{name}")), "{copy}");
         }
+    }
+}
+
+/// Directories that hand their group and an ACL on, as others may find them half-way.
+#[test]
+fn what_a_directory_hands_on_in_the_end_is_not_handed_on_before() {
+    let name = "what_a_directory_hands_on_in_the_end_is_not_handed_on_before";
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("skipped: {name}: only root gives files another group");
+        return;
+    }
+    let dir = Dir::new();
+    for number in 0..1000 {
+        dir.file(&format!("a/d/f{number}"), "x");
+    }
+    let set = dir.command("setfacl", ["-d", "-m", "u:1234:rwx", "a/d"]).status();
+    if !set.is_ok_and(|set| set.success()) {
+        println!("skipped: {name}: no setfacl (acl)");
+        return;
+    }
+    std::os::unix::fs::chown(dir.join("a/d"), None, Some(4321)).unwrap();
+    fs::set_permissions(dir.join("a/d"), fs::Permissions::from_mode(0o2755)).unwrap();
+    // The second shard is done with it long before the first.
+    let slow = ["-aT", "--bwlimit", "1K", "--shard", "1/2", "a", "b"];
+    let mut first = dir.hugecp(slow).spawn().unwrap();
+    wait_until("the directory", || fs::read_dir(dir.join("b/d")).is_ok_and(|it| it.count() > 2));
+    dir.run("-aT --shard 2/2 a b").ok();
+    assert!(first.wait().unwrap().success());
+    dir.run("--check -a a b").ok();
+    // As a list has it, with what is in directories that are on it too.
+    let mut list = String::from("d/f7\nd\n");
+    list.extend((0..1000).map(|number| format!("d/f{number}\n")));
+    dir.file("list", list);
+    for target in ["c", "c"] {
+        let ran = dir.run(&format!("-a --json --files-from list a {target}")).ok();
+        assert!(ran.out().contains("\"files\":1000"), "each once: {}", ran.out());
+        dir.run(&format!("--check -a a/d {target}/d")).ok();
     }
 }

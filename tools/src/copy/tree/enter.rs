@@ -80,7 +80,10 @@ impl Context<'_> {
         }
         let (target, made, fresh) = self.make_target(parent, entry, &metadata, &above)?;
         let target_id = id_of(&made);
-        lock(&self.targets).insert(target_id);
+        let is_first = lock(&self.targets).insert(target_id);
+        // Others who have it too may give it its attributes before all is made in it here.
+        let may_meet = entry.passed && self.wishes.parents;
+        let is_alone = is_first && self.wishes.shard.is_none() && !may_meet;
         if self.settings.fsync
             && let Ok(file) = target.try_clone()
         {
@@ -89,8 +92,10 @@ impl Context<'_> {
         let mut default_acl = has_acl(parent, fresh, &target);
         if default_acl && fresh && self.settings.preserve {
             // What is made in it shall have the source's ACLs and no others.
-            default_acl = target.remove_xattr(DEFAULT_ACL).is_err();
+            let removed = target.remove_xattr(DEFAULT_ACL);
+            default_acl = removed.is_err_and(|error| error.raw_os_error() != Some(libc::ENODATA));
         }
+        default_acl |= self.settings.preserve && !is_alone;
         let origin = Origin::Inner {
             parent: Some(Arc::clone(parent)),
             name: entry.name.clone(),

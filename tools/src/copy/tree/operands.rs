@@ -44,12 +44,18 @@ impl Context<'_> {
         if let Some(list) = &self.wishes.files_from {
             let (source, target) = both_directories(request)?;
             let mut seen = HashSet::new();
-            for path in listed(list, self.wishes.from0)? {
-                match names_of(&path) {
-                    Ok(names) if !seen.insert(names.clone()) => {} // it is copied already
-                    names => add(names.and_then(|n| self.descend(&mut places, source, target, n))),
+            let list = listed(list, self.wishes.from0)?;
+            let all: Vec<_> = list.iter().map(|path| names_of(path)).collect();
+            let known: HashSet<&[CString]> = all.iter().flatten().map(Vec::as_slice).collect();
+            for names in &all {
+                match names {
+                    // It is copied already, or with what it is in.
+                    Ok(names) if !seen.insert(names) || self.is_below_one(names, &known) => {}
+                    Ok(names) => add(self.descend(&mut places, source, target, names.clone())),
+                    Err(_) => {}
                 }
             }
+            all.into_iter().filter_map(Result::err).for_each(|error| add(Err(error)));
         } else if self.wishes.parents {
             let target = directory_of(request)?;
             let mut seen = HashSet::new();
@@ -109,6 +115,11 @@ impl Context<'_> {
                 None
             }
         }
+    }
+
+    /// Whether `names` lead to something in what other names of `all` lead to, that is copied with all in it.
+    fn is_below_one(&self, names: &[CString], all: &HashSet<&[CString]>) -> bool {
+        self.wishes.recursive && (0..names.len()).any(|len| all.contains(&names[..len]))
     }
 
     fn operand(
@@ -370,7 +381,7 @@ mod tests {
             let groups = one_after_the_other(targets.iter().map(task).collect());
             groups.iter().map(Vec::len).collect()
         };
-        assert_eq!(groups(&[]), []);
+        assert!(groups(&[]).is_empty());
         assert_eq!(groups(&["d/a", "d/b", "d/ab", "d/c/d"]), [4]);
         assert_eq!(groups(&["d/.", "d/."]), [1, 1]);
         assert_eq!(groups(&["d/a", "d/b", "d/a", "d/b", "d/c"]), [2, 3]);
