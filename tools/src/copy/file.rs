@@ -2,10 +2,10 @@
 //! [`super::fill`]).
 
 use std::collections::HashSet;
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -151,7 +151,8 @@ impl<'a> Copier<'a> {
         })
     }
 
-    /// Puts a copy at `path` on the list of checksums, by the checksum of its source.
+    /// Puts a copy at `path` on the list of checksums, by the checksum of its source, or by its own where the source
+    /// does not tell its length.
     fn list(&self, source: &Source, path: &Path) -> Result<(), FileError> {
         let Some(manifest) = &self.manifest else { return Ok(()) };
         if source.kind != Kind::Regular {
@@ -160,7 +161,17 @@ impl<'a> Copier<'a> {
         }
         let progress = Progress::part_of(&self.progress); // cancelled with it, and not counted
         let (file, metadata) = (&source.file, &source.metadata);
-        manifest.add(path.into(), manifest::hash_source(file, metadata, &source.path, &progress)?);
+        let hash = match source.len {
+            Some(_) => manifest::hash_source(file, metadata, &source.path, &progress)?,
+            None => {
+                let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK; // should it be something else by now
+                let copy = OpenOptions::new().read(true).custom_flags(flags).open(path);
+                let operation = "open, for its checksum,";
+                let copy = copy.map_err(|error| FileError::target(path, operation, error))?;
+                manifest::hash_copy(&copy, path, &progress)?
+            }
+        };
+        manifest.add(path.into(), hash);
         Ok(())
     }
 

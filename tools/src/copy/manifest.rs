@@ -97,6 +97,22 @@ pub fn hash_source(
     at_rest(file, metadata, path, || hash(file, metadata.len(), progress))
 }
 
+/// The checksum of a copy that is complete. Of a source that does not tell its length, or gives other bytes each time,
+/// as files in /proc do, only this one is true.
+///
+/// # Errors
+/// What reading says.
+pub fn hash_copy(copy: &File, path: &Path, progress: &Progress) -> Result<Hash, FileError> {
+    let sum = copy.metadata().map_err(HashError::Read).and_then(|found| match found.is_file() {
+        true => hash(copy, found.len(), progress),
+        false => Err(HashError::Read(io::Error::other("something else is there by now"))),
+    });
+    sum.map_err(|error| match error {
+        HashError::Read(cause) => FileError::target(path, "read, for its checksum,", cause),
+        HashError::Cancelled => cancelled(),
+    })
+}
+
 /// As [`hash_source`], of a range that begins at a multiple of 1 MiB: what the checksum of all of it is put together
 /// from ([`Whole`]).
 ///
@@ -129,9 +145,7 @@ fn at_rest<T>(
             let operation = "read again, for its checksum,";
             FileError::Source { path: path.to_owned(), operation, cause }
         }
-        HashError::Cancelled => {
-            FileError::Copy { error: CopyError::Cancelled, advice: String::new() }
-        }
+        HashError::Cancelled => cancelled(),
     };
     let taken = take().map_err(failed)?;
     let now = file.metadata().map_err(|cause| failed(HashError::Read(cause)))?;
@@ -140,6 +154,10 @@ fn at_rest<T>(
     } else {
         Err(FileError::Changed(path.to_owned()))
     }
+}
+
+fn cancelled() -> FileError {
+    FileError::Copy { error: CopyError::Cancelled, advice: String::new() }
 }
 
 /// One line, with its newline.

@@ -23,6 +23,7 @@ use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
 use crate::copy::manifest;
 use crate::copy::plan::SMALL_BYTES;
+use crate::copy::probe::length_is_a_guess;
 
 /// Where an entry is, open on both sides.
 #[derive(Clone, Copy, Debug)]
@@ -279,7 +280,8 @@ impl Context<'_> {
         Some((file.try_clone().ok()?, metadata.clone()))
     }
 
-    /// Puts a copy on the list of checksums, by the checksum of its source.
+    /// Puts a copy on the list of checksums, by the checksum of its source, or by its own where the source does not tell
+    /// its length.
     fn list(
         &self,
         spot: Spot<'_>,
@@ -291,9 +293,15 @@ impl Context<'_> {
         else {
             return Ok(());
         };
-        set_blocking(&file).map_err(|errno| spot.source_error("read", errno))?;
-        let path = spot.source_path();
-        let hash = manifest::hash_source(&file, &metadata, &path, &self.progress)?;
+        let hash = if length_is_a_guess(&file) {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let copy = openat(spot.target, spot.entry.target(), flags, Mode::empty());
+            let copy = copy.map_err(|errno| spot.target_error("open, for its checksum,", errno))?;
+            manifest::hash_copy(&File::from(copy), &spot.target_path(), &self.progress)?
+        } else {
+            set_blocking(&file).map_err(|errno| spot.source_error("read", errno))?;
+            manifest::hash_source(&file, &metadata, &spot.source_path(), &self.progress)?
+        };
         manifest.add(spot.target_path(), hash);
         Ok(())
     }
