@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
-use common::Dir;
+use common::{Dir, Ran};
 
 #[test]
 fn what_has_no_true_length_is_listed_by_its_copy() {
@@ -29,4 +31,33 @@ fn what_has_no_true_length_is_listed_by_its_copy() {
         .ok();
     assert_eq!(String::from_utf8(dir.read("list")).unwrap().lines().count(), 2);
     dir.run("--check --manifest list").ok();
+}
+
+#[test]
+fn a_link_leads_the_list_to_its_place_and_stays() {
+    let dir = Dir::new();
+    dir.file("a", "x");
+    dir.file("lists/old", "OLD");
+    symlink("lists/old", dir.join("list")).unwrap();
+    symlink("lists/new", dir.join("free")).unwrap();
+    let line = format!("{}  b\n", blake3::hash(b"x").to_hex());
+    for (link, file) in [("list", "lists/old"), ("free", "lists/new")] {
+        dir.run(&format!("--manifest {link} a b")).ok();
+        assert!(dir.join(link).is_symlink(), "{link}");
+        assert_eq!(dir.read(file), line.as_bytes(), "{link}");
+    }
+    // What is open is written, by whichever name, and all of it stays.
+    symlink("/proc/self/fd/1", dir.join("out")).unwrap();
+    for name in ["/dev/fd/1", "/proc/self/fd/1", "out", "-"] {
+        assert_eq!(dir.run(&format!("--manifest {name} a b")).ok().out(), line, "{name}");
+        let file = fs::File::create(dir.join("file")).unwrap();
+        std::io::Write::write_all(&mut &file, b"before\n").unwrap();
+        let ran = dir.hugecp(["--manifest", name, "a", "b"]).stdout(Stdio::from(file)).output();
+        Ran(ran.unwrap()).ok();
+        assert_eq!(dir.read("file"), format!("before\n{line}").as_bytes(), "{name}");
+    }
+    let ran = dir.run("--manifest /proc/self/fd/2 a b");
+    assert_eq!((ran.status(), ran.err()), (0, line));
+    dir.run("--manifest lists a b")
+        .fails(1, &["cannot write the checksums to 'lists'", "directory"]);
 }

@@ -6,7 +6,6 @@
 //! begins with a backslash. Paths that are not UTF-8 are written as they are, which hugecp reads
 //! back and b3sum does not take.
 
-use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
@@ -256,33 +255,20 @@ impl Manifest {
         })
     }
 
-    /// Writes the list in the order of the paths: complete, or not at all.
-    ///
-    /// # Errors
-    /// What creating or writing says.
-    pub fn write(self, path: &Path) -> io::Result<()> {
+    /// All lines in the order of the paths.
+    pub fn into_text(self) -> Vec<u8> {
         let mut entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
         entries.sort_by(|(one, _), (other, _)| one.cmp(other));
         entries.dedup(); // what was listed, and lay in what was listed, was copied again
-        let text: Vec<u8> = entries.iter().flat_map(|(path, hash)| line(path, hash)).collect();
-        if path == Path::new("-") || !path.metadata().map_or(true, |found| found.is_file()) {
-            let mut out: Box<dyn io::Write> = match path == Path::new("-") {
-                true => Box::new(io::stdout().lock()),
-                false => Box::new(File::options().write(true).open(path)?),
-            };
-            return out.write_all(&text).and_then(|()| out.flush());
-        }
-        let name = path.file_name().unwrap_or(OsStr::new("manifest")).to_owned();
-        let above = super::target::parent(path);
-        let (mut file, staging) = super::staging::Staging::create(above, name, None, 0o666)?;
-        io::Write::write_all(&mut file, &text)?;
-        Ok(staging.commit(&file, false)?)
+        entries.iter().flat_map(|(path, hash)| line(path, hash)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+
     use proptest::prelude::*;
 
     proptest! {

@@ -11,7 +11,8 @@
 //! - **go on**: [`mod@sum`] tells pieces from others, [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
 //!   of it.
 //! - **trees**: [`tree`] goes through directories, and copies what is in them.
-//! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums.
+//! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums, which go to
+//!   a [`manifest_file`].
 //! - [`capabilities`] tells which ways there are, and takes none.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
 //! - [`cluster`] is several processes that make one copy, as under `mpirun`.
@@ -34,6 +35,7 @@ pub mod holes;
 pub mod journal;
 pub mod limit;
 pub mod manifest;
+pub mod manifest_file;
 pub mod options;
 pub mod out;
 pub mod plan;

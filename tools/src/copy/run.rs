@@ -18,6 +18,7 @@ use super::error::FileError;
 use super::file::{Copier, Ended};
 use super::generate;
 use super::manifest::Manifest;
+use super::manifest_file;
 use super::options::{self, Options};
 use super::out::Out;
 use super::progress::Monitor;
@@ -233,7 +234,7 @@ impl<'a> Session<'a> {
     /// Writes the checksums, where they are asked for.
     fn write_manifest(&mut self, request: &Request) {
         if let (Some(manifest), Some(path)) = (self.copier.manifest.take(), &request.manifest)
-            && let Err(error) = manifest.write(path)
+            && let Err(error) = manifest_file::write(manifest, path)
         {
             self.failed = true;
             let error = FileError::target(path, "write the checksums to", error);

@@ -30,6 +30,7 @@ use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane};
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
+use crate::copy::manifest_file;
 use crate::copy::resolve;
 use crate::copy::run_trees;
 use crate::copy::sum::has_aes;
@@ -153,7 +154,7 @@ pub(super) fn run(
         return Err(session.failure().unwrap_or(RemoteError::Interrupted));
     };
     if let Some(path) = &wanted.request.manifest
-        && let Err(error) = list.manifest.write(path)
+        && let Err(error) = manifest_file::write(list.manifest, path)
     {
         let error = FileError::target(path, "write the checksums to", error);
         talk.failed(&error);

@@ -47,6 +47,7 @@ use std::thread;
 use super::engine::Progress;
 use super::error::FileError;
 use super::manifest::Manifest;
+use super::manifest_file;
 use super::request::{Request, Settings};
 use context::{Context, Talk, Work};
 use directory::Side;
@@ -94,7 +95,7 @@ pub fn write_manifest(
     totals: &mut Totals,
 ) {
     if let (Some(manifest), Some(path)) = (manifest, &request.manifest)
-        && let Err(error) = manifest.write(path)
+        && let Err(error) = manifest_file::write(manifest, path)
     {
         let error = FileError::target(path, "write the checksums to", error);
         talk.failed(&error);
