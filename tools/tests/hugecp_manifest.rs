@@ -8,6 +8,8 @@ use std::process::Stdio;
 
 use common::{Dir, Ran};
 
+const HUGECP: &str = env!("CARGO_BIN_EXE_hugecp");
+
 #[test]
 fn what_has_no_true_length_is_listed_by_its_copy() {
     let dir = Dir::new();
@@ -60,4 +62,27 @@ fn a_link_leads_the_list_to_its_place_and_stays() {
     assert_eq!((ran.status(), ran.err()), (0, line));
     dir.run("--manifest lists a b")
         .fails(1, &["cannot write the checksums to 'lists'", "directory"]);
+}
+
+#[test]
+fn a_durable_copy_has_a_durable_list() {
+    let dir = Dir::new();
+    dir.file("d/a", "x");
+    fs::create_dir(dir.join("lists")).unwrap();
+    for (options, source) in [("", "d/a"), ("-r", "d")] {
+        let line = format!(
+            "-f -y -e trace=fsync -o trace {HUGECP} {options} --fsync --manifest lists/m {source} b"
+        );
+        match dir.command("strace", line.split_whitespace()).output() {
+            Ok(out) if !String::from_utf8_lossy(&out.stderr).contains("strace:") => {
+                Ran(out).ok();
+                let trace = String::from_utf8(dir.read("trace")).unwrap();
+                // The list before it has its name, and the directory after that.
+                let calls = trace.lines().filter(|line| line.contains("/lists"));
+                assert_eq!(calls.count(), 2, "{trace}");
+            }
+            _ => println!("not tested: strace is missing, or may not trace"),
+        }
+        let _ = fs::remove_file(dir.join("b"));
+    }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::manifest::Manifest;
 use super::probe::{FileSystem, file_system};
 use super::staging::Staging;
-use super::target::parent;
+use super::target::{self, parent};
 
 /// As many links as the kernel follows.
 const LINKS_MAX: usize = 40;
@@ -79,11 +79,11 @@ fn is_own_output(path: &Path) -> bool {
         && real(parent(path)).is_some_and(|found| Some(found) == real(Path::new("/proc/self/fd")))
 }
 
-/// Writes the list in the order of the paths.
+/// Writes the list in the order of the paths, and makes it durable (`--fsync`) where there is something to make so.
 ///
 /// # Errors
-/// What creating or writing says; a regular file is what it was then.
-pub fn write(manifest: Manifest, path: &Path) -> io::Result<()> {
+/// What creating or writing says; a regular file is what it was then. What making it durable says.
+pub fn write(manifest: Manifest, path: &Path, fsync: bool) -> io::Result<()> {
     let place = Place::find(path)?;
     let text = manifest.into_text();
     match place {
@@ -91,12 +91,20 @@ pub fn write(manifest: Manifest, path: &Path) -> io::Result<()> {
             let mut out = io::stdout().lock();
             out.write_all(&text).and_then(|()| out.flush())
         }
-        Place::Open(path) => open(&path)?.write_all(&text),
+        Place::Open(path) => {
+            let mut file = open(&path)?;
+            file.write_all(&text)?;
+            if fsync { target::sync(&file) } else { Ok(()) }
+        }
         Place::Name(path) => {
             let name = path.file_name().unwrap_or(OsStr::new("manifest")).to_owned();
             let (mut file, staging) = Staging::create(parent(&path), name, None, 0o666)?;
             file.write_all(&text)?;
-            Ok(staging.commit(&file, false)?)
+            if fsync {
+                target::sync(&file)?;
+            }
+            staging.commit(&file, false)?;
+            if fsync { target::sync(&File::open(parent(&path))?) } else { Ok(()) }
         }
     }
 }
@@ -141,7 +149,7 @@ mod tests {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let list = Manifest::default();
         list.add("x".into(), blake3::hash(b""));
-        write(list, &path).unwrap();
+        write(list, &path, true).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
         assert!(text.starts_with("before\n") && text.ends_with("  x\n"), "{text}");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());

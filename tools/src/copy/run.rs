@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
     /// Writes the checksums, where they are asked for.
     fn write_manifest(&mut self, request: &Request) {
         if let (Some(manifest), Some(path)) = (self.copier.manifest.take(), &request.manifest)
-            && let Err(error) = manifest_file::write(manifest, path)
+            && let Err(error) = manifest_file::write(manifest, path, request.settings.fsync)
         {
             self.failed = true;
             let error = FileError::target(path, "write the checksums to", error);

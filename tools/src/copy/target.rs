@@ -358,13 +358,20 @@ impl Target {
             return Ok(());
         }
         let directory = parent(&self.path);
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        match synced {
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
-                Err(FileError::target(directory, "make durable the directory", error))
-            }
-            _ => Ok(()), // a file system without durable directories says EINVAL
-        }
+        File::open(directory)
+            .and_then(|directory| sync(&directory))
+            .map_err(|error| FileError::target(directory, "make durable the directory", error))
+    }
+}
+
+/// Makes durable what can be: a pipe, or a directory on a file system without durable ones, says EINVAL.
+///
+/// # Errors
+/// What `fsync(2)` says otherwise.
+pub fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other,
     }
 }
 

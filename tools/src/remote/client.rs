@@ -154,7 +154,7 @@ pub(super) fn run(
         return Err(session.failure().unwrap_or(RemoteError::Interrupted));
     };
     if let Some(path) = &wanted.request.manifest
-        && let Err(error) = manifest_file::write(list.manifest, path)
+        && let Err(error) = manifest_file::write(list.manifest, path, wanted.request.settings.fsync)
     {
         let error = FileError::target(path, "write the checksums to", error);
         talk.failed(&error);

@@ -95,7 +95,7 @@ pub fn write_manifest(
     totals: &mut Totals,
 ) {
     if let (Some(manifest), Some(path)) = (manifest, &request.manifest)
-        && let Err(error) = manifest_file::write(manifest, path)
+        && let Err(error) = manifest_file::write(manifest, path, request.settings.fsync)
     {
         let error = FileError::target(path, "write the checksums to", error);
         talk.failed(&error);
