@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{Dir, Ran, bytes, wait_until};
+use common::{Dir, Ran, bytes, wait_for_start};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,15 +19,6 @@ const LEN: usize = 4 << 20;
 fn slow_copy(dir: &Dir, more: &[&str]) -> Child {
     let arguments = more.iter().chain(&["--bwlimit", "64K", "a", "b"]);
     dir.hugecp(arguments).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Waits until the copy has its source open and has begun.
-fn wait_for_start(child: &Child) {
-    wait_until("the copy to begin", || {
-        let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
-        let wchar = io.lines().find_map(|line| line.strip_prefix("wchar: "));
-        wchar.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > 0)
-    });
 }
 
 fn send(child: &Child, signal: Signal) {

@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
-use common::{Dir, Ran};
+use common::{Dir, Ran, bytes, wait_for_start};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const HUGECP: &str = env!("CARGO_BIN_EXE_hugecp");
 
@@ -85,4 +87,32 @@ fn a_durable_copy_has_a_durable_list() {
         }
         let _ = fs::remove_file(dir.join("b"));
     }
+}
+
+#[test]
+fn a_run_that_copied_nothing_leaves_the_older_list() {
+    let dir = Dir::new();
+    dir.file("a", bytes(9 << 20)); // no small file of a tree
+    dir.file("list", "OLD");
+    fs::create_dir(dir.join("d")).unwrap();
+    for line in ["none d/", "-r none also d/", "none d/missing/x", "-r none missing/x"] {
+        dir.run(&format!("--manifest list {line}")).fails(1, &[]);
+        assert_eq!(dir.read("list"), b"OLD", "{line}");
+    }
+    for line in ["a b", "-r a b", "small a d"] {
+        dir.file("small", "x");
+        let slow = "--manifest list --bwlimit 64K --engine buffered --block-size 64K";
+        let mut command = dir.hugecp(slow.split(' '));
+        let child = command.args(line.split(' ')).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_start(&child);
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(Ran(child.wait_with_output().unwrap()).status(), 143, "{line}");
+        assert_eq!(dir.read("list"), b"OLD", "{line}");
+    }
+    // What could be copied is listed, and so is that nothing was to be.
+    dir.run("--manifest list none small d").fails(1, &["none"]);
+    assert_eq!(String::from_utf8(dir.read("list")).unwrap().lines().count(), 1);
+    dir.run("-n --manifest list small d").ok();
+    assert_eq!(dir.read("list"), b"");
+    dir.run("--check --manifest list").fails(1, &["'list' has no checksum on it"]);
 }

@@ -389,7 +389,7 @@ fn join(above: &Path, name: &CString) -> PathBuf {
 /// Compares files with the checksums in `list`.
 ///
 /// # Errors
-/// Where the list cannot be read, or has a line that is none of a manifest.
+/// Where the list cannot be read, has nothing on it, or has a line that is none of a manifest.
 pub fn manifest(list: &Path, progress: &Progress) -> Result<Found, String> {
     let text = if list == Path::new("-") {
         let mut text = Vec::new();
@@ -420,6 +420,9 @@ pub fn manifest(list: &Path, progress: &Progress) -> Result<Found, String> {
             Err(HashError::Read(error)) => Some(format!("cannot read it: {}", said(&error))),
         };
         found.differences.extend(differs.map(|how| format!("{}: {how}", quote(&path))));
+    }
+    if text.iter().all(|&byte| byte == b'\n') {
+        return Err(format!("{} has no checksum on it, so nothing was compared", quote(list)));
     }
     Ok(found)
 }

@@ -255,6 +255,11 @@ impl Manifest {
         })
     }
 
+    /// Whether nothing is on it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// All lines in the order of the paths.
     pub fn into_text(self) -> Vec<u8> {
         let mut entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -11,8 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::error::FileError;
 use super::manifest::Manifest;
 use super::probe::{FileSystem, file_system};
+use super::request::Request;
 use super::staging::Staging;
 use super::target::{self, parent};
 
@@ -79,11 +81,28 @@ fn is_own_output(path: &Path) -> bool {
         && real(parent(path)).is_some_and(|found| Some(found) == real(Path::new("/proc/self/fd")))
 }
 
-/// Writes the list in the order of the paths, and makes it durable (`--fsync`) where there is something to make so.
+/// Writes the list that `request` asks for, if it does, in the order of the paths; with `--fsync` it is made durable.
+///
+/// What was `stopped` writes none, and neither does what `failed` so that nothing is on it: the list of an earlier run is
+/// worth more than that.
 ///
 /// # Errors
 /// What creating or writing says; a regular file is what it was then. What making it durable says.
-pub fn write(manifest: Manifest, path: &Path, fsync: bool) -> io::Result<()> {
+pub fn write(
+    manifest: Option<Manifest>,
+    request: &Request,
+    failed: bool,
+    stopped: bool,
+) -> Result<(), FileError> {
+    let (Some(manifest), Some(path)) = (manifest, &request.manifest) else { return Ok(()) };
+    if stopped || (failed && manifest.is_empty()) {
+        return Ok(());
+    }
+    put(manifest, path, request.settings.fsync)
+        .map_err(|error| FileError::target(path, "write the checksums to", error))
+}
+
+fn put(manifest: Manifest, path: &Path, fsync: bool) -> io::Result<()> {
     let place = Place::find(path)?;
     let text = manifest.into_text();
     match place {
@@ -149,7 +168,7 @@ mod tests {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let list = Manifest::default();
         list.add("x".into(), blake3::hash(b""));
-        write(list, &path, true).unwrap();
+        put(list, &path, true).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
         assert!(text.starts_with("before\n") && text.ends_with("  x\n"), "{text}");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());

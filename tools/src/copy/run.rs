@@ -233,11 +233,10 @@ impl<'a> Session<'a> {
 
     /// Writes the checksums, where they are asked for.
     fn write_manifest(&mut self, request: &Request) {
-        if let (Some(manifest), Some(path)) = (self.copier.manifest.take(), &request.manifest)
-            && let Err(error) = manifest_file::write(manifest, path, request.settings.fsync)
-        {
+        let stopped = self.failed && self.stopped.status().is_some();
+        let manifest = self.copier.manifest.take();
+        if let Err(error) = manifest_file::write(manifest, request, self.failed, stopped) {
             self.failed = true;
-            let error = FileError::target(path, "write the checksums to", error);
             self.monitor.suspended(|| exit::complain(TOOL, &error));
         }
     }

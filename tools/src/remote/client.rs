@@ -29,7 +29,6 @@ use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane};
 use crate::copy::engine::Progress;
-use crate::copy::error::FileError;
 use crate::copy::manifest_file;
 use crate::copy::resolve;
 use crate::copy::run_trees;
@@ -153,10 +152,9 @@ pub(super) fn run(
     let Ok(counts) = over else {
         return Err(session.failure().unwrap_or(RemoteError::Interrupted));
     };
-    if let Some(path) = &wanted.request.manifest
-        && let Err(error) = manifest_file::write(list.manifest, path, wanted.request.settings.fsync)
-    {
-        let error = FileError::target(path, "write the checksums to", error);
+    let manifest = wanted.request.manifest.is_some().then_some(list.manifest);
+    let (failed, stopped) = (tally.has_failures(), session.progress.is_cancelled());
+    if let Err(error) = manifest_file::write(manifest, &wanted.request, failed, stopped) {
         talk.failed(&error);
         tally.failed(error.to_string());
     }

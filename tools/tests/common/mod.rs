@@ -9,7 +9,7 @@ pub mod trees;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A directory with files to copy.
@@ -141,6 +141,15 @@ pub fn wait_at_most(longest: Duration, what: &str, mut done: impl FnMut() -> boo
         assert!(started.elapsed() < longest, "waited for {what} in vain");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until the copy has its source open and has begun.
+pub fn wait_for_start(child: &Child) {
+    wait_until("the copy to begin", || {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
+        let wchar = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        wchar.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > 0)
+    });
 }
 
 /// Whether the tests run as root, to whom no permission is denied.

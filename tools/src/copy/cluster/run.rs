@@ -296,7 +296,7 @@ impl Process<'_> {
             }
             totals.add(its);
         }
-        tree::write_manifest(Some(manifest), request, voice, &mut totals);
+        tree::write_manifest(Some(manifest), request, false, voice, &mut totals);
         voice.conclude(request, &totals, started.elapsed(), &members);
         if voice.has_trouble() || !totals.failures.is_empty() {
             exit::FAILURE

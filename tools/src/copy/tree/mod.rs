@@ -81,23 +81,22 @@ pub fn copy(
         context.run();
     }
     context.make_durable();
-    let manifest = context.manifest.take();
+    let (manifest, stopped) = (context.manifest.take(), context.is_cancelled());
     let mut totals = context.tally.totals();
-    write_manifest(manifest, request, talk, &mut totals);
+    write_manifest(manifest, request, stopped, talk, &mut totals);
     Ok(totals)
 }
 
-/// Writes the checksums, where they are asked for.
+/// Writes the checksums, where they are asked for, unless the copy was `stopped`.
 pub fn write_manifest(
     manifest: Option<Manifest>,
     request: &Request,
+    stopped: bool,
     talk: &dyn Talk,
     totals: &mut Totals,
 ) {
-    if let (Some(manifest), Some(path)) = (manifest, &request.manifest)
-        && let Err(error) = manifest_file::write(manifest, path, request.settings.fsync)
-    {
-        let error = FileError::target(path, "write the checksums to", error);
+    let failed = !totals.failures.is_empty();
+    if let Err(error) = manifest_file::write(manifest, request, failed, stopped) {
         talk.failed(&error);
         totals.failures.push(error.to_string());
     }
