@@ -116,3 +116,42 @@ fn a_run_that_copied_nothing_leaves_the_older_list() {
     assert_eq!(dir.read("list"), b"");
     dir.run("--check --manifest list").fails(1, &["'list' has no checksum on it"]);
 }
+
+#[test]
+fn a_list_is_not_written_over_what_is_copied() {
+    let dir = Dir::new();
+    for name in ["a", "d/old", "t/x", "names"] {
+        dir.file(name, name);
+    }
+    symlink("a", dir.join("link")).unwrap();
+    fs::hard_link(dir.join("a"), dir.join("same")).unwrap();
+    for (list, line) in [
+        ("a", "a b"),
+        ("./a", "a b"),
+        ("link", "a b"),
+        ("same", "a b"),
+        ("b", "a b"),
+        ("d/a", "a d"),
+        ("d/old", "a d/old"),
+        ("d/a", "-t d a"),
+        ("d/t", "-r t d"),
+        ("t/x", "-r t/x d"),
+        ("a", "--parents a d"),
+        ("names", "--files-from names . d"),
+        ("b", "-r t b"),
+        ("d", "-r t d"),
+    ] {
+        let ran = dir.run(&format!("--manifest {list} {line}"));
+        ran.fails(1, &["--manifest is not possible for", list, "the list would overwrite"]);
+        assert_eq!((dir.read("a"), dir.read("t/x")), (b"a".to_vec(), b"t/x".to_vec()), "{line}");
+        assert_eq!((dir.names_in("d"), dir.join("b").exists()), (vec!["old".to_owned()], false));
+    }
+    // In a tree, this shows when it is there.
+    let ran = dir.run("-rT --manifest b/x t b");
+    ran.fails(1, &["--manifest is not possible for 'b/x'", "a copy that was just made"]);
+    assert_eq!(dir.read("b/x"), b"t/x");
+    dir.run("-rT --manifest b/sums t b").ok();
+    dir.run("-rT --manifest b/sums t b").ok();
+    dir.run("--manifest d/a --parents a b").ok();
+    dir.run("--check --manifest b/sums").ok();
+}

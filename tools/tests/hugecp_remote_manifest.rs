@@ -181,6 +181,11 @@ fn a_list_that_cannot_be_had_is_told() {
         let names: Vec<_> = list.lines().map(|line| line.rsplit('/').next().unwrap()).collect();
         assert_eq!(names, ["f", "g"], "{way}");
     }
+    // Neither is it written over what is copied.
+    let (near, far) = ("--manifest ./a/f", there(&dir, "out"));
+    run(&dir, &format!("{near} a/f {far}")).fails(1, &["the list would overwrite"]);
+    run(&dir, &format!("{near} {} a", there(&dir, "a/g/../f")))
+        .fails(1, &["the list would overwrite"]);
     for way in &WAYS[1..] {
         let ran = copy(&dir, &server, way, "--check --manifest list", "a", "here");
         ran.fails(2, &["--check and --manifest exclude each other", "--manifest FILE there"]);

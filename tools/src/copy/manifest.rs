@@ -260,6 +260,12 @@ impl Manifest {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Whether the path of any file on it is one that is `wanted`.
+    pub fn has(&self, wanted: impl Fn(&Path) -> bool) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().any(|(path, _)| wanted(path))
+    }
+
     /// All lines in the order of the paths.
     pub fn into_text(self) -> Vec<u8> {
         let mut entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -4,17 +4,20 @@
 //! first, so that they stay. What is something else (a pipe, a terminal, a device, or what `/dev/stdout` and
 //! `/proc/self/fd` lead to) is opened and written.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::engine::Kind;
 use super::error::FileError;
 use super::manifest::Manifest;
 use super::probe::{FileSystem, file_system};
-use super::request::Request;
+use super::request::{Destination, Endpoint, Request};
+use super::resolve::name_in;
+use super::source::kind_of;
 use super::staging::Staging;
 use super::target::{self, parent};
 
@@ -57,6 +60,15 @@ impl Place {
     }
 }
 
+impl Place {
+    fn file_name(&self) -> Option<&OsStr> {
+        match self {
+            Self::Name(path) => path.file_name(),
+            Self::Standard | Self::Open(_) => None,
+        }
+    }
+}
+
 /// A name that no file has; a directory cannot be made of a list.
 fn free(path: PathBuf) -> io::Result<Place> {
     if path.as_os_str().as_bytes().ends_with(b"/") {
@@ -84,13 +96,14 @@ fn is_own_output(path: &Path) -> bool {
 /// Writes the list that `request` asks for, if it does, in the order of the paths; with `--fsync` it is made durable.
 ///
 /// What was `stopped` writes none, and neither does what `failed` so that nothing is on it: the list of an earlier run is
-/// worth more than that.
+/// worth more than that. None is written over a copy that is on it.
 ///
 /// # Errors
 /// What creating or writing says; a regular file is what it was then. What making it durable says.
 pub fn write(
     manifest: Option<Manifest>,
     request: &Request,
+    here: Here,
     failed: bool,
     stopped: bool,
 ) -> Result<(), FileError> {
@@ -98,8 +111,100 @@ pub fn write(
     if stopped || (failed && manifest.is_empty()) {
         return Ok(());
     }
+    let place = Place::find(path).ok();
+    if here != Here::Sources
+        && let Some(own @ Identity::File(..)) = place.as_ref().and_then(Identity::of)
+        && let Some(name) = place.as_ref().and_then(Place::file_name)
+        && manifest.has(|path| {
+            path.file_name() == Some(name)
+                && Identity::of(&Place::Name(path.to_owned())).as_ref() == Some(&own)
+        })
+    {
+        return Err(overwrites(path, "the list would overwrite a copy that was just made"));
+    }
     put(manifest, path, request.settings.fsync)
         .map_err(|error| FileError::target(path, "write the checksums to", error))
+}
+
+/// Which of its ends are on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Here {
+    /// All.
+    Both,
+    /// The sources.
+    Sources,
+    /// The target.
+    Target,
+}
+
+/// Refuses a list that would overwrite what `request` names: a source, the target, or what will be one.
+///
+/// # Errors
+/// [`FileError::NotForThis`].
+pub fn check_apart(request: &Request, here: Here) -> Result<(), FileError> {
+    let Some(list) = &request.manifest else { return Ok(()) };
+    let Some(own) = Place::find(list).ok().and_then(|place| Identity::of(&place)) else {
+        return Ok(()); // writing it will tell
+    };
+    let mut names: Vec<PathBuf> = Vec::new();
+    let sources = || request.sources.iter().map(Endpoint::name);
+    if here != Here::Target {
+        names.extend(sources());
+    }
+    if let (Some(target), false) = (request.destination.path(), here == Here::Sources) {
+        names.push(target.to_owned());
+        let is_exact = matches!(request.destination, Destination::Exactly(_));
+        let is_below = request
+            .trees
+            .as_ref()
+            .is_some_and(|wishes| wishes.parents || wishes.files_from.is_some());
+        if !is_exact && !is_below && target.is_dir() {
+            names.extend(sources().map(|source| name_in(target, &source)));
+        }
+    }
+    names.extend(request.trees.as_ref().and_then(|wishes| wishes.files_from.clone()));
+    let is_own = |name: &PathBuf| {
+        let is_input = name == Path::new("-"); // to write there is told apart
+        let name = if is_input { Path::new("/dev/stdin") } else { name };
+        Place::find(name).ok().and_then(|place| Identity::of(&place)).as_ref() == Some(&own)
+    };
+    match names.iter().any(is_own) {
+        true => Err(overwrites(list, "the list would overwrite what this command copies or reads")),
+        false => Ok(()),
+    }
+}
+
+fn overwrites(list: &Path, why: &'static str) -> FileError {
+    FileError::NotForThis { option: "--manifest", path: list.to_owned(), why }
+}
+
+/// What tells one file from others; of a stream there is nothing to overwrite.
+#[derive(PartialEq, Eq, Debug)]
+enum Identity {
+    /// Device and inode.
+    File(u64, u64),
+    /// A block device, by whichever node.
+    Device(u64),
+    /// A name that is free, in the directory of that device and inode.
+    Free(u64, u64, OsString),
+}
+
+impl Identity {
+    fn of(place: &Place) -> Option<Self> {
+        let path = match place {
+            Place::Standard => Path::new("/proc/self/fd/1"),
+            Place::Name(path) | Place::Open(path) => path,
+        };
+        if let Ok(found) = fs::metadata(path) {
+            return match kind_of(found.file_type()) {
+                Some(Kind::Stream) => None,
+                Some(Kind::BlockDevice) => Some(Self::Device(found.rdev())),
+                _ => Some(Self::File(found.dev(), found.ino())),
+            };
+        }
+        let above = fs::metadata(parent(path)).ok()?;
+        Some(Self::Free(above.dev(), above.ino(), path.file_name()?.to_owned()))
+    }
 }
 
 fn put(manifest: Manifest, path: &Path, fsync: bool) -> io::Result<()> {

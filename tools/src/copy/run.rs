@@ -18,7 +18,7 @@ use super::error::FileError;
 use super::file::{Copier, Ended};
 use super::generate;
 use super::manifest::Manifest;
-use super::manifest_file;
+use super::manifest_file::{self, Here};
 use super::options::{self, Options};
 use super::out::Out;
 use super::progress::Monitor;
@@ -168,7 +168,8 @@ fn tell_capabilities(request: &Request) -> ExitCode {
 
 fn copy_all(request: &Request) -> ExitCode {
     let started = Instant::now();
-    let (tasks, twice) = match resolve::tasks(request) {
+    let resolved = manifest_file::check_apart(request, Here::Both);
+    let (tasks, twice) = match resolved.and_then(|()| resolve::tasks(request)) {
         Ok(found) => found,
         Err(error) => return exit::fail(TOOL, &error, exit::FAILURE),
     };
@@ -235,7 +236,9 @@ impl<'a> Session<'a> {
     fn write_manifest(&mut self, request: &Request) {
         let stopped = self.failed && self.stopped.status().is_some();
         let manifest = self.copier.manifest.take();
-        if let Err(error) = manifest_file::write(manifest, request, self.failed, stopped) {
+        if let Err(error) =
+            manifest_file::write(manifest, request, Here::Both, self.failed, stopped)
+        {
             self.failed = true;
             self.monitor.suspended(|| exit::complain(TOOL, &error));
         }

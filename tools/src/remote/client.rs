@@ -29,7 +29,7 @@ use super::transport::rdma::{self, Fabric, Part, Upgrades};
 use super::transport::tcp::{self, Manner, OpenError, Preface, Secret};
 use super::transport::{Feed, Lane};
 use crate::copy::engine::Progress;
-use crate::copy::manifest_file;
+use crate::copy::manifest_file::{self, Here};
 use crate::copy::resolve;
 use crate::copy::run_trees;
 use crate::copy::sum::has_aes;
@@ -80,6 +80,11 @@ pub(super) fn run(
     let host = wanted.host.as_str();
     let timeout = wanted.timeout;
     let failed = |error| open_error(host, timeout, error);
+    let here = match wanted.direction {
+        Direction::Push => Here::Sources,
+        Direction::Pull => Here::Target,
+    };
+    manifest_file::check_apart(&wanted.request, here)?;
     let Lists { lists, failures, twice } = Lists::of(wanted)?;
     let congestion = match wanted.direction {
         Direction::Push => &wanted.task.congestion,
@@ -154,7 +159,7 @@ pub(super) fn run(
     };
     let manifest = wanted.request.manifest.is_some().then_some(list.manifest);
     let (failed, stopped) = (tally.has_failures(), session.progress.is_cancelled());
-    if let Err(error) = manifest_file::write(manifest, &wanted.request, failed, stopped) {
+    if let Err(error) = manifest_file::write(manifest, &wanted.request, here, failed, stopped) {
         talk.failed(&error);
         tally.failed(error.to_string());
     }

@@ -47,7 +47,7 @@ use std::thread;
 use super::engine::Progress;
 use super::error::FileError;
 use super::manifest::Manifest;
-use super::manifest_file;
+use super::manifest_file::{self, Here};
 use super::request::{Request, Settings};
 use context::{Context, Talk, Work};
 use directory::Side;
@@ -69,6 +69,7 @@ pub fn copy(
     progress: Arc<Progress>,
     talk: &dyn Talk,
 ) -> Result<Totals, FileError> {
+    manifest_file::check_apart(request, Here::Both)?;
     let mut settings = request.settings;
     settings.wishes.spare_cache = true;
     let operands = request.sources.len();
@@ -96,7 +97,7 @@ pub fn write_manifest(
     totals: &mut Totals,
 ) {
     let failed = !totals.failures.is_empty();
-    if let Err(error) = manifest_file::write(manifest, request, failed, stopped) {
+    if let Err(error) = manifest_file::write(manifest, request, Here::Both, failed, stopped) {
         talk.failed(&error);
         totals.failures.push(error.to_string());
     }

@@ -41,6 +41,7 @@ use crate::copy::engine::{EngineName, Progress, Sparse};
 use crate::copy::error::FileError;
 use crate::copy::journal::{Header, Identity};
 use crate::copy::manifest::Manifest;
+use crate::copy::manifest_file::{self, Here};
 use crate::copy::request::{Request, Settings};
 use crate::copy::source::Source;
 use crate::copy::sys::clone_file;
@@ -189,6 +190,7 @@ pub fn prepare<'a>(
     talk: &'a dyn Talk,
 ) -> Result<(Prepared<'a>, Vec<Divided>), FileError> {
     let mut context = Context::new(settings, wishes, progress, talk, request.sources.len());
+    manifest_file::check_apart(request, Here::Both)?;
     context.team = Some(Duty::Lead(Lead::default()));
     context.manifest = request.manifest.is_some().then(Manifest::default);
     let later = context.take_operands(request)?;
