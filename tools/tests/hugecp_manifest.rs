@@ -155,3 +155,12 @@ fn a_list_is_not_written_over_what_is_copied() {
     dir.run("--manifest d/a --parents a b").ok();
     dir.run("--check --manifest b/sums").ok();
 }
+
+#[test]
+fn what_is_no_regular_file_is_on_no_list() {
+    let dir = Dir::new();
+    dir.file("a", "x");
+    let ran = dir.run("--manifest list a /dev/null");
+    ran.fails(1, &["--manifest is not possible for '/dev/null'", "cannot be read again"]);
+    assert_eq!(dir.names(), ["a"]);
+}

@@ -38,6 +38,10 @@ pub struct Copier<'a> {
 /// Why a target is left that is a copy already.
 const SAME: &str = "it has the same contents";
 
+/// Why a device is on no list.
+pub const ON_DEVICE: &str =
+    "a device may have more on it than was copied: compare it with hugecp --check SRC DST";
+
 /// How the copy of one file ended, if not with an error.
 #[derive(Debug)]
 pub enum Ended {
@@ -70,7 +74,7 @@ impl<'a> Copier<'a> {
         let place = Place::find(&task.target)?;
         if let Some(why) = self.reason_to_leave(&source, &place, task)? {
             if why == SAME {
-                self.list(&source, &task.target.name())?;
+                self.list(&source, (&task.target.name(), Kind::Regular))?;
             }
             return Ok(Ended::Left(why.to_owned()));
         }
@@ -90,7 +94,7 @@ impl<'a> Copier<'a> {
         }
         let watched = self.settings.fsync.then(|| target.file.try_clone().ok()).flatten();
         monitor.begin(quote(&source.path), watched);
-        let path = target.path.clone();
+        let (path, kind) = (target.path.clone(), target.kind);
         let fill = Fill {
             settings: self.settings,
             progress: &self.progress,
@@ -103,7 +107,7 @@ impl<'a> Copier<'a> {
         });
         monitor.end(source.len.unwrap_or_else(|| self.progress.copied()));
         if let Ok(Ended::Copied(_)) = &result {
-            self.list(&source, &path)?;
+            self.list(&source, (&path, kind))?;
         }
         result
     }
@@ -153,10 +157,15 @@ impl<'a> Copier<'a> {
 
     /// Puts a copy at `path` on the list of checksums, by the checksum of its source, or by its own where the source
     /// does not tell its length.
-    fn list(&self, source: &Source, path: &Path) -> Result<(), FileError> {
+    fn list(&self, source: &Source, (path, kind): (&Path, Kind)) -> Result<(), FileError> {
         let Some(manifest) = &self.manifest else { return Ok(()) };
-        if source.kind != Kind::Regular {
-            let why = "its source cannot be read again: use b3sum on the copy";
+        let why = match (source.kind, kind) {
+            (_, Kind::BlockDevice) => ON_DEVICE,
+            (_, Kind::Stream) => "what was written there cannot be read again",
+            (Kind::Regular, Kind::Regular) => "",
+            _ => "its source cannot be read again: use b3sum on the copy",
+        };
+        if !why.is_empty() {
             return Err(FileError::NotForThis { option: "--manifest", path: path.into(), why });
         }
         let progress = Progress::part_of(&self.progress); // cancelled with it, and not counted

@@ -334,8 +334,10 @@ impl Receiver<'_, '_> {
             self.failed(&error);
             None
         });
-        if id.is_some() {
-            self.list(&file.spot, file.link, lock(&file.state).sum);
+        match (id, &file.covered) {
+            (None, _) => {}
+            (Some(_), Some(_)) => self.leave_unlisted(&file.spot),
+            (Some(_), None) => self.list(&file.spot, file.link, lock(&file.state).sum),
         }
         self.settle(file.link, &file.spot, id);
         self.forget(file);

@@ -96,7 +96,9 @@ impl Receiver<'_, '_> {
             id
         };
         if let Some(device) = self.device(spot, entry, len)? {
-            return self.fill_small(device, attributes, content).map(listed);
+            let id = self.fill_small(device, attributes, content)?;
+            self.leave_unlisted(spot);
+            return Ok(id);
         }
         let old = match self.standing(spot, attributes, Some(len))? {
             Standing::Stays => {

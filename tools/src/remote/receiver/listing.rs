@@ -6,6 +6,7 @@ use std::io;
 use super::place::Way;
 use super::{Receiver, Spot};
 use crate::copy::error::FileError;
+use crate::copy::file::ON_DEVICE;
 use crate::copy::manifest::{self, HashError};
 use crate::copy::tree::entry::by_descriptor;
 use crate::remote::manifest::Copied;
@@ -30,6 +31,14 @@ impl Receiver<'_, '_> {
         };
         let (operand, into) = outer.operand;
         listing.copied(Copied { operand, into, way, hash });
+    }
+
+    /// What was copied to the device at `spot` is not told, and why.
+    pub(super) fn leave_unlisted(&self, spot: &Spot) {
+        if self.listing.is_some() {
+            let (option, path) = ("--manifest", spot.path());
+            self.failed(&FileError::NotForThis { option, path, why: ON_DEVICE });
+        }
     }
 
     /// There is another name of `file`, which is open as a place only. One that was not copied now is read.
