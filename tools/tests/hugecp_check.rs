@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use common::{Dir, Ran, bytes};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 fn plant(dir: &Dir, top: &str) {
     fs::create_dir_all(dir.join(top).join("d/e")).unwrap();
@@ -149,4 +151,37 @@ fn single_files_have_checksums_too() {
     dir.run("-n --manifest none a b").ok();
     assert_eq!(dir.read("none"), b"");
     dir.run("--manifest sums a -").fails(2, &["standard output"]);
+}
+
+#[test]
+fn what_does_not_tell_its_length_is_compared_to_its_end() {
+    let dir = Dir::new();
+    let source = "/proc/sys/kernel/ostype";
+    dir.run(&format!("{source} copy")).ok();
+    dir.run(&format!("--check {source} copy")).ok();
+    dir.run(&format!("--check copy {source}")).ok();
+    let text = dir.read("copy");
+    dir.file("sums", format!("{}  {source}\n", blake3::hash(&text).to_hex()));
+    dir.run("--check --manifest sums").ok();
+    overwrite(&dir, "copy", 1);
+    let ran = dir.run(&format!("--check {source} copy"));
+    assert_eq!((ran.status(), ran.out().as_str()), (1, "'copy': has other contents\n"));
+}
+
+#[test]
+fn nobody_waits_for_the_writer_of_a_fifo() {
+    let dir = Dir::new();
+    mkfifo(&dir.join("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    dir.file("a", "x");
+    fs::create_dir(dir.join("d")).unwrap();
+    let hash = blake3::hash(b"x").to_hex();
+    dir.file("sums", format!("{hash}  fifo\n{hash}  a\n{hash}  /dev/null\n{hash}  d\n"));
+    let ran = dir.run("--check --manifest sums");
+    let lines = "'fifo': cannot read it: it is no regular file\n\
+                 '/dev/null': cannot read it: it is no regular file\n\
+                 'd': cannot read it: is a directory\n";
+    assert_eq!((ran.status(), ran.out().as_str()), (1, lines));
+    let ran = dir.run("--check a fifo");
+    let other_kind = "'fifo': is something else than in the source\n";
+    assert_eq!((ran.status(), ran.out().as_str()), (1, other_kind));
 }

@@ -85,6 +85,49 @@ fn a_device_that_is_too_small_says_so() {
     }
 }
 
+#[test]
+fn a_device_is_compared_by_its_contents_and_is_on_no_list() {
+    let lock = MachineLock::take();
+    let dir = scratch().dir("device");
+    let (source, list) = (dir.path().join("source"), dir.path().join("list"));
+    for len in [MIB + 77, 20 * MIB + 77] {
+        let (Some(one), Some(other)) = (
+            or_say(LoopDevice::new(&lock, 32 * MIB, 512)),
+            or_say(LoopDevice::new(&lock, 32 * MIB, 4096)),
+        ) else {
+            return;
+        };
+        random_file(&source, len, 1).unwrap();
+        let listed = [Path::new("--manifest"), &list, &source, one.path()];
+        let run = Run::hugecp(listed).expect(1);
+        assert!(run.stderr.contains("a device may have more on it"), "{run:#?}");
+        assert!(!list.exists());
+        Run::hugecp([one.path(), other.path()]).expect(0);
+        let check = |one: &Path, other: &Path| Run::hugecp([Path::new("--check"), one, other]);
+        check(&source, one.path()).expect(0);
+        check(&source, other.path()).expect(0);
+        check(one.path(), other.path()).expect(0);
+        let run = check(one.path(), &source).expect(1);
+        assert!(run.stdout.contains("the source 33554432"), "{run:#?}");
+        let all = OpenOptions::new().write(true).open(other.path()).unwrap();
+        // What lies after the source is not of the copy.
+        all.write_all_at(b"x", len).unwrap();
+        all.sync_all().unwrap();
+        check(&source, other.path()).expect(0);
+        check(one.path(), other.path()).expect(1);
+        all.write_all_at(&[!fs::read(&source).unwrap()[len as usize - 1]], len - 1).unwrap();
+        all.sync_all().unwrap();
+        drop(all);
+        let run = check(&source, other.path()).expect(1);
+        assert!(run.stdout.contains("has other contents"), "{run:#?}");
+        let far = format!("localhost:{}", one.path().display());
+        let options = ["--manifest", list.to_str().unwrap()];
+        let run = between(dir.path(), &options, source.to_str().unwrap(), &far).expect(1);
+        assert!(run.stderr.contains("a device may have more on it"), "{run:#?}");
+        assert!(!list.exists());
+    }
+}
+
 /// `hugecp` to another machine, which is this one; one of the ends is `localhost:PATH`.
 fn between(dir: &Path, options: &[&str], source: &str, target: &str) -> Run {
     let rsh = dir.join("rsh");

@@ -1,4 +1,4 @@
-//! `--check`: comparing trees, or files with their checksums, and copying nothing.
+//! `--check`: comparing trees, and copying nothing. (Files are compared with a list in [`super::check_list`].)
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CString, OsStr};
@@ -15,13 +15,10 @@ use nix::fcntl::readlinkat;
 use serde::Serialize;
 use xattr::FileExt;
 
-use super::compare;
+use super::contents::{Compared, Contents, is_device, open_to_read};
 use super::engine::Progress;
 use super::error::said;
-use super::manifest::{self, HashError};
-use super::plan::SMALL_BYTES;
 use super::quote::quote;
-use super::reread::Reread;
 use super::tree::context::lock;
 use super::tree::directory::{Id, Shelf, id_of, open_directory};
 use super::tree::entry::{by_descriptor, look};
@@ -155,7 +152,7 @@ pub fn trees(
 ) -> Result<Found, String> {
     let open = |path: &Path| {
         let failed = |error: io::Error| format!("cannot open {}: {}", quote(path), said(&error));
-        let file = File::open(path).map_err(failed)?;
+        let file = open_to_read(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         Ok::<_, String>((file, metadata))
     };
@@ -177,6 +174,8 @@ pub fn trees(
         let above = std::sync::Arc::new(pair);
         check.pool.push([Work { above, name: c".".to_owned() }]);
         check.pool.run(what.threads, false, |work| check.directory(&work));
+    } else if is_device(&one_found) || is_device(&other_found) {
+        check.with_device(&top, (&one, &one_found), (&other, &other_found));
     } else {
         check.same(&top, (&one, &one_found), (&other, &other_found));
     }
@@ -284,51 +283,36 @@ impl Check<'_> {
         self.attributes(path, one, other);
     }
 
+    /// Compares a file or a device with another by what is in them. A device that was copied to may be longer.
+    fn with_device(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
+        let is_either = |found: &Metadata| found.is_file() || is_device(found);
+        if !is_either(one.1) || !is_either(other.1) {
+            return self.differs(path, words::OTHER_KIND);
+        }
+        self.contents(path, one, other);
+    }
+
     fn contents(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
         self.files.fetch_add(1, Ordering::Relaxed);
-        let len = one.1.len();
-        if len != other.1.len() {
-            return self.differs(path, &words::other_length(other.1.len(), len));
-        }
-        self.bytes.fetch_add(len, Ordering::Relaxed);
-        let open = |file: &File| File::open(by_descriptor(file));
-        let (one, other) = match (open(one.0), open(other.0)) {
-            (Ok(one), Ok(other)) => (one, other),
+        let (source, target) = match (Contents::open(one), Contents::open(other)) {
+            (Ok(source), Ok(target)) => (source, target),
             (Err(error), _) => return self.failed(path, "read it in the source", &error),
             (_, Err(error)) => return self.failed(path, "read it", &error),
         };
-        let same = if len < SMALL_BYTES {
-            compare::same_contents(&one, &other, self.progress).map_err(|error| match error {
-                compare::CompareError::First(_, error)
-                | compare::CompareError::Second(_, error) => error,
-                compare::CompareError::Cancelled => io::ErrorKind::Interrupted.into(),
-            })
-        } else {
-            self.same_on_devices(&one, &other, len)
-        };
-        match same {
-            Ok(true) => self.progress.add(len),
-            Ok(false) => self.differs(path, words::OTHER_CONTENTS),
+        match source.compare(&target, self.progress) {
+            Ok(Compared::Same(len)) => {
+                self.bytes.fetch_add(len, Ordering::Relaxed);
+                self.progress.add(len);
+            }
+            Ok(Compared::Other(len)) => {
+                self.bytes.fetch_add(len, Ordering::Relaxed);
+                self.differs(path, words::OTHER_CONTENTS);
+            }
+            Ok(Compared::OtherLength { found, expected }) => {
+                self.differs(path, &words::other_length(found, expected));
+            }
             Err(error) => self.failed(path, "compare it", &error),
         }
-    }
-
-    /// Big files are read past the page cache.
-    fn same_on_devices(&self, one: &File, other: &File, len: u64) -> io::Result<bool> {
-        const CHUNK: u64 = 4 << 20;
-        let (mut one, mut other) = (Reread::open(one, len)?, Reread::open(other, len)?);
-        let mut at = 0;
-        while at < len {
-            if self.progress.is_cancelled() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let range = at..len.min(at + CHUNK);
-            if one.read(range.clone())? != other.read(range)? {
-                return Ok(false);
-            }
-            at += CHUNK;
-        }
-        Ok(true)
     }
 
     fn attributes(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
@@ -384,53 +368,4 @@ fn join(above: &Path, name: &CString) -> PathBuf {
         return above.to_owned();
     }
     above.join(OsStr::from_bytes(name.to_bytes()))
-}
-
-/// Compares files with the checksums in `list`.
-///
-/// # Errors
-/// Where the list cannot be read, has nothing on it, or has a line that is none of a manifest.
-pub fn manifest(list: &Path, progress: &Progress) -> Result<Found, String> {
-    let text = if list == Path::new("-") {
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::stdin().lock(), &mut text).map(|_| text)
-    } else {
-        std::fs::read(list)
-    };
-    let text = text.map_err(|error| format!("cannot read {}: {}", quote(list), said(&error)))?;
-    let mut found = Found::default();
-    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        if line.is_empty() {
-            continue;
-        }
-        let Some((hash, path)) = manifest::parse(line) else {
-            return Err(format!(
-                "{}, line {}: not a checksum, two spaces and a path, as b3sum writes them",
-                quote(list),
-                index + 1
-            ));
-        };
-        let differs = match checksum(&path, progress) {
-            Ok((sum, len)) => {
-                found.files += 1;
-                found.bytes += len;
-                (sum != hash).then(|| "has another checksum".to_owned())
-            }
-            Err(HashError::Cancelled) => break,
-            Err(HashError::Read(error)) => Some(format!("cannot read it: {}", said(&error))),
-        };
-        found.differences.extend(differs.map(|how| format!("{}: {how}", quote(&path))));
-    }
-    if text.iter().all(|&byte| byte == b'\n') {
-        return Err(format!("{} has no checksum on it, so nothing was compared", quote(list)));
-    }
-    Ok(found)
-}
-
-fn checksum(path: &Path, progress: &Progress) -> Result<(blake3::Hash, u64), HashError> {
-    let file = File::open(path).map_err(HashError::Read)?;
-    let len = file.metadata().map_err(HashError::Read)?.len();
-    let sum = manifest::hash(&file, len, progress)?;
-    progress.add(len);
-    Ok((sum, len))
 }

@@ -47,6 +47,25 @@ pub fn hash(file: &File, len: u64, progress: &Progress) -> Result<Hash, HashErro
     Ok(hasher.finalize())
 }
 
+/// The checksum of all that reading `file` gives, and how many bytes that is: of one that does not tell its length.
+///
+/// # Errors
+/// [`HashError`].
+pub fn hash_to_end(file: &File, progress: &Progress) -> Result<(Hash, u64), HashError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut memory = vec![0; CHUNK];
+    loop {
+        if progress.is_cancelled() {
+            return Err(HashError::Cancelled);
+        }
+        let got = compare::read(file, &mut memory, hasher.count()).map_err(HashError::Read)?;
+        hasher.update(&memory[..got]);
+        if got < CHUNK {
+            return Ok((hasher.finalize(), hasher.count()));
+        }
+    }
+}
+
 /// Gives the bytes of a range of `file` to `take`, and where they begin: in order, cut at multiples of 1 MiB.
 fn read(
     file: &File,

@@ -11,8 +11,8 @@
 //! - **go on**: [`mod@sum`] tells pieces from others, [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
 //!   of it.
 //! - **trees**: [`tree`] goes through directories, and copies what is in them.
-//! - **compare**: [`compare`] two files, [`check`] two trees, [`manifest`] files with checksums, which go to
-//!   a [`manifest_file`].
+//! - **compare**: [`compare`] two files or their [`contents`], [`check`] two trees, and [`check_list`] files with a [`manifest`], which is
+//!   written to a [`manifest_file`].
 //! - [`capabilities`] tells which ways there are, and takes none.
 //! - **tell**: [`progress`], [`report`], [`error`], and [`signals`] while it lasts.
 //! - [`cluster`] is several processes that make one copy, as under `mpirun`.
@@ -23,8 +23,10 @@ pub mod attributes;
 pub mod cached;
 pub mod capabilities;
 pub mod check;
+pub mod check_list;
 pub mod cluster;
 pub mod compare;
+pub mod contents;
 pub mod engine;
 pub mod engines;
 pub mod error;

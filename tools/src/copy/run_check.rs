@@ -9,6 +9,7 @@ use std::thread;
 use clap::error::ErrorKind;
 
 use super::check::{self, Checking, Found};
+use super::check_list;
 use super::engine::Progress;
 use super::options::{self, Options};
 use super::out::Out;
@@ -36,7 +37,7 @@ pub fn check(options: &Options) -> ExitCode {
     };
     watched(options, |progress| match &task {
         Task::Trees(source, target, what) => check::trees(source, target, what, progress),
-        Task::Manifest(list) => check::manifest(list, progress),
+        Task::Manifest(list) => check_list::check(list, progress),
     })
 }
 
