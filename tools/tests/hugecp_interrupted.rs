@@ -171,3 +171,30 @@ fn a_file_that_changes_its_length_is_told() {
         assert_eq!((dir.names(), dir.read("b")), (vec!["a".into(), "b".into()], b"old".to_vec()));
     }
 }
+
+#[test]
+fn two_signals_leave_no_part_of_a_small_file() {
+    const EACH: usize = 8_000_000; // just short of what is staged
+    let dir = Dir::new();
+    let data = bytes(EACH);
+    for number in 0..8 {
+        dir.file(&format!("s/f{number}"), &data);
+    }
+    for _ in 0..5 {
+        let child = dir.hugecp(["-r", "s", "d"]).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("a file to begin", || {
+            let made = std::fs::read_dir(dir.join("d")).into_iter().flatten().flatten();
+            made.into_iter().any(|entry| entry.metadata().is_ok_and(|found| found.len() > 0))
+        });
+        send(&child, Signal::SIGINT);
+        send(&child, Signal::SIGTERM);
+        // Either may be seen first, and the copy may have been about to end.
+        let status = Ran(child.wait_with_output().unwrap()).status();
+        assert!(matches!(status, 0 | 130 | 143), "{status}");
+        for name in dir.names_in("d") {
+            let len = std::fs::metadata(dir.join("d").join(&name)).unwrap().len();
+            assert_eq!(len, EACH as u64, "{name} is a part, after {status}");
+        }
+        std::fs::remove_dir_all(dir.join("d")).unwrap();
+    }
+}

@@ -10,7 +10,8 @@
 //!   [`file`](mod@file) one that was named.
 //! - **go on**: [`mod@sum`] tells pieces from others, [`journal`] is what is kept of a copy that can be resumed, [`unfinished`] the files
 //!   of it.
-//! - **trees**: [`tree`] goes through directories, and copies what is in them.
+//! - **trees**: [`tree`] goes through directories, and copies what is in them; [`begun`] are the small files that it is
+//!   making.
 //! - **compare**: [`compare`] two files or their [`contents`], [`check`] two trees, and [`check_list`] files with a [`manifest`], which is
 //!   written to a [`manifest_file`].
 //! - [`capabilities`] tells which ways there are, and takes none.
@@ -20,6 +21,7 @@
 //!   [`run_check`] where nothing is.
 
 pub mod attributes;
+pub mod begun;
 pub mod cached;
 pub mod capabilities;
 pub mod check;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use super::begun;
 use super::engine::Progress;
 use super::progress::Printer;
 use super::staging;
@@ -97,6 +98,7 @@ fn leave_later(status: u8, printer: Printer) {
 }
 
 fn leave(status: u8, printer: &Printer) -> ! {
+    begun::remove_begun();
     staging::remove_temporary_names();
     printer.clear();
     std::process::exit(status.into());

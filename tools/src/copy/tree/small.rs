@@ -3,7 +3,8 @@
 //! A new file is created under its own name (`O_CREAT | O_EXCL`) and filled, without a temporary
 //! name, without a look at what is there, and without making it durable. This is safe:
 //! - `O_EXCL` creates or fails: no file that exists is written, and no link is followed.
-//! - An error or a signal removes what was created, after a look whether it is still that.
+//! - An error or a signal removes what was created, after a look whether it is still that (see
+//!   [`crate::copy::begun`]).
 //! - Its modification time is set last, so that a file that a killed run left unfinished has
 //!   neither the source's time nor, mostly, its length: `--resume` and `--checksum` copy it again.
 //!
@@ -30,6 +31,7 @@ use super::directory::{Directory, Id, Side, file_of, id_of};
 use super::entry::{Spot, look};
 use super::sys;
 use crate::copy::attributes::{self, OWNER};
+use crate::copy::begun::Begun;
 use crate::copy::engine::{EngineName, Sparse};
 use crate::copy::error::{self, FileError};
 use crate::copy::holes;
@@ -83,27 +85,28 @@ impl Context<'_> {
         identify: bool,
     ) -> Result<Tried, FileError> {
         let plan = self.attributes_of(spot, source, metadata);
-        let Some((target, staging)) = self.create_small(spot, plan.create_mode)? else {
+        let Some(created) = self.create_small(spot, plan.create_mode)? else {
             return Ok(Tried::Taken);
         };
+        let target = created.file();
         self.announce(spot.directory, spot.entry);
-        let filled = self.fill_small(spot, source, &target, metadata);
-        if !matches!(filled, Ok(true)) && staging.is_none() {
-            remove(spot, &target);
+        let filled = self.fill_small(spot, source, target, metadata);
+        if !matches!(filled, Ok(true)) && matches!(created, Created::Named(_)) {
+            remove(spot, target);
         }
         if !filled? {
             return Ok(Tried::Odd);
         }
-        let lost = self.finish_small(spot, source, &target, metadata, &plan);
-        match staging.map_or(Ok(()), |staging| staging.commit(&target, true)) {
-            Ok(()) => self.progress.add(metadata.len()),
-            Err(Errno::EEXIST) => return Ok(Tried::Taken),
-            Err(errno) => return Err(spot.target_error("give the finished copy the name", errno)),
-        }
+        let lost = self.finish_small(spot, source, target, metadata, &plan);
         let remember = self.made.is_some();
         let id = (identify || remember)
             .then(|| target.metadata().ok().map(|metadata| id_of(&metadata)))
             .flatten();
+        match created.commit() {
+            Ok(()) => self.progress.add(metadata.len()),
+            Err(Errno::EEXIST) => return Ok(Tried::Taken),
+            Err(errno) => return Err(spot.target_error("give the finished copy the name", errno)),
+        }
         if let (Some(made), Some(id)) = (&self.made, id) {
             lock(made).insert(id);
         }
@@ -117,11 +120,11 @@ impl Context<'_> {
 
     /// Creates the target: under its own name, or staged where other processes of the same copy may be
     /// killed at any moment. `None` where the name is taken.
-    fn create_small(
+    fn create_small<'d>(
         &self,
-        spot: Spot<'_>,
+        spot: Spot<'d>,
         mode: u32,
-    ) -> Result<Option<(File, Option<Staging>)>, FileError> {
+    ) -> Result<Option<Created<'d>>, FileError> {
         let name = spot.entry.target();
         if self.team.is_some() {
             let failed = |cause| spot.target_error("create", cause);
@@ -131,11 +134,13 @@ impl Context<'_> {
             let name = OsStr::from_bytes(name.to_bytes()).to_owned();
             let directory = file_of(spot.target).map_err(failed)?;
             let (file, staging) = Staging::create_exactly(directory, name, mode).map_err(failed)?;
-            return Ok(Some((file, Some(staging))));
+            return Ok(Some(Created::Staged(file, Box::new(staging))));
         }
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        match openat(spot.target, name, flags, Mode::from_bits_truncate(mode)) {
-            Ok(target) => Ok(Some((File::from(target), None))),
+        let mode = Mode::from_bits_truncate(mode);
+        let create = || openat(spot.target, name, flags, mode).map(File::from);
+        match Begun::create(spot.target, name, create) {
+            Ok(begun) => Ok(Some(Created::Named(begun))),
             Err(Errno::EEXIST) => Ok(None),
             Err(errno) => Err(spot.target_error("create", errno)),
         }
@@ -278,6 +283,31 @@ impl Context<'_> {
             lost.push(error::lost("its times", errno));
         }
         lost
+    }
+}
+
+/// A target that is to be filled.
+#[derive(Debug)]
+enum Created<'d> {
+    /// Under its own name.
+    Named(Begun<'d>),
+    Staged(File, Box<Staging>),
+}
+
+impl Created<'_> {
+    fn file(&self) -> &File {
+        match self {
+            Self::Named(begun) => &begun.file,
+            Self::Staged(file, _) => file,
+        }
+    }
+
+    /// It is complete.
+    fn commit(self) -> nix::Result<()> {
+        match self {
+            Self::Named(_) => Ok(()),
+            Self::Staged(file, staging) => staging.commit(&file, true),
+        }
     }
 }
 
