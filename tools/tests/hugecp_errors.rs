@@ -66,12 +66,24 @@ fn a_full_file_system_is_told_and_nothing_is_left() {
     dir.file("a", bytes(100_000));
     // A device that is always full.
     dir.run("a /dev/full").fails(1, &["No space left on device"]);
-    // A limit on the length of files, which every file system obeys; the default action of
-    // SIGXFSZ would end the program before it could tell.
-    let limited = "trap '' XFSZ; ulimit -f 10; exec \"$0\" a b";
+    // A limit on the length of files, which every file system obeys.
+    let limited = "ulimit -f 10; exec \"$0\" a b";
     let out = dir.command("bash", ["-c", limited, env!("CARGO_BIN_EXE_hugecp")]).output().unwrap();
     Ran(out).fails(1, &["File too large", "ulimit -f"]);
     assert_eq!(dir.names(), ["a"]);
+}
+
+#[test]
+fn a_file_of_a_tree_that_is_longer_than_may_be_costs_no_other() {
+    let dir = Dir::new();
+    dir.file("s/short", "x");
+    dir.file("s/small", bytes(600_000));
+    dir.file("s/staged", bytes(9 << 20));
+    let limited = "ulimit -f 100; exec \"$0\" -r --reflink=never s d";
+    let out = dir.command("bash", ["-c", limited, env!("CARGO_BIN_EXE_hugecp")]).output().unwrap();
+    Ran(out).fails(1, &["'d/small'", "d/staged", "File too large"]);
+    assert_eq!(dir.names_in("d"), ["short"]);
+    assert_eq!(dir.read("d/short"), b"x");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use super::request::{Destination, Endpoint, Request, Settings, UsageError};
 use super::resolve::{self, Task};
 use super::run_check;
 use super::run_trees;
-use super::signals::{Signals, Stopped};
+use super::signals::{self, Signals, Stopped};
 use super::source::device_len;
 use crate::cli::exit;
 use crate::remote::request::Wanted;
@@ -42,6 +42,10 @@ pub(super) const PIPE_CLOSED: u8 = 141;
 
 /// Does what `options` ask for. Messages go to standard error, results to standard output.
 pub fn run(options: Options) -> ExitCode {
+    // Before any thread, and for what is served to others too.
+    if let Err(error) = signals::hold_file_limit() {
+        return exit::fail(TOOL, &error, exit::FAILURE);
+    }
     if let Some(what) = options.generate {
         return match generate::generate(what, &mut std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,

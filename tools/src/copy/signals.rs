@@ -5,6 +5,9 @@
 //! asked twice, is ended here, after the temporary file's name was removed. SIGUSR1 prints the
 //! progress. Signals that were ignored when the program started (`nohup`, a shell's background
 //! jobs) stay ignored.
+//!
+//! SIGXFSZ is held back in every run: a file longer than `ulimit -f` is an error of that file, for which the others
+//! need not suffer.
 
 use std::io;
 use std::sync::Arc;
@@ -83,6 +86,25 @@ impl Signals {
     }
 }
 
+/// Lets what would make a file longer than the process may (`ulimit -f`) fail with `EFBIG` in this thread and those that
+/// it starts from now on, rather than end the process.
+///
+/// # Errors
+/// What the system says.
+pub fn hold_file_limit() -> io::Result<()> {
+    Ok(SigSet::from(Signal::SIGXFSZ).thread_block()?)
+}
+
+/// Does `start`, which starts a program, for which SIGXFSZ is not held back: it does not know of that.
+pub fn with_file_limit<T>(start: impl FnOnce() -> T) -> T {
+    let limit = SigSet::from(Signal::SIGXFSZ);
+    // Neither fails for a signal that there is.
+    let _ = limit.thread_unblock();
+    let started = start();
+    let _ = limit.thread_block();
+    started
+}
+
 /// Ends the process if it does not end by itself.
 fn leave_later(status: u8, printer: Printer) {
     let late = std::thread::Builder::new().spawn({
@@ -126,6 +148,22 @@ mod tests {
         let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
         assert_eq!(ignored_in(status), 1 << 12 | 1);
         assert_eq!(ignored_in(""), 0);
+    }
+
+    #[test]
+    fn the_limit_of_files_is_held_here_and_not_in_programs_started() {
+        let held = |status: &str| {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+            mask & (1 << (Signal::SIGXFSZ as i32 - 1)) != 0
+        };
+        let here = || held(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+        let cat = || std::process::Command::new("cat").arg("/proc/self/status").output().unwrap();
+        hold_file_limit().unwrap(); // of the thread of this test
+        assert!(here());
+        let started = with_file_limit(cat);
+        assert!(!held(&String::from_utf8(started.stdout).unwrap()));
+        assert!(here());
     }
 
     #[test]

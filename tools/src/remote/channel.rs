@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{RemoteError, printable};
 use super::protocol::{Message, VERSION};
+use crate::copy::signals;
 use crate::copy::sum::has_aes;
 use crate::copy::sys::{self, Readiness};
 
@@ -59,12 +60,9 @@ impl Program {
         })?;
         let command = name.to_string_lossy().into_owned();
         let failed = |cause| RemoteError::Start { command: command.clone(), cause };
-        let mut child = Command::new(name)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+        let mut program = Command::new(name);
+        program.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = signals::with_file_limit(|| program.spawn()).map_err(failed)?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let Some((output, input)) = pipes else {
             return Err(failed(io::ErrorKind::BrokenPipe.into())); // both were asked for
