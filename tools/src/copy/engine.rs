@@ -256,7 +256,7 @@ impl Sums {
     }
 
     /// Takes the checksum of `bytes`, which stand at `offset`, and keeps it. Each byte of data is recorded
-    /// once; pieces do not overlap.
+    /// once; these pieces do not overlap, though some may cover known ones.
     pub fn record(&self, offset: u64, bytes: &[u8]) {
         let range = offset..offset + bytes.len() as u64;
         self.keep(PieceSum { range, sum: self.summer.sum(offset, bytes) });
@@ -275,14 +275,32 @@ impl Sums {
         self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }
 
-    /// The pieces in order of their offsets.
+    /// The pieces in order of their offsets. Known ones are left out where all of them was written anew; what is written
+    /// over a part of one is the same, so that its checksum still holds, and they overlap.
     pub fn sorted(&self) -> Vec<PieceSum> {
+        let start = |piece: &PieceSum| piece.range.start;
         let mut pieces =
             self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        pieces.extend(self.known.iter().cloned());
-        pieces.sort_by_key(|piece| piece.range.start);
+        pieces.sort_by_key(start);
+        let mut known = self.known.clone();
+        known.retain(|known| !is_covered(&known.range, &pieces));
+        pieces.append(&mut known);
+        pieces.sort_by_key(start);
         pieces
     }
+}
+
+/// Whether all of `range` lies in `pieces`, which are sorted and do not overlap.
+fn is_covered(range: &Range<u64>, pieces: &[PieceSum]) -> bool {
+    let first = pieces.partition_point(|piece| piece.range.end <= range.start);
+    let mut at = range.start;
+    for piece in &pieces[first..] {
+        if at >= range.end || piece.range.start > at {
+            break;
+        }
+        at = at.max(piece.range.end);
+    }
+    at >= range.end
 }
 
 /// The memory that an engine copied through.

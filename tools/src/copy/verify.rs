@@ -68,10 +68,12 @@ impl Verification<'_> {
         let mut at = range.start;
         for piece in sums.sorted() {
             self.holes(at..piece.range.start)?;
-            let (start, sum) = (piece.range.start, piece.sum);
+            let (start, end, sum) = (piece.range.start, piece.range.end, piece.sum);
             let matches = |bytes: &[u8]| sums.summer().sum(start, bytes) == sum;
-            self.compare(piece.range.clone(), matches)?;
-            at = piece.range.end;
+            self.compare(piece.range, matches)?;
+            // Pieces of an earlier run may overlap with those of this one, and end before them.
+            self.progress.add(end.saturating_sub(at.max(start)));
+            at = at.max(end);
         }
         self.holes(at..range.end)
     }
@@ -82,6 +84,7 @@ impl Verification<'_> {
         while at < range.end {
             let end = range.end.min(at + CHUNK as u64);
             self.compare(at..end, zeros::is_zero)?;
+            self.progress.add(end - at);
             at = end;
         }
         Ok(())
@@ -97,10 +100,7 @@ impl Verification<'_> {
         }
         let path = || self.target.path.to_owned();
         match self.reread.read(range.clone()) {
-            Ok(bytes) if bytes.len() as u64 == range.end - range.start && matches(bytes) => {
-                self.progress.add(range.end - range.start);
-                Ok(())
-            }
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start && matches(bytes) => Ok(()),
             Ok(_) => Err(CopyError::Mismatch { path: path(), range }),
             Err(cause) => Err(CopyError::Read { path: path(), offset: range.start, cause }),
         }
@@ -109,6 +109,8 @@ impl Verification<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::PieceSum;
+    use super::super::sum::Summer;
     use super::*;
     use std::os::unix::fs::FileExt;
 
@@ -138,6 +140,48 @@ mod tests {
     fn a_true_copy_passes() {
         let (file, sums) = written();
         check(&file, &sums).unwrap();
+    }
+
+    /// A file of data from 5,000 to 20,000, and sums of an earlier run and of this one that overlap and nest.
+    fn overlapping() -> (tempfile::NamedTempFile, Sums) {
+        let data: Vec<u8> = (0..15_000u32).map(|i| (i % 251) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all_at(&data, 5_000).unwrap();
+        file.as_file().set_len(LEN).unwrap();
+        let summer = Summer::here();
+        let known = [6_000..7_000, 9_000..9_500, 14_000..20_000, 16_000..17_000]
+            .map(|range| {
+                let bytes = &data[range.start - 5_000..range.end - 5_000];
+                let sum = summer.sum(range.start as u64, bytes);
+                PieceSum { range: range.start as u64..range.end as u64, sum }
+            })
+            .to_vec();
+        let sums = Sums::with(summer, known, None);
+        sums.record(5_000, &data[..4_096]);
+        sums.record(9_096, &data[4_096..10_000]);
+        (file, sums)
+    }
+
+    #[test]
+    fn pieces_that_overlap_are_no_holes() {
+        let (file, sums) = overlapping();
+        let ranges: Vec<_> = sums.sorted().into_iter().map(|piece| piece.range).collect();
+        let left = [5_000..9_096, 9_096..15_000, 14_000..20_000, 16_000..17_000];
+        assert_eq!(ranges, left, "less what was written anew");
+        let side =
+            Side { file: file.as_file(), path: file.path(), kind: Kind::Regular, len: Some(LEN) };
+        let progress = Progress::default();
+        verify(&side, 0..LEN, &sums, &progress).unwrap();
+        assert_eq!(progress.copied(), LEN, "each byte counts once");
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_where_pieces_overlap() {
+        for offset in [5_000, 6_500, 9_050, 9_100, 14_500, 16_500, 19_999, 20_000] {
+            let (file, sums) = overlapping();
+            file.as_file().write_all_at(&[255], offset).unwrap();
+            assert!(matches!(check(&file, &sums), Err(CopyError::Mismatch { .. })), "{offset}");
+        }
     }
 
     #[test]

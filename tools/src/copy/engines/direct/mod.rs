@@ -147,8 +147,8 @@ fn arena(layout: &Layout) -> Result<Arena, String> {
 }
 
 /// Cuts what is to be written into the part for direct requests, whose ranges are made to begin and
-/// end at multiples of the alignment (what is added are holes, which read as zeros), and the part
-/// after the last multiple.
+/// end at multiples of the alignment (what is added are holes, which read as zeros, and what an
+/// earlier run has copied), and the part after the last multiple.
 fn cut(ranges: &[Range<u64>], len: u64, alignment: u64) -> (Vec<Range<u64>>, Option<Range<u64>>) {
     let body_len = len - len % alignment;
     let mut body: Vec<Range<u64>> = Vec::new();
