@@ -337,3 +337,23 @@ fn verified_copies_say_so() {
     assert!(Ran(out).ok().out().contains("\"verified\":true"));
     assert!(dir.read("a") == dir.read("c"));
 }
+
+#[test]
+fn what_is_open_is_written_by_its_link() {
+    let dir = Dir::new();
+    dir.file("a", "contents");
+    let bash = |script: &str| {
+        let script = format!("set -o pipefail; {script}");
+        let out = dir.command("bash", ["-c", &script, env!("CARGO_BIN_EXE_hugecp")]).output();
+        Ran(out.unwrap()).ok().out()
+    };
+    assert_eq!(bash("\"$0\" a /dev/stdout | cat"), "contents");
+    assert_eq!(bash("{ \"$0\" a >(cat >&3); } 3>&1 | cat"), "contents");
+    // A file that has no name any more, and another of the name that the link says.
+    dir.file("gone (deleted)", "another's");
+    let gone =
+        "exec 5<>gone; echo something longer >&5; rm gone; \"$0\" a /dev/fd/5; cat /dev/fd/5";
+    assert_eq!(bash(gone), "contents");
+    assert_eq!(dir.read("gone (deleted)"), b"another's");
+    assert_eq!(dir.names(), ["a", "gone (deleted)"]);
+}

@@ -3,7 +3,7 @@
 //! A regular target is staged (see [`super::staging`]): it grows without a name, or under a
 //! temporary one, and takes its own when it is complete.
 //!
-//! Devices, pipes and `--in-place` targets are written where they are.
+//! Devices, pipes, files without a name and `--in-place` targets are written where they are.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata, OpenOptions};
@@ -44,6 +44,8 @@ pub enum Place {
     New(PathBuf),
     /// What is there, by its own name: symbolic links are followed.
     Existing(PathBuf, Metadata),
+    /// What is open and has no name, or none any more: a link of `/proc` leads there, as `/dev/stdout` does.
+    Nameless(PathBuf, Metadata),
 }
 
 impl Place {
@@ -64,32 +66,53 @@ impl Place {
             }
             Err(error) => return Err(FileError::target(path, "look at", error)),
         };
-        let (path, found) = if found.is_symlink() { follow(path)? } else { (path.clone(), found) };
-        if found.is_dir() {
-            return Err(FileError::TargetIsDirectory(path));
+        let place = match found.is_symlink() {
+            true => follow(path)?,
+            false => Self::Existing(path.clone(), found),
+        };
+        match place {
+            Self::Existing(path, found) | Self::Nameless(path, found) if found.is_dir() => {
+                Err(FileError::TargetIsDirectory(path))
+            }
+            Self::Existing(path, found) | Self::Nameless(path, found)
+                if found.file_type().is_socket() =>
+            {
+                Err(FileError::TargetIsSocket(path))
+            }
+            place => Ok(place),
         }
-        if found.file_type().is_socket() {
-            return Err(FileError::TargetIsSocket(path));
-        }
-        Ok(Self::Existing(path, found))
     }
 
     /// What is there, if anything.
     pub fn existing(&self) -> Option<&Metadata> {
         match self {
-            Self::Existing(_, metadata) => Some(metadata),
+            Self::Existing(_, metadata) | Self::Nameless(_, metadata) => Some(metadata),
             Self::New(_) | Self::Standard => None,
         }
     }
+
+    /// Whether what is there is written where it is, not replaced, if it is a regular file.
+    pub fn is_kept(&self, settings: &Settings) -> bool {
+        settings.in_place || matches!(self, Self::Standard | Self::Nameless(..))
+    }
 }
 
-fn follow(path: &Path) -> Result<(PathBuf, Metadata), FileError> {
+/// What a symbolic link leads to.
+fn follow(path: &Path) -> Result<Place, FileError> {
     let dangling = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => FileError::Dangling(path.to_owned()),
         _ => FileError::target(path, "follow", error),
     };
     let metadata = std::fs::metadata(path).map_err(dangling)?;
-    Ok((std::fs::canonicalize(path).map_err(dangling)?, metadata))
+    match std::fs::canonicalize(path) {
+        Ok(name) if metadata.nlink() > 0 => Ok(Place::Existing(name, metadata)),
+        // What the link says is not where it leads.
+        Ok(_) => Ok(Place::Nameless(path.to_owned(), metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Place::Nameless(path.to_owned(), metadata))
+        }
+        Err(error) => Err(dangling(error)),
+    }
 }
 
 /// The target of a copy.
@@ -122,19 +145,22 @@ impl Target {
     ) -> Result<Self, FileError> {
         let mode = attributes::new_mode(source);
         let resumed = resumed(source.filter(|_| resumable), settings, false);
+        let is_kept = place.is_kept(settings);
         match place {
             Place::Standard => Self::standard_output(),
-            Place::New(path) if settings.in_place => Self::in_place(path, None, mode),
+            Place::New(path) if is_kept => Self::in_place(path, None, mode),
             Place::New(path) => Self::stage(path, None, mode, settings.preserve, resumed),
-            Place::Existing(path, old) => match kind_of(old.file_type()) {
-                Some(Kind::BlockDevice) => Self::device(&path.clone(), path, settings.force),
-                Some(Kind::Stream) => Self::stream(path),
-                _ if settings.in_place => Self::in_place(path, Some(old), mode),
-                _ => {
-                    check_writable(&path, &old, settings.force)?;
-                    Self::stage(path, Some(old), mode, settings.preserve, resumed)
+            Place::Existing(path, old) | Place::Nameless(path, old) => {
+                match kind_of(old.file_type()) {
+                    Some(Kind::BlockDevice) => Self::device(&path.clone(), path, settings.force),
+                    Some(Kind::Stream) => Self::stream(path),
+                    _ if is_kept => Self::in_place(path, Some(old), mode),
+                    _ => {
+                        check_writable(&path, &old, settings.force)?;
+                        Self::stage(path, Some(old), mode, settings.preserve, resumed)
+                    }
                 }
-            },
+            }
         }
     }
 
