@@ -44,6 +44,28 @@ fn sources_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn standard_input_is_not_written_over_while_it_is_read() {
+    let dir = Dir::new();
+    let data = bytes(100_000);
+    dir.file("b", &data);
+    let input = || std::fs::File::open(dir.join("b")).unwrap();
+    let run = |line: &str| {
+        let mut command = dir.hugecp(line.split(' '));
+        command.stdin(input());
+        command
+    };
+    let ran = Ran(run("--in-place - b").output().unwrap());
+    ran.fails(1, &["'-' and 'b' are the same file"]);
+    let end = std::fs::File::options().append(true).open(dir.join("b")).unwrap();
+    let ran = Ran(run("- -").stdout(end).output().unwrap());
+    ran.fails(1, &["'-' and '-' are the same file"]);
+    assert!(dir.read("b") == data);
+    // A copy that replaces it harms nothing.
+    Ran(run("- b").output().unwrap()).ok();
+    assert!(dir.read("b") == data);
+}
+
+#[test]
 fn targets_that_cannot_be_are_named() {
     let dir = Dir::new();
     dir.file("a", "x");

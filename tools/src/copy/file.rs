@@ -128,7 +128,11 @@ impl<'a> Copier<'a> {
             _ => place.existing(),
         };
         let Some(existing) = existing else { return Ok(None) };
-        if source.kind != Kind::Stream && source.is_same(existing) {
+        // Standard input can be a regular file too: it is read from while its copy replaces it, but not while that is
+        // written into it.
+        let would_harm = source.kind != Kind::Stream
+            || (source.metadata.is_file() && place.is_kept(self.settings));
+        if would_harm && source.is_same(existing) {
             return Err(FileError::SameFile {
                 source_path: source.path.clone(),
                 target: task.target.name(),
