@@ -72,7 +72,11 @@ fn targets_that_cannot_be_are_named() {
     dir.file("f", "y");
     dir.run("a nowhere/b").fails(1, &["target directory 'nowhere' does not exist: create it"]);
     dir.run("-t nowhere a").fails(1, &["target directory 'nowhere' does not exist"]);
-    dir.run("a b/").fails(1, &["'b/' is not a directory"]);
+    for name in ["b/", "b/.", "b/..", "b/./"] {
+        let part = format!("'{name}' is not a directory");
+        dir.run(&format!("a {name}")).fails(1, &[&part]);
+        dir.run(&format!("--in-place a {name}")).fails(1, &[&part]);
+    }
     dir.run("a f/b").fails(1, &["'f/b'", "Not a directory"]);
     dir.run("a f f").fails(1, &["'f' is not a directory"]);
     let long = "n".repeat(256);
@@ -80,6 +84,7 @@ fn targets_that_cannot_be_are_named() {
     let _socket = std::os::unix::net::UnixListener::bind(dir.join("s")).unwrap();
     dir.run("a s").fails(1, &["'s' is a socket"]);
     dir.run("s b").fails(1, &["'s' is a socket"]);
+    assert_eq!(dir.names(), ["a", "f", "s"]);
 }
 
 #[test]

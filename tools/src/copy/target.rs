@@ -58,7 +58,7 @@ impl Place {
         let found = match std::fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return if path.as_os_str().as_bytes().ends_with(b"/") {
+                return if is_name_of_directory(path) {
                     Err(FileError::NotADirectory(path.clone()))
                 } else {
                     Ok(Self::New(path.clone()))
@@ -113,6 +113,12 @@ fn follow(path: &Path) -> Result<Place, FileError> {
         }
         Err(error) => Err(dangling(error)),
     }
+}
+
+/// Whether only a directory can be called so.
+fn is_name_of_directory(path: &Path) -> bool {
+    let last = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next();
+    matches!(last, Some(b"" | b"." | b".."))
 }
 
 /// The target of a copy.
