@@ -101,6 +101,7 @@ impl Plan {
         };
         let memory = job.tuning.buffer_memory.unwrap_or(u64::MAX);
         let block = job.tuning.block_size.unwrap_or(BLOCK_SIZE).clamp(512, 1 << 30).min(memory);
+        let block = block.min(job.source.len.unwrap_or(u64::MAX)); // a longer one stays empty
         let affordable = usize::try_from(memory / block.max(1)).unwrap_or(usize::MAX);
         Self { threads: wanted.min(affordable).max(1), block: block.max(512) }
     }

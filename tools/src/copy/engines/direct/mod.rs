@@ -23,7 +23,9 @@ use bookend::units::{Blocks, Bytes};
 use super::ends;
 use super::pieces::Pieces;
 use crate::copy::cached::Slices;
-use crate::copy::engine::{Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Sparse, Stop};
+use crate::copy::engine::{
+    Buffers, CopyError, Done, Engine, EngineName, Job, Kind, Sparse, Stop, Tuning,
+};
 use crate::copy::limit::Limiter;
 use flow::Flow;
 use ring::Ring;
@@ -52,7 +54,7 @@ impl Engine for DirectEngine {
     fn copy(&self, job: &Job<'_>) -> Result<Done, Stop> {
         let len = known_length(job)?;
         let sides = Sides::open(job)?;
-        let layout = Layout::new(job);
+        let layout = Layout::new(job.tuning, len, job.data.len() as u64);
         let arena = arena(&layout).map_err(Stop::Unsupported)?;
         let blocks = arena.pool().capacity();
         let mut extent = arena
@@ -118,13 +120,16 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(job: &Job<'_>) -> Self {
-        let wanted = job.tuning.block_size.unwrap_or(SLOT_BYTES);
+    /// For a file of `len` bytes in `ranges` ranges of data: no slots, nor longer ones, than it has pieces for.
+    fn new(tuning: Tuning, len: u64, ranges: u64) -> Self {
+        let wanted = tuning.block_size.unwrap_or(SLOT_BYTES).min(len);
         let slot_bytes =
             wanted.clamp(SLOT_BYTES_MIN, SLOT_BYTES_MAX).next_multiple_of(SLOT_BYTES_MIN);
-        let memory = job.tuning.buffer_memory.unwrap_or(u64::MAX);
-        let depth = job.tuning.queue_depth.map_or(DEPTH, u64::from);
-        Self { slot_bytes, depth: depth.min(memory / slot_bytes).clamp(1, DEPTH_MAX) }
+        // Pieces end with ranges too.
+        let pieces = len.div_ceil(slot_bytes) + ranges.saturating_sub(1);
+        let memory = tuning.buffer_memory.unwrap_or(u64::MAX);
+        let depth = tuning.queue_depth.map_or(DEPTH, u64::from);
+        Self { slot_bytes, depth: depth.min(pieces).min(memory / slot_bytes).clamp(1, DEPTH_MAX) }
     }
 
     fn bytes(&self) -> u64 {
@@ -188,7 +193,28 @@ fn copy_tail(job: &Job<'_>, body_len: u64, tail: Option<Range<u64>>) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::{DEPTH, Layout, SLOT_BYTES, SLOT_BYTES_MIN, cut};
+    use crate::copy::engine::Tuning;
+
+    #[test]
+    fn a_file_has_no_more_buffers_than_pieces() {
+        const GIB: u64 = 1 << 30;
+        let most = Tuning { block_size: Some(GIB), queue_depth: Some(4096), ..Tuning::FREE };
+        let slots = |tuning, len, ranges| {
+            let layout = Layout::new(tuning, len, ranges);
+            (layout.slot_bytes, layout.depth)
+        };
+        for len in [0, 1, 2, SLOT_BYTES_MIN] {
+            assert_eq!(slots(most, len, 1), (SLOT_BYTES_MIN, 1), "{len}");
+        }
+        assert_eq!(slots(most, 100_000, 0), (2 * SLOT_BYTES_MIN, 1));
+        assert_eq!(slots(most, 3 * GIB + 1, 1), (GIB, 4));
+        assert_eq!(slots(Tuning::FREE, 5 * SLOT_BYTES, 1), (SLOT_BYTES, 5));
+        assert_eq!(slots(Tuning::FREE, SLOT_BYTES, 9), (SLOT_BYTES, 9), "each range is a piece");
+        assert_eq!(slots(Tuning::FREE, GIB, 1), (SLOT_BYTES, DEPTH));
+        let little = Tuning { buffer_memory: Some(3 * SLOT_BYTES), ..Tuning::FREE };
+        assert_eq!(slots(little, GIB, 1), (SLOT_BYTES, 3));
+    }
 
     #[test]
     fn ranges_grow_to_the_alignment_and_join_where_they_meet() {
