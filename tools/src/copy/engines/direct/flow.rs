@@ -204,9 +204,8 @@ impl<'a, 'm> Flow<'a, 'm> {
     ) -> Result<(), Stop> {
         let len = (piece.end - piece.start) as usize;
         if done < len {
-            // A direct read that stops off the alignment has met the end of the file.
-            let aligned = cached || (done as u64).is_multiple_of(self.sides.alignment);
-            if n == 0 || !aligned {
+            let direct = (self.sides.is_source_direct() && !cached).then_some(self.sides.alignment);
+            if is_end(n, done, direct) {
                 return Err(self.job.source.shrank(piece.start + done as u64).into());
             }
             self.read(slot, piece, done, cached);
@@ -266,6 +265,12 @@ impl<'a, 'm> Flow<'a, 'm> {
     }
 }
 
+/// Whether a read that brought `n` bytes of a piece, `done` in all and too few, has met the end of the file. A direct one
+/// has where it stops off its alignment; any other can stop short anywhere, as on a network file system.
+fn is_end(n: usize, done: usize, direct_alignment: Option<u64>) -> bool {
+    n == 0 || direct_alignment.is_some_and(|alignment| !(done as u64).is_multiple_of(alignment))
+}
+
 /// Whether all of a piece is in the page cache.
 fn is_cached(job: &Job<'_>, piece: &Range<u64>) -> bool {
     let pages = (piece.end - piece.start).div_ceil(probe::page_bytes());
@@ -281,5 +286,17 @@ fn moved(result: io::Result<usize>) -> io::Result<Option<usize>> {
             Some(libc::EAGAIN | libc::EINTR) => Ok(None),
             _ => Err(cause),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_end;
+
+    #[test]
+    fn only_direct_reads_tell_the_end_by_where_they_stop() {
+        assert!(is_end(0, 4096, None) && is_end(0, 4096, Some(512)));
+        assert!(is_end(700, 4796, Some(512)) && !is_end(512, 4608, Some(512)));
+        assert!(!is_end(700, 4796, None), "it may go on");
     }
 }
