@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{Dir, Ran, bytes, wait_for_start};
+use common::{Dir, Ran, bytes, wait_for_start, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
