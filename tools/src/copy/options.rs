@@ -114,6 +114,8 @@ pub struct Options {
     /// Write checksums (BLAKE3) of what was copied to FILE, as b3sum does; with --check, compare
     ///
     /// The checksums are those of the sources, the paths those of the targets, also where these are on another machine.
+    /// Devices and pipes are not listed. A copy that is stopped, or brings nothing since all of it fails, leaves an older
+    /// FILE as it is.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub manifest: Option<PathBuf>,
 

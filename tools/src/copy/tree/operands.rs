@@ -17,6 +17,7 @@ use super::directory::{Directory, Opened, Origin, id_of};
 use super::enter::DEFAULT_ACL;
 use super::entry::by_descriptor;
 use super::list::Entry;
+use super::wishes::Follow;
 use crate::copy::error::FileError;
 use crate::copy::request::{Destination, Endpoint, Request};
 use crate::copy::resolve::{self, Task};
@@ -50,7 +51,8 @@ impl Context<'_> {
             for names in &all {
                 match names {
                     // It is copied already, or with what it is in.
-                    Ok(names) if !seen.insert(names) || self.is_below_one(names, &known) => {}
+                    Ok(names)
+                        if !seen.insert(names) || self.is_below_one(source, names, &known) => {}
                     Ok(names) => add(self.descend(&mut places, source, target, names.clone())),
                     Err(_) => {}
                 }
@@ -117,9 +119,34 @@ impl Context<'_> {
         }
     }
 
-    /// Whether `names` lead to something in what other names of `all` lead to, that is copied with all in it.
-    fn is_below_one(&self, names: &[CString], all: &HashSet<&[CString]>) -> bool {
-        self.wishes.recursive && (0..names.len()).any(|len| all.contains(&names[..len]))
+    /// Whether `names` lead to something in what other names of `all` lead to, that is copied with it: no pattern leaves
+    /// it out there.
+    fn is_below_one(&self, top: &Path, names: &[CString], all: &HashSet<&[CString]>) -> bool {
+        let rules = &self.wishes.rules;
+        let is_left_out = |below: &[CString]| {
+            let parts: Vec<&[u8]> = below.iter().map(|name| name.to_bytes()).collect();
+            (1..=parts.len()).any(|len| {
+                let path = parts[..len].join(&b'/');
+                rules.excludes(&path, true) || (len == parts.len() && rules.excludes(&path, false))
+            })
+        };
+        // Not a link, which is copied as one.
+        let is_directory = |above: &[CString]| {
+            let names = above.iter().map(|name| OsStr::from_bytes(name.to_bytes()));
+            let path = top.join(names.collect::<PathBuf>());
+            match self.wishes.follow {
+                Follow::Always => path.is_dir(),
+                _ => path.symlink_metadata().is_ok_and(|found| found.is_dir()),
+            }
+        };
+        // With -x something may be mounted on the way.
+        (self.wishes.recursive && !self.wishes.one_file_system)
+            && (0..names.len()).any(|len| {
+                let (above, below) = names.split_at(len);
+                all.contains(above)
+                    && (rules.is_empty() || !is_left_out(below))
+                    && (above.is_empty() || is_directory(above))
+            })
     }
 
     fn operand(
