@@ -199,24 +199,46 @@ fn names_to_copy(names: Vec<OsString>, wanted: impl Fn(&OsStr) -> bool) -> Vec<O
     let copied = |name: &OsString| {
         let text = name.to_string_lossy();
         text.starts_with("user.")
-            || text == ACL
-            || text == DEFAULT_ACL
+            || is_acl(name)
             || (root && (text.starts_with("trusted.") || text == "security.capability"))
     };
     names.into_iter().filter(|name| copied(name) && wanted(name)).collect()
 }
 
+fn is_acl(name: &OsStr) -> bool {
+    name == ACL || name == DEFAULT_ACL
+}
+
+/// Gives `file` an attribute, if it does not have it already. Its owner may lack the right to write it, as in what an
+/// earlier copy made read-only; it is given for the moment, since whoever sets attributes sets the mode after them.
+fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    if matches!(file.get_xattr(name), Ok(Some(there)) if there == value) {
+        return Ok(());
+    }
+    let refused = match file.set_xattr(name, value) {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
+        result => return result,
+    };
+    let mode = file.metadata()?.mode() & 0o7777;
+    if mode & 0o200 != 0 || file.set_permissions(Permissions::from_mode(mode | 0o200)).is_err() {
+        return Err(refused);
+    }
+    file.set_xattr(name, value)
+}
+
 /// Sets the attributes `names` on `file`, and removes an ACL that it inherited from its directory
-/// if there is none among them.
+/// if there is none among them. The mode is to be set afterwards.
 fn copy_xattrs(
     file: &File,
     names: &[OsString],
     get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
     lost: &mut Vec<String>,
 ) {
-    for name in names {
+    // An ACL goes last: it may take away the right to write, which users' attributes need.
+    let (acls, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| is_acl(name));
+    for name in others.into_iter().chain(acls) {
         let copied = match get(name) {
-            Ok(Some(value)) => file.set_xattr(name, &value),
+            Ok(Some(value)) => set_xattr(file, name, &value),
             Ok(None) => Ok(()), // it was removed since it was listed
             Err(error) => Err(error),
         };

@@ -1,0 +1,129 @@
+//! Attributes of trees that get in the way of each other, or cannot all be had.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::{Dir, Ran};
+
+/// An ACL as the kernel keeps it, by which a named user, the group and others may read, and the owner too.
+fn read_only() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 4, u32::MAX), // the owner
+        (0x02, 4, 77),       // a named user
+        (0x04, 4, u32::MAX), // the group
+        (0x10, 4, u32::MAX), // the mask
+        (0x20, 4, u32::MAX), // others
+    ];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+/// Gives a file or directory a user's attribute and, if `acl`, an ACL before it, so that most file systems list that
+/// first; says whether it could have them.
+fn tag(test: &str, path: &Path, acl: bool) -> bool {
+    let acl = if acl { xattr::set(path, "system.posix_acl_access", &read_only()) } else { Ok(()) };
+    let mode = fs::metadata(path).unwrap().permissions().mode();
+    set_mode(path, mode | 0o200);
+    let tagged = acl.and_then(|()| xattr::set(path, "user.k", b"v"));
+    set_mode(path, mode);
+    tagged.inspect_err(|error| println!("skipped: {test}: attributes: {error}")).is_ok()
+}
+
+/// `hugecp` as a user with no rights but those to `dir` and what is in it, which are given to that user.
+fn as_nobody(dir: &Dir, line: &str) -> Ran {
+    let program = env!("CARGO_BIN_EXE_hugecp");
+    if !common::is_root() {
+        return dir.run(line);
+    }
+    Ran(dir.command("chown", ["-R", "65534:65534", "."]).output().unwrap()).ok();
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", program];
+    Ran(dir.command("setpriv", nobody).args(line.split_whitespace()).output().unwrap())
+}
+
+/// Whether such a user may run the program where it is.
+fn nobody_can(test: &str, dir: &Dir) -> bool {
+    let ran = as_nobody(dir, "--version");
+    if ran.status() != 0 {
+        println!("skipped: {test}: another user may not run the program: {}", ran.err());
+    }
+    ran.status() == 0
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[track_caller]
+fn assert_like(dir: &Dir, one: &str, other: &str) {
+    let of = |path: &str| {
+        let path = dir.join(path);
+        let get = |name: &str| xattr::get(&path, name).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        (format!("{mode:o}"), get("user.k"), get("system.posix_acl_access"))
+    };
+    assert_eq!(of(one), of(other), "{one} and {other}");
+}
+
+#[test]
+fn an_acl_without_the_right_to_write_keeps_no_attribute_away() {
+    let test = "an_acl_without_the_right_to_write_keeps_no_attribute_away";
+    let dir = Dir::new();
+    dir.file("a/file", "one");
+    dir.file("a/long", vec![7; 9 << 20]);
+    dir.file("a/d/in", "two");
+    if !nobody_can(test, &dir) {
+        return;
+    }
+    for name in ["a/file", "a/long", "a/d"] {
+        if !tag(test, &dir.join(name), true) {
+            return;
+        }
+    }
+    set_mode(&dir.join("a/d"), 0o555);
+    as_nobody(&dir, "-a a b").ok();
+    for name in ["file", "long", "d"] {
+        assert_like(&dir, &format!("a/{name}"), &format!("b/{name}"));
+    }
+    assert_eq!(dir.read("b/d/in"), b"two");
+    set_mode(&dir.join("a/d"), 0o755);
+    set_mode(&dir.join("b/d"), 0o755);
+}
+
+#[test]
+fn a_read_only_copy_is_the_same_again_and_gets_what_it_lacks() {
+    let test = "a_read_only_copy_is_the_same_again_and_gets_what_it_lacks";
+    let dir = Dir::new();
+    dir.file("a/file", "one");
+    dir.file("a/d/in", "two");
+    if !nobody_can(test, &dir)
+        || !tag(test, &dir.join("a/file"), false)
+        || !tag(test, &dir.join("a/d"), false)
+    {
+        return;
+    }
+    set_mode(&dir.join("a/file"), 0o444);
+    set_mode(&dir.join("a/d"), 0o500);
+    as_nobody(&dir, "-aT a b").ok();
+    for line in ["-aT --checksum a b", "-aT --resume a b"] {
+        as_nobody(&dir, line).ok();
+        assert_like(&dir, "a/file", "b/file");
+        assert_like(&dir, "a/d", "b/d");
+        // The next time one of them has another value, which whoever owns it cannot write as it is.
+        for name in ["a/file", "a/d"] {
+            let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
+            set_mode(&dir.join(name), 0o700);
+            xattr::set(dir.join(name), "user.k", line.as_bytes()).unwrap();
+            set_mode(&dir.join(name), mode);
+        }
+        as_nobody(&dir, line).ok();
+        assert_like(&dir, "a/file", "b/file");
+        assert_like(&dir, "a/d", "b/d");
+    }
+}
