@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use common::{Dir, Ran};
@@ -125,5 +125,44 @@ fn a_read_only_copy_is_the_same_again_and_gets_what_it_lacks() {
         as_nobody(&dir, line).ok();
         assert_like(&dir, "a/file", "b/file");
         assert_like(&dir, "a/d", "b/d");
+    }
+}
+
+#[test]
+fn a_file_without_some_attribute_keeps_its_other_names() {
+    let test = "a_file_without_some_attribute_keeps_its_other_names";
+    let dir = Dir::new();
+    dir.file("a/small", "one");
+    dir.file("a/long", vec![7; 9 << 20]);
+    // Where it is mapped to nobody, even who is root there cannot give a copy to its owner.
+    for name in ["small", "long"] {
+        let path = dir.join("a").join(name);
+        fs::hard_link(&path, dir.join(format!("a/{name}-too"))).unwrap();
+        fs::hard_link(&path, dir.join(format!("a/{name}-again"))).unwrap();
+        if let Err(error) = chown(&path, Some(1234), Some(1234)) {
+            return println!("skipped: {test}: chown: {error}");
+        }
+    }
+    let run = |line: &str| {
+        let program = ["-Ur", env!("CARGO_BIN_EXE_hugecp")].into_iter();
+        dir.command("unshare", program.chain(line.split_whitespace())).output()
+    };
+    match run("--version") {
+        Ok(out) if out.status.success() => {}
+        other => return println!("skipped: {test}: no user namespace here: {other:?}"),
+    }
+    dir.file("same/small", "one");
+    dir.file("same/long", vec![7; 9 << 20]);
+    for line in ["-aT a new", "-aT --checksum a same"] {
+        let to = line.split(' ').next_back().unwrap();
+        let said = [&*format!("'{to}/"), "was copied, but not its owner"];
+        let ran = Ran(run(line).unwrap()).fails(1, &said);
+        assert!(ran.err().contains("2 could not be copied as asked"), "{line}: {}", ran.err());
+        for name in ["small", "long"] {
+            let of = |end: &str| fs::metadata(dir.join(format!("{to}/{name}{end}"))).unwrap();
+            let inodes = ["", "-too", "-again"].map(|end| of(end).ino());
+            assert_eq!(inodes, [of("").ino(); 3], "{line}: {name}");
+            assert_eq!(of("").nlink(), 3, "{line}: {name}");
+        }
     }
 }

@@ -55,10 +55,15 @@ impl Filled {
     /// # Errors
     /// [`FileError::Attributes`].
     pub fn whole(self) -> Result<Ended, FileError> {
-        if self.lost.is_empty() {
-            return Ok(self.ended);
-        }
-        Err(FileError::Attributes { path: self.path, what: self.lost })
+        let (ended, lost) = self.and_lost();
+        lost.map_or(Ok(ended), Err)
+    }
+
+    /// How it ended, and apart from that what to say of attributes that were lost: the file is there without them.
+    pub fn and_lost(self) -> (Ended, Option<FileError>) {
+        let lost = (!self.lost.is_empty())
+            .then_some(FileError::Attributes { path: self.path, what: self.lost });
+        (self.ended, lost)
     }
 }
 

@@ -91,14 +91,20 @@ impl Context<'_> {
                     true => attributes::preserve(&target, file, metadata),
                     false => Vec::new(),
                 };
-                if !lost.is_empty() {
-                    let path = spot.target_path();
-                    return Err(FileError::Attributes { path, what: lost });
-                }
+                self.tell_lost(spot, lost);
                 Ok(Way::Done(Became::Copied(Some(id_of(&there)))))
             }
             Standing::Nothing => Ok(Way::Copy(None)),
             Standing::Replaceable(old) => Ok(Way::Copy(old)),
+        }
+    }
+
+    /// Tells which attributes a file has lost, if any. It is there: it goes on the list of checksums, and its other
+    /// names are linked to it.
+    pub fn tell_lost(&self, spot: Spot<'_>, lost: Vec<String>) {
+        if !lost.is_empty() {
+            let path = spot.target_path();
+            self.failed(spot.directory, &FileError::Attributes { path, what: lost });
         }
     }
 
@@ -149,7 +155,11 @@ impl Context<'_> {
         if let (Some(files), Some(id)) = (&self.made, made) {
             lock(files).insert(id);
         }
-        match filled.whole()? {
+        let (ended, lost) = filled.and_lost();
+        if let Some(error) = lost {
+            self.failed(spot.directory, &error);
+        }
+        match ended {
             Ended::Left(_) => self.tally.left.add(1),
             Ended::Copied(copied) => {
                 self.tally.files.add(1);

@@ -76,7 +76,7 @@ impl Context<'_> {
     /// Copies a small file to a name that is free.
     ///
     /// # Errors
-    /// [`FileError`]; the name is free again, unless only attributes are missing.
+    /// [`FileError`]; the name is free again. Attributes that are missing are told, and no error.
     pub fn small(
         &self,
         spot: Spot<'_>,
@@ -112,10 +112,8 @@ impl Context<'_> {
         }
         self.tally.files.add(1);
         self.tally.bytes.add(metadata.len());
-        if lost.is_empty() {
-            return Ok(Tried::Made(id));
-        }
-        Err(FileError::Attributes { path: spot.target_path(), what: lost })
+        self.tell_lost(spot, lost);
+        Ok(Tried::Made(id))
     }
 
     /// Creates the target: under its own name, or staged where other processes of the same copy may be

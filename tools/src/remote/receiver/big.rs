@@ -170,7 +170,7 @@ impl Receiver<'_, '_> {
             (Standing::Stays, _) => return Ok(Begun::Left { counted: false }),
             (Standing::Candidate(file, _), None) => return Ok(Begun::Ask(file)),
             (Standing::Candidate(file, _), Some(true)) => {
-                self.leave_same(spot, attributes, &file)?;
+                self.leave_same(spot, attributes, &file);
                 return Ok(Begun::Left { counted: true });
             }
             (Standing::Candidate(_, there), Some(false)) => self.replaceable(spot, there)?,

@@ -106,7 +106,7 @@ impl Receiver<'_, '_> {
                 return Ok(self.stays(spot, entry, len));
             }
             Standing::Candidate(file, there) if has_contents(&file, content) => {
-                self.leave_same(spot, attributes, &file)?;
+                self.leave_same(spot, attributes, &file);
                 return Ok(listed(Some(id_of(&there))));
             }
             Standing::Candidate(_, there) => self.replaceable(spot, there)?,
@@ -365,21 +365,15 @@ impl Receiver<'_, '_> {
     }
 
     /// Leaves a file that is the same already; with `-p` it is given its attributes.
-    pub(super) fn leave_same(
-        &self,
-        spot: &Spot,
-        attributes: &Attributes,
-        file: &File,
-    ) -> Result<(), FileError> {
+    pub(super) fn leave_same(&self, spot: &Spot, attributes: &Attributes, file: &File) {
         self.tally.left.add(1);
         let what = match self.task.settings.preserve {
             true => attributes::give(file, attributes),
             false => Vec::new(),
         };
-        if what.is_empty() {
-            Ok(())
-        } else {
-            Err(FileError::Attributes { path: spot.path(), what })
+        if !what.is_empty() {
+            // The file is there: its other names are linked to it.
+            self.failed(&FileError::Attributes { path: spot.path(), what });
         }
     }
 }
