@@ -131,6 +131,24 @@ fn a_path_longer_than_the_system_takes_is_gone_down_and_up_with_few_descriptors(
 }
 
 #[test]
+fn operands_in_more_directories_than_there_are_descriptors_are_all_copied() {
+    let dir = Dir::new();
+    let make = "mkdir to again && for i in $(seq 200); do mkdir -p a/d$i/e$i && echo $i > a/d$i/f$i \
+                && cp a/d$i/f$i a/d$i/e$i || exit 1; done";
+    Ran(dir.command("bash", ["-c", make]).output().unwrap()).ok();
+    let copy = "ulimit -n 64; \"$0\" -a a/d*/* to && exec \"$0\" -a $PWD/a/d*/* again";
+    let out = dir.command("bash", ["-c", copy, env!("CARGO_BIN_EXE_hugecp")]).output().unwrap();
+    Ran(out).ok();
+    for to in ["to", "again"] {
+        for i in 1..=200 {
+            let content = format!("{i}\n").into_bytes();
+            assert_eq!(dir.read(&format!("{to}/f{i}")), content);
+            assert_eq!(dir.read(&format!("{to}/e{i}/f{i}")), content);
+        }
+    }
+}
+
+#[test]
 fn links_in_the_target_are_replaced_and_never_followed() {
     let dir = Dir::new();
     everything(&dir, "a");

@@ -5,16 +5,17 @@
 //!
 //! There may be more directories under way than descriptors to be had. The [`Shelf`] closes those
 //! that were opened longest ago, and a directory that is needed again is opened through its parent
-//! (or through `..` of a child), and is used only if it is the same device and inode.
+//! (or through `..` of a child, or what surrounds an operand by its path), and is used only if it is
+//! the same device and inode.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
@@ -97,6 +98,9 @@ pub struct Directory {
     pub root: bool,
     /// Whether it is only gone through, on the way to an operand.
     pub passed: bool,
+    /// Whether it is never closed for now: what surrounds operands has only a path to be found again by, which may be
+    /// another's by then.
+    pub stays: bool,
     /// Whether something in it could not be copied.
     pub incomplete: AtomicBool,
     /// Who still has to do something in it.
@@ -132,6 +136,7 @@ impl Directory {
             follow: false,
             root: false,
             passed: false,
+            stays: false,
             incomplete: AtomicBool::new(false),
             pending: AtomicUsize::new(1),
         }
@@ -216,15 +221,17 @@ impl Directory {
         if let Some(fd) = &*self.handle(side).fd() {
             return Ok(Arc::clone(fd));
         }
-        let mut closed = vec![self];
+        let mut closed = Vec::new();
+        let mut at = self;
         let mut fd = loop {
-            let Some(parent) = closed.last().and_then(|last| last.parent()) else {
-                return Err(io::Error::from_raw_os_error(libc::ESTALE));
-            };
-            if let Some(fd) = &*parent.handle(side).fd() {
+            if let Some(fd) = &*at.handle(side).fd() {
                 break Arc::clone(fd);
             }
-            closed.push(parent);
+            let Some(parent) = at.parent() else {
+                break Arc::new(at.open_outer(side)?);
+            };
+            closed.push(at);
+            at = parent;
         };
         for directory in closed.into_iter().rev() {
             let follow = directory.follow && side == Side::Source;
@@ -235,6 +242,16 @@ impl Directory {
         *self.handle(side).fd() = Some(Arc::clone(&fd));
         shelf.keep(self);
         Ok(fd)
+    }
+
+    /// Opens again what surrounds an operand.
+    fn open_outer(&self, side: Side) -> io::Result<OwnedFd> {
+        let Origin::Outer { source, target } = &self.origin else {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE)); // it is being dropped
+        };
+        let fd = open_place(if side == Side::Source { source } else { target })?;
+        self.check(side, &fd)?;
+        Ok(fd.into())
     }
 
     /// As [`open`](Self::open), where a child is open: up is shorter than down from the top.
@@ -286,12 +303,13 @@ impl Directory {
         }
     }
 
-    /// Closes it for now.
+    /// Closes it for now, unless it stays open.
     pub fn close(&self) {
+        if self.stays {
+            return;
+        }
         for side in [Side::Source, Side::Target] {
-            if self.parent().is_some() {
-                *self.handle(side).fd() = None;
-            }
+            *self.handle(side).fd() = None;
         }
     }
 
@@ -315,6 +333,13 @@ fn push(path: &mut PathBuf, name: &CStr) {
     if name != c"." {
         path.push(OsStr::from_bytes(name.to_bytes()));
     }
+}
+
+/// Opens what surrounds operands, as a place to go on from: it need not be one that may be read.
+pub fn open_place(path: &Path) -> io::Result<File> {
+    let path = if path == Path::new("") { Path::new(".") } else { path };
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Opens a directory by its name in another.

@@ -5,15 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::{Context, Work, lock};
-use super::directory::{Directory, Opened, Origin, id_of};
+use super::directory::{Directory, Opened, Origin, id_of, open_place};
 use super::enter::DEFAULT_ACL;
 use super::entry::by_descriptor;
 use super::list::Entry;
@@ -21,6 +20,9 @@ use super::wishes::Follow;
 use crate::copy::error::FileError;
 use crate::copy::request::{Destination, Endpoint, Request};
 use crate::copy::resolve::{self, Task};
+
+/// So many directories that operands are in stay open. There may be more of them than descriptors.
+const STAYING: usize = 4;
 
 /// Directories that operands are in, each opened once.
 #[derive(Debug, Default)]
@@ -177,9 +179,7 @@ impl Context<'_> {
             return Ok(Arc::clone(outer));
         }
         let open = |path: &Path| {
-            let path = if path == Path::new("") { Path::new(".") } else { path };
-            let flags = libc::O_PATH | libc::O_DIRECTORY;
-            let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+            let file = open_place(path)?;
             let metadata = file.metadata()?;
             Ok((file, metadata))
         };
@@ -206,8 +206,12 @@ impl Context<'_> {
             target_id: id_of(&to_metadata),
         };
         let origin = Origin::Outer { source: shown(source), target: shown(target) };
-        let outer = Directory::new(origin, opened, false, matches!(acl, Ok(Some(_))));
+        let mut outer = Directory::new(origin, opened, false, matches!(acl, Ok(Some(_))));
+        outer.stays = places.outer.len() < STAYING;
         let outer = Arc::new(outer);
+        if !outer.stays {
+            self.shelf.keep(&outer);
+        }
         places.outer.insert(key, Arc::clone(&outer));
         Ok(outer)
     }
