@@ -6,12 +6,12 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use common::{Dir, Ran};
+use common::{Dir, Ran, bytes};
 
-/// An ACL as the kernel keeps it, by which a named user, the group and others may read, and the owner too.
-fn read_only() -> Vec<u8> {
+/// An ACL as the kernel keeps it, by which a named user, the group and others may read, and the owner has these rights.
+fn acl(owner: u16) -> Vec<u8> {
     let entries: [(u16, u16, u32); 5] = [
-        (0x01, 4, u32::MAX), // the owner
+        (0x01, owner, u32::MAX),
         (0x02, 4, 77),       // a named user
         (0x04, 4, u32::MAX), // the group
         (0x10, 4, u32::MAX), // the mask
@@ -25,10 +25,13 @@ fn read_only() -> Vec<u8> {
     acl
 }
 
-/// Gives a file or directory a user's attribute and, if `acl`, an ACL before it, so that most file systems list that
+/// Gives a file or directory a user's attribute and, if `with_acl`, an ACL before it, so that most file systems list that
 /// first; says whether it could have them.
-fn tag(test: &str, path: &Path, acl: bool) -> bool {
-    let acl = if acl { xattr::set(path, "system.posix_acl_access", &read_only()) } else { Ok(()) };
+fn tag(test: &str, path: &Path, with_acl: bool) -> bool {
+    let acl = match with_acl {
+        true => xattr::set(path, "system.posix_acl_access", &acl(4)),
+        false => Ok(()),
+    };
     let mode = fs::metadata(path).unwrap().permissions().mode();
     set_mode(path, mode | 0o200);
     let tagged = acl.and_then(|()| xattr::set(path, "user.k", b"v"));
@@ -38,13 +41,19 @@ fn tag(test: &str, path: &Path, acl: bool) -> bool {
 
 /// `hugecp` as a user with no rights but those to `dir` and what is in it, which are given to that user.
 fn as_nobody(dir: &Dir, line: &str) -> Ran {
-    let program = env!("CARGO_BIN_EXE_hugecp");
-    if !common::is_root() {
-        return dir.run(line);
+    with_umask("022", dir, line)
+}
+
+fn with_umask(umask: &str, dir: &Dir, line: &str) -> Ran {
+    let shell = ["sh", "-c", "umask $0; exec \"$@\"", umask, env!("CARGO_BIN_EXE_hugecp")];
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mut words = shell.to_vec();
+    if common::is_root() {
+        Ran(dir.command("chown", ["-R", "65534:65534", "."]).output().unwrap()).ok();
+        words.splice(..0, nobody);
     }
-    Ran(dir.command("chown", ["-R", "65534:65534", "."]).output().unwrap()).ok();
-    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", program];
-    Ran(dir.command("setpriv", nobody).args(line.split_whitespace()).output().unwrap())
+    words.extend(line.split_whitespace());
+    Ran(dir.command(words[0], &words[1..]).output().unwrap())
 }
 
 /// Whether such a user may run the program where it is.
@@ -165,4 +174,41 @@ fn a_file_without_some_attribute_keeps_its_other_names() {
             assert_eq!(of("").nlink(), 3, "{line}: {name}");
         }
     }
+}
+
+#[test]
+fn rights_that_new_directories_do_not_get_are_had_while_they_are_filled() {
+    let test = "rights_that_new_directories_do_not_get_are_had_while_they_are_filled";
+    let dir = Dir::new();
+    dir.file("a/d/in", "two");
+    dir.file("a/long", bytes(9 << 20));
+    set_mode(&dir.join("a/d"), 0o555);
+    let mut places = vec![("under", "0777")];
+    for (place, rights) in [("listing", 5), ("nothing", 0)] {
+        fs::create_dir(dir.join(place)).unwrap();
+        match xattr::set(dir.join(place), "system.posix_acl_default", &acl(rights)) {
+            Ok(()) => places.push((place, "022")),
+            Err(error) => println!("not tested: ACLs: {error}"),
+        }
+    }
+    fs::create_dir(dir.join("under")).unwrap();
+    if !nobody_can(test, &dir) {
+        return;
+    }
+    for (place, umask) in places {
+        with_umask(umask, &dir, &format!("-a a {place}/a")).ok();
+        with_umask(umask, &dir, &format!("-r a {place}/r")).ok();
+        for name in ["", "/d", "/d/in", "/long"] {
+            assert_like(&dir, &format!("a{name}"), &format!("{place}/a{name}"));
+        }
+        for copy in ["a", "r"] {
+            let of = |name: &str| dir.join(format!("{place}/{copy}{name}"));
+            for (name, mode) in [("", 0o700), ("/d", 0o700), ("/d/in", 0o600), ("/long", 0o600)] {
+                set_mode(&of(name), mode); // to be read, and removed
+            }
+            assert_eq!(fs::read(of("/d/in")).unwrap(), b"two");
+            assert!(fs::read(of("/long")).unwrap() == bytes(9 << 20), "{place}/{copy}/long");
+        }
+    }
+    set_mode(&dir.join("a/d"), 0o755);
 }

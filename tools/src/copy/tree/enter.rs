@@ -1,9 +1,10 @@
 //! Going into a directory: it is opened, made in the target, and read.
 
-use std::fs::{File, Metadata};
+use std::ffi::CStr;
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
 use nix::dir::Type;
@@ -14,6 +15,7 @@ use xattr::FileExt;
 
 use super::context::{Context, Work, lock};
 use super::directory::{Directory, Id, Opened, Origin, Side, file_of, id_of, open_directory};
+use super::entry::{by_descriptor, look};
 use super::list::{self, Entry};
 use crate::copy::error::FileError;
 
@@ -164,21 +166,30 @@ impl Context<'_> {
                 Err(errno) => return Err(FileError::target(&path(), "create directory", errno)),
             }
         };
-        let target = match open_directory(above, entry.target(), false) {
+        let opened = match open_directory(above, entry.target(), false) {
+            Err(Errno::EACCES) if fresh => admit_owner(above, entry.target())
+                .and_then(|()| open_directory(above, entry.target(), false)),
+            opened => opened,
+        };
+        let target = match opened {
             Ok(target) => File::from(target),
             Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(FileError::InTheWay(path())),
             Err(errno) => return Err(FileError::target(&path(), "open", errno)),
         };
-        let stat = target.metadata().map_err(|cause| FileError::target(&path(), "stat", cause))?;
+        let now = || target.metadata().map_err(|cause| FileError::target(&path(), "stat", cause));
+        let mut stat = now()?;
         if id_of(&stat) == id_of(metadata) {
             let source_path = parent.path_of(Side::Source, &entry.name);
             return Err(FileError::SameFile { source_path, target: path() });
         }
         let shares = self.wishes.shard.is_some() || self.team.is_some();
-        if shares && !fresh && stat.mode() & 0o700 != 0o700 {
-            // Another shard has finished with it; this one gives it its mode again.
+        // Another shard has finished with it, and this one gives it its mode again; or it is new, and the umask or an
+        // ACL that it inherited has taken what it needs to be filled.
+        let needs_all = if fresh { !geteuid().is_root() } else { shares };
+        if stat.mode() & 0o700 != 0o700 && needs_all {
             let mode = Mode::from_bits_truncate(stat.mode() & 0o7777 | 0o700);
             let _ = nix::sys::stat::fchmod(&target, mode); // what needs it will tell
+            stat = now()?; // who is not in its group has lost the bit that hands it on
         }
         if fresh {
             self.tally.directories.add(1);
@@ -251,6 +262,18 @@ fn gives_of(made: &Metadata) -> Option<(u32, u32)> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let hands_on = made.mode() & libc::S_ISGID != 0;
     (made.uid() == user && (hands_on || made.gid() == group)).then(|| (made.uid(), made.gid()))
+}
+
+/// Gives the owner all rights to a directory that was made just now with fewer.
+fn admit_owner(above: &OwnedFd, name: &CStr) -> nix::Result<()> {
+    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let (place, now) = look(above, name, false).map_err(errno)?;
+    if !now.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    // By what is open: the name may be another's by now.
+    let mode = Permissions::from_mode(now.mode() & 0o7777 | 0o700);
+    std::fs::set_permissions(by_descriptor(&place), mode).map_err(errno)
 }
 
 fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {
