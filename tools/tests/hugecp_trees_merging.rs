@@ -152,3 +152,41 @@ fn what_a_directory_hands_on_in_the_end_is_not_handed_on_before() {
         dir.run(&format!("--check -a a/d {target}/d")).ok();
     }
 }
+
+#[test]
+fn a_comparison_sees_names_that_only_the_target_has_for_one_file() {
+    let dir = Dir::new();
+    for name in ["a", "b"] {
+        dir.file(&format!("apart/{name}"), "same");
+    }
+    dir.file("linked/a", "same");
+    fs::hard_link(dir.join("linked/a"), dir.join("linked/b")).unwrap();
+    dir.run("-a apart copy").ok();
+    fs::remove_file(dir.join("copy/b")).unwrap();
+    fs::hard_link(dir.join("copy/a"), dir.join("copy/b")).unwrap();
+    let touched = |name: &str| {
+        let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+        fs::File::open(dir.join(name)).unwrap().set_times(times).unwrap();
+    };
+    ["apart/a", "apart/b", "copy/a", "apart", "copy"].into_iter().for_each(touched);
+    let ran = dir.run("--check -a apart copy");
+    assert_eq!(ran.status(), 1, "{}", ran.out());
+    let said = ran.out() + &ran.err();
+    assert!(said.contains("of which it is none in the source"), "{said}");
+}
+
+#[test]
+fn names_that_stay_are_on_no_manifest() {
+    let dir = Dir::new();
+    dir.file("a/new", "new");
+    fs::hard_link(dir.join("a/new"), dir.join("a/old")).unwrap();
+    for taken in ["new", "old"] {
+        let target = format!("b-{taken}");
+        dir.file(&format!("{target}/{taken}"), "old");
+        dir.run(&format!("-aT -n --manifest list a {target}")).ok();
+        assert_eq!(dir.read(&format!("{target}/{taken}")), b"old");
+        dir.run("--check --manifest list").ok();
+        let list = String::from_utf8(dir.read("list")).unwrap();
+        assert_eq!(list.lines().count(), 1, "{list}");
+    }
+}

@@ -25,6 +25,7 @@ use super::tree::entry::{by_descriptor, look};
 use super::tree::filter::Rules;
 use super::tree::list;
 use super::tree::pool::Pool;
+use super::tree::special;
 
 /// What a comparison looks at.
 #[derive(Clone, Debug)]
@@ -66,6 +67,8 @@ pub mod words {
     pub const OTHER_CONTENTS: &str = "has other contents";
     /// One of several names of a file.
     pub const NOT_LINKED: &str = "is no name of the file that it is a name of in the source";
+    /// One name of a file that has more of them than there.
+    pub const LINKED: &str = "is a name of a file of which it is none in the source";
     /// Extended attributes.
     pub const OTHER_XATTRS: &str = "has other extended attributes or ACLs";
 
@@ -137,7 +140,9 @@ struct Check<'a> {
     files: AtomicU64,
     bytes: AtomicU64,
     differences: Mutex<BTreeSet<(PathBuf, String)>>,
+    /// Which file of the target is which of the source, and the other way.
     links: Mutex<HashMap<Id, Id>>,
+    sources: Mutex<HashMap<Id, Id>>,
 }
 
 /// Compares `source` with `target`, which may be trees.
@@ -166,6 +171,7 @@ pub fn trees(
         bytes: AtomicU64::new(0),
         differences: Mutex::default(),
         links: Mutex::default(),
+        sources: Mutex::default(),
     };
     let _shelf = Shelf::new(); // as many descriptors as the system allows
     let top = PathBuf::new();
@@ -318,10 +324,13 @@ impl Check<'_> {
     fn attributes(&self, path: &Path, one: (&File, &Metadata), other: (&File, &Metadata)) {
         let (source, target) = (one.1, other.1);
         if self.what.links && !source.is_dir() && source.nlink().max(target.nlink()) > 1 {
-            let mut links = lock(&self.links);
-            let first = links.entry(id_of(source)).or_insert_with(|| id_of(target));
-            if *first != id_of(target) {
+            let first = |links: &Mutex<HashMap<Id, Id>>, one, other| {
+                *lock(links).entry(id_of(one)).or_insert_with(|| id_of(other))
+            };
+            if first(&self.links, source, target) != id_of(target) {
                 self.differs(path, words::NOT_LINKED);
+            } else if first(&self.sources, target, source) != id_of(source) {
+                self.differs(path, words::LINKED);
             }
         }
         if !self.what.attributes {
@@ -330,20 +339,33 @@ impl Check<'_> {
         for how in Basics::of(target).differences(&Basics::of(source)) {
             self.differs(path, &how);
         }
-        if source.is_file() || source.is_dir() {
-            match (xattrs(one.0), xattrs(other.0)) {
-                (Ok(one), Ok(other)) if one == other => {}
-                (Ok(_), Ok(_)) => self.differs(path, words::OTHER_XATTRS),
-                (Err(error), _) | (_, Err(error)) => {
-                    self.failed(path, "read its extended attributes", &error);
-                }
+        let read = match source.is_file() || source.is_dir() {
+            true => xattrs,
+            false => xattrs_of_special,
+        };
+        match (read(one.0), read(other.0)) {
+            (Ok(one), Ok(other)) if one == other => {}
+            (Ok(_), Ok(_)) => self.differs(path, words::OTHER_XATTRS),
+            (Err(error), _) | (_, Err(error)) => {
+                self.failed(path, "read its extended attributes", &error);
             }
         }
     }
 }
 
+/// Names and values, in order.
+type Xattrs = Vec<(std::ffi::OsString, Option<Vec<u8>>)>;
+
+/// Of what is not opened, since that waits for somebody or does something.
+fn xattrs_of_special(place: &File) -> io::Result<Xattrs> {
+    let found = special::xattrs(place).into_iter().map(|(name, value)| (name, Some(value)));
+    let mut found: Xattrs = found.collect();
+    found.sort();
+    Ok(found)
+}
+
 /// Extended attributes and ACLs, but for labels that the system gives.
-fn xattrs(place: &File) -> io::Result<Vec<(std::ffi::OsString, Option<Vec<u8>>)>> {
+fn xattrs(place: &File) -> io::Result<Xattrs> {
     // What is open as a place only has no attributes by its descriptor.
     let file = File::open(by_descriptor(place))?;
     let names = match file.list_xattr() {

@@ -56,7 +56,7 @@ fn remove(
         path.push(b'/');
     }
     path.extend(entry.name.to_bytes());
-    let gone = match keep(path, entry.is_directory(directory)) {
+    let gone = match keep(path, entry.is_directory(directory, false)) {
         true => Ok(false),
         false => remove_all(directory, &entry.name, path, keep, removed),
     };

@@ -17,6 +17,7 @@ use super::context::{Context, Work, lock};
 use super::directory::{Directory, Id, Opened, Origin, Side, file_of, id_of, open_directory};
 use super::entry::{by_descriptor, look};
 use super::list::{self, Entry};
+use super::wishes::Follow;
 use crate::copy::error::FileError;
 
 /// Entries that one thread copies at a stretch.
@@ -211,7 +212,8 @@ impl Context<'_> {
         }
         if !self.wishes.rules.is_empty() {
             entries.retain(|entry| {
-                let is_directory = entry.is_directory(&source);
+                let is_directory =
+                    entry.is_directory(&source, self.wishes.follow == Follow::Always);
                 !self.wishes.rules.excludes(&directory.relative(&entry.name), is_directory)
             });
         }

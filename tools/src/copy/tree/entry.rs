@@ -241,10 +241,9 @@ impl Context<'_> {
         match self.links.claim(id, spot.directory, spot.entry) {
             Claim::Wait => Ok(()),
             Claim::Link(made) => {
-                let became = if self.hard_link(spot, &made, &metadata)? {
-                    Became::Copied(Some(made.id))
-                } else {
-                    self.copy(spot, file, metadata, false)?
+                let became = match self.hard_link(spot, &made, &metadata)? {
+                    Some(became) => became,
+                    None => self.copy(spot, file, metadata, false)?,
                 };
                 self.progress.file_done();
                 self.list(spot, again, became)

@@ -2,7 +2,7 @@
 //!
 //! The patterns and their order are rsync's: the first rule that matches decides, and what none
 //! matches is copied. `*` and `?` match within a name, `**` across slashes, `[a-z]` and `[!a-z]`
-//! one byte. A pattern that begins with a slash is tied to the top of the tree, one that ends with
+//! one byte; what ends in `/***` is a directory and all in it. A pattern that begins with a slash is tied to the top of the tree, one that ends with
 //! a slash is for directories alone, and one with a slash or `**` inside is compared with the path;
 //! any other with the name.
 
@@ -25,6 +25,8 @@ pub struct Rule {
     pattern: Vec<u8>,
     anchored: bool,
     directories_only: bool,
+    /// It is for all below what matches, too.
+    deep: bool,
     /// Compared with the path and not with the name alone.
     whole: bool,
 }
@@ -45,8 +47,17 @@ impl Rule {
         let anchored = bytes.first() == Some(&b'/');
         let directories_only = bytes.len() > 1 && bytes.last() == Some(&b'/');
         let mut pattern = &bytes[usize::from(anchored)..];
-        if directories_only {
+        let deep = pattern.ends_with(b"/***");
+        if deep {
+            pattern = &pattern[..pattern.len() - 4];
+        } else if directories_only {
             pattern = &pattern[..pattern.len() - 1];
+        }
+        if pattern.windows(3).any(|three| three == b"***") {
+            return Err("*** means something only at the end, after a slash".to_owned());
+        }
+        if pattern.windows(3).any(|three| matches!(three, b"[[:" | b":]]")) {
+            return Err("classes such as [:digit:] are not known; write [0-9]".to_owned());
         }
         if pattern.is_empty() {
             return Err("a pattern needs a name to compare with, such as *.o or /build/".to_owned());
@@ -56,11 +67,18 @@ impl Rule {
         }
         let whole = pattern.contains(&b'/') || pattern.windows(2).any(|two| two == b"**");
         let pattern = pattern.to_owned();
-        Ok(Self { verdict, pattern, anchored, directories_only, whole })
+        Ok(Self { verdict, pattern, anchored, directories_only, deep, whole })
     }
 
     /// Whether it matches what is at `path`, relative to the top.
     fn matches(&self, path: &[u8], is_directory: bool) -> bool {
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        (!self.deep || is_directory) && self.matches_itself(path, is_directory)
+            || (self.deep
+                && above.into_iter().any(|(at, _)| self.matches_itself(&path[..at], true)))
+    }
+
+    fn matches_itself(&self, path: &[u8], is_directory: bool) -> bool {
         if self.directories_only && !is_directory {
             return false;
         }
@@ -98,7 +116,11 @@ impl Rules {
     pub fn texts(&self) -> Vec<(Verdict, Vec<u8>)> {
         let text = |rule: &Rule| {
             let start: &[u8] = if rule.anchored { b"/" } else { b"" };
-            let end: &[u8] = if rule.directories_only { b"/" } else { b"" };
+            let end: &[u8] = match (rule.deep, rule.directories_only) {
+                (true, _) => b"/***",
+                (false, true) => b"/",
+                (false, false) => b"",
+            };
             (rule.verdict, [start, &rule.pattern, end].concat())
         };
         self.rules.iter().map(text).collect()
@@ -244,6 +266,21 @@ mod tests {
         ] {
             let rule = Rule::new(Verdict::Exclude, OsStr::new(pattern)).unwrap();
             assert_eq!(rule.matches(path.as_bytes(), false), want, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn three_stars_at_the_end_are_for_a_directory_and_all_in_it() {
+        let new = |pattern| Rule::new(Verdict::Include, OsStr::new(pattern));
+        let rule = new("/d/e/***").unwrap();
+        assert!(rule.matches(b"d/e", true) && rule.matches(b"d/e/f/g", false));
+        assert!(!rule.matches(b"d/e", false) && !rule.matches(b"d", true));
+        assert!(!rule.matches(b"x/d/e/f", false) && !rule.matches(b"d/ef/g", false));
+        let rule = new("e/***").unwrap();
+        assert!(rule.matches(b"d/e/f", false) && rule.matches(b"e", true));
+        assert_eq!(Rules::new(vec![rule]).texts(), [(Verdict::Include, b"e/***".to_vec())]);
+        for bad in ["***", "a***b", "/***", "[[:digit:]]"] {
+            assert!(new(bad).is_err(), "{bad}");
         }
     }
 

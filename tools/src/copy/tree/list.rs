@@ -29,13 +29,16 @@ impl Entry {
         Self { name, target_name, kind: None, root: true, passed: false, inode: 0 }
     }
 
-    /// Whether it is a directory, where that was not told as it was read in `directory` too.
-    pub fn is_directory(&self, directory: &OwnedFd) -> bool {
+    /// Whether it is a directory, or leads to one where links are followed; asked where that was not told as it was
+    /// read in `directory`.
+    pub fn is_directory(&self, directory: &OwnedFd, follow: bool) -> bool {
         match self.kind {
-            Some(kind) => kind == Type::Directory,
-            None => super::entry::look(directory, &self.name, false)
-                .is_ok_and(|(_, metadata)| metadata.is_dir()),
+            Some(Type::Symlink) if follow => {}
+            Some(kind) => return kind == Type::Directory,
+            None => {}
         }
+        super::entry::look(directory, &self.name, follow)
+            .is_ok_and(|(_, metadata)| metadata.is_dir())
     }
 
     /// Its name in the target.

@@ -319,7 +319,7 @@ pub fn without_slash(path: &Path) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&bytes[..len]))
 }
 
-/// Paths from the system and from command lines have no zero byte; one from a list is cut there.
+/// Paths from the system and from command lines have no zero byte, and one from a list is refused.
 fn c_string(name: &OsStr) -> CString {
     let bytes = name.as_bytes();
     let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
@@ -372,6 +372,12 @@ pub fn listed(list: &Path, from0: bool) -> Result<Vec<PathBuf>, FileError> {
         cause,
     })?;
     let end = if from0 { 0 } else { b'\n' };
+    if !from0 && bytes.contains(&0) {
+        let cause =
+            io::Error::other("there is a zero byte in it: --from0 takes names between these");
+        let (path, operation) = (list.to_owned(), "read the list");
+        return Err(FileError::Source { path, operation, cause });
+    }
     Ok(bytes
         .split(|&byte| byte == end)
         .filter(|name| !name.is_empty())

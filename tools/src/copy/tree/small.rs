@@ -69,7 +69,9 @@ impl Context<'_> {
         let plain = wishes.engine.is_none_or(|engine| engine == EngineName::Buffered)
             && !wishes.verify
             && wishes.sparse == Sparse::Auto
-            && metadata.len() < crate::copy::plan::SMALL_BYTES;
+            && metadata.len() < crate::copy::plan::SMALL_BYTES
+            // What takes a while at the rate that is asked for goes evenly.
+            && metadata.len() <= self.limiter.request_size(crate::copy::plan::SMALL_BYTES);
         plain && !has_holes(file, metadata)
     }
 

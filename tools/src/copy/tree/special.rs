@@ -146,7 +146,7 @@ impl Context<'_> {
         Ok(true)
     }
 
-    /// Gives a copy that was made another name. `Ok(false)` where it cannot have one here, because
+    /// Gives a copy that was made another name. `None` where it cannot have one here, because
     /// another file system begins in between.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Context<'_> {
         spot: Spot<'_>,
         made: &Made,
         metadata: &Metadata,
-    ) -> Result<bool, FileError> {
+    ) -> Result<Option<Became>, FileError> {
         let directory = made.directory.fd(Side::Target, &self.shelf)?;
         let (file, there) = look(&directory, &made.name, false)
             .map_err(|cause| spot.target_error("find the file to link to, of", cause))?;
@@ -165,26 +165,25 @@ impl Context<'_> {
             return Err(spot.target_error("find the file to link to, of", cause));
         }
         if id_of(&there).0 != spot.directory.id(Side::Target).0 {
-            return Ok(false);
+            return Ok(None);
         }
         if let Ok((_, now)) = look(spot.target, spot.entry.target(), false)
             && id_of(&now) == made.id
         {
             self.tally.left.add(1);
-            return Ok(true); // it is one already
+            return Ok(Some(Became::Copied(Some(made.id)))); // it is one already
         }
         let from = by_descriptor(&file);
         let target = file_of(spot.target).map_err(|cause| spot.target_error("link", cause))?;
         let link = |name: &CStr| {
             linkat(AT_FDCWD, from.as_str(), &target, name, AtFlags::AT_SYMLINK_FOLLOW)
         };
-        if self.make(spot, metadata, "link", link)? {
-            self.tally.hard_links.add(1);
-        }
+        let linked = self.make(spot, metadata, "link", link)?;
+        self.tally.hard_links.add(u64::from(linked));
         if metadata.is_file() {
             self.progress.add(metadata.len()); // as those who look ahead count it
         }
-        Ok(true)
+        Ok(Some(if linked { Became::Copied(Some(made.id)) } else { Became::Left }))
     }
 }
 
