@@ -221,6 +221,8 @@ fn shards_copy_each_file_once_and_all_together_everything() {
     assert_eq!(files, 200 + 5, "each file once; further names are links");
     assert_same(&dir, "a", "b");
     dir.run("-a --shard 4/3 a c").fails(2, &["3/8"]);
+    // The second would find what the first has made, and copy into it.
+    dir.run("-a --shard 1/2 a c").fails(2, &["--shard", "-T"]);
 }
 
 #[test]

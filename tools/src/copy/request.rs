@@ -377,6 +377,15 @@ fn check_trees(
             "one SRC, which the paths are below, and DST",
         ));
     }
+    if let Destination::Either(path) = destination
+        && wishes.shard.is_some()
+        && wishes.files_from.is_none()
+        && !path.is_dir()
+    {
+        let same =
+            "-T, or a DST that is there: those that find what another has made would copy into it";
+        return Err(UsageError::Needs("--shard", same));
+    }
     let alone = sources.len() == 1 && wishes.files_from.is_none() && !wishes.parents;
     if wishes.delete && (!alone || wishes.shard.is_some()) {
         let one = "one SRC, copied as a whole: what is no part of it is removed";

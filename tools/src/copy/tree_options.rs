@@ -79,7 +79,7 @@ pub struct TreeOptions {
     /// Copy the I-th of N parts of a tree, so that N runs copy all of it, each file once
     ///
     /// Which file is in which part depends on its path alone, or with -a on its inode where it has
-    /// several names. Every run makes all directories.
+    /// several names. Every run makes all directories. DST is to be there, or named by -T or -t.
     #[arg(long, value_name = "I/N", value_parser = str::parse::<Shard>)]
     pub shard: Option<Shard>,
 
