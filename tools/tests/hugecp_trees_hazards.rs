@@ -149,6 +149,24 @@ fn operands_in_more_directories_than_there_are_descriptors_are_all_copied() {
 }
 
 #[test]
+fn what_is_deeper_than_there_are_descriptors_is_deleted() {
+    let dir = Dir::new();
+    let make = "mkdir -p a b/extra b/part && cd b/extra && for i in $(seq 400); do echo $i > f \
+                && mkdir d && cd d || exit 1; done; \
+                cd \"$0\" && mkdir -p b/part/$(printf 'd/%.0s' $(seq 100))";
+    let path = dir.path().to_str().unwrap();
+    Ran(dir.command("bash", ["-c", make, path]).output().unwrap()).ok();
+    let inner = "d/".repeat(90);
+    dir.file(&format!("b/part/{inner}stays"), "kept");
+    dir.file(&format!("b/part/{inner}goes"), "not kept");
+    let delete = "ulimit -n 64; exec \"$0\" -aT --delete --exclude stays a b";
+    let out = dir.command("bash", ["-c", delete, env!("CARGO_BIN_EXE_hugecp")]).output().unwrap();
+    Ran(out).ok();
+    assert_eq!(dir.names_in("b"), ["part"]);
+    assert_eq!(dir.names_in(&format!("b/part/{inner}")), ["stays"]);
+}
+
+#[test]
 fn links_in_the_target_are_replaced_and_never_followed() {
     let dir = Dir::new();
     everything(&dir, "a");

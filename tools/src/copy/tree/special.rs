@@ -105,10 +105,7 @@ impl Context<'_> {
             } else {
                 vec!["its attributes (somebody has exchanged it meanwhile)".to_owned()]
             };
-            if !lost.is_empty() {
-                let path = spot.target_path();
-                return Err(FileError::Attributes { path, what: lost });
-            }
+            self.tell_lost(spot, lost);
         }
         Ok(Became::Copied(Some(id)))
     }
