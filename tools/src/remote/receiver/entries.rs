@@ -236,7 +236,7 @@ impl Receiver<'_, '_> {
             what.push("its attributes (somebody has exchanged it meanwhile)".to_owned());
         }
         if !what.is_empty() {
-            return Err(FileError::Attributes { path, what });
+            self.failed(&FileError::Attributes { path, what }); // other names are links to it all the same
         }
         Ok(Some(id_of(&now)))
     }
