@@ -128,3 +128,40 @@ fn extended_attributes_of_links_and_devices_travel() {
     run(&dir, &format!("-rT {} plain", there(&dir, "tree"))).ok();
     assert_eq!(xattr::get(dir.join("plain/link"), "trusted.which").unwrap(), None);
 }
+
+#[test]
+fn nothing_is_removed_where_something_could_not_be_made() {
+    let dir = machines();
+    dir.file("s/d/x", "new");
+    dir.file("s/e", "new");
+    let (source, target) = (there(&dir, "s"), there(&dir, "p"));
+    for (from, to) in [("s", target.as_str()), (source.as_str(), "p")] {
+        dir.file("p/d/x/in the way", "x");
+        dir.file("p/d/extra", "x");
+        let ran = run(&dir, &format!("-r --delete -T {from} {to}"));
+        ran.fails(1, &["d/x"]);
+        assert!(dir.join("p/d/extra").exists(), "{from}");
+        fs::remove_dir_all(dir.join("p/d/x")).unwrap();
+        run(&dir, &format!("-r --delete -T {from} {to}")).ok();
+        assert_eq!(dir.names_in("p/d"), ["x"]);
+        fs::remove_dir_all(dir.join("p")).unwrap();
+    }
+}
+
+#[test]
+fn of_operands_of_one_name_one_is_copied_and_the_other_told() {
+    let dir = machines();
+    for (len, kind) in [(100, "small"), (200_000, "long"), (3 << 20, "big")] {
+        dir.file("a/x", vec![1; len]);
+        dir.file("b/x", vec![2; len]);
+        for _ in 0..5 {
+            fs::create_dir(dir.join("into")).unwrap();
+            let ran = run(&dir, &format!("a/x b/x {}", there(&dir, "into")));
+            assert_eq!(ran.status(), 1, "{kind}: {}", ran.err());
+            assert!(ran.err().contains("not overwriting"), "{kind}: {}", ran.err());
+            let there = dir.read("into/x");
+            assert!(there == dir.read("a/x") || there == dir.read("b/x"), "{kind}");
+            fs::remove_dir_all(dir.join("into")).unwrap();
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use bookend_tools::copy::sum::{Sum, Summer};
-use bookend_tools::remote::protocol::{Blob, Message, PathText, Relative, VERSION};
+use bookend_tools::remote::protocol::{Blob, Entry, Message, Name, PathText, Relative, VERSION};
 use bookend_tools::remote::secure::SECRET_BYTES;
 use bookend_tools::remote::transport::Lane;
 use bookend_tools::remote::transport::tcp;
@@ -133,18 +133,38 @@ fn lists_are_asked_for_by_whom_they_are_for_and_no_faster_than_they_are_told() {
         ("--files-from list", vec![pass("d"), leave(), leave()], "leaves a directory"),
         ("--files-from list", vec![pass("d"), small("", "without a name")], "in no directory"),
         ("--files-from list", vec![Message::More {}; 100], "names that nobody has"),
-        ("--files-from list", vec![pass("d"); 1100], "too deep"),
+        ("-r --files-from list", vec![pass("d"); 1100], "too deep"),
     ] {
         let dir = Dir::new();
-        dir.file("list", "a\n");
+        dir.file("list", "d\n");
         pull_messages(&dir, options, messages).fails(1, &[BREACH, part]);
+    }
+}
+
+#[test]
+fn what_is_not_on_the_list_is_not_taken() {
+    let leave = || Message::Leave { complete: true };
+    let bad = "it sends what is not on the list";
+    for (messages, taken) in [
+        (vec![small(".bashrc", "evil")], None),
+        (vec![pass(".ssh"), small("authorized_keys", "evil")], None),
+        (vec![enter(".ssh"), small("authorized_keys", "evil")], None),
+        (vec![pass("data"), small("other", "evil")], Some("data")),
+        (vec![pass("data"), small("report", "good"), leave(), small("x", "evil")], Some("data")),
+        (vec![pass("data"), pass("other")], Some("data")),
+    ] {
+        let dir = Dir::new();
+        dir.file("list", "data/report\nz\n");
+        pull_messages(&dir, "-r --files-from list", messages).fails(1, &[BREACH, bad]);
+        let names = if dir.join("dst").exists() { dir.names_in("dst") } else { Vec::new() };
+        assert_eq!(names, taken.into_iter().collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn directories_on_the_way_lead_nothing_out_of_the_target() {
     let dir = Dir::new();
-    dir.file("list", "a\n");
+    dir.file("list", "good\nl\nl/stolen\n");
     fs::create_dir(dir.join("outside")).unwrap();
     let outside = dir.join("outside");
     let messages = vec![
@@ -258,6 +278,24 @@ fn what_would_exhaust_this_end_is_refused() {
     let many = std::iter::once(enter("")).chain(many).collect();
     pull_messages(&dir, "-r", many).fails(1, &[BREACH, "too many files"]);
     assert!(fs::read_dir(dir.join("dst")).unwrap().count() == 0, "none has a name");
+    // Texts, and names that wait for what does not come.
+    let dir = Dir::new();
+    let trouble = || Message::Trouble { text: "\u{1f980}".repeat(4096) };
+    let many = (0..3000).map(|_| trouble()).collect();
+    pull_messages(&dir, "-r", many).fails(1, &[BREACH, "of what failed"]);
+    let dir = Dir::new();
+    let mut first = entry("first", 0o100_644);
+    first.link = 1;
+    let mut identity = [0; 56];
+    identity[16..24].copy_from_slice(&(2_u64 << 20).to_le_bytes());
+    let mut messages = vec![enter("")];
+    messages.extend((0..200).map(|_| enter(&"d".repeat(250))));
+    messages.push(Message::File { entry: first.clone(), file: 0, identity });
+    messages.extend((0..3000).map(|number| {
+        let name = Name::new(format!("l{number}").as_bytes()).ok();
+        Message::Link { entry: Entry { name, ..first.clone() } }
+    }));
+    pull_messages(&dir, "-a", messages).fails(1, &[BREACH, "to be linked to what does not come"]);
 }
 
 #[test]

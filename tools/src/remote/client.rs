@@ -396,7 +396,7 @@ fn offer(channel: &mut Channel) -> Result<(bool, Message), RemoteError> {
 /// The command that starts the other end.
 fn words(wanted: &Wanted) -> Vec<OsString> {
     let mut words = wanted.rsh.clone();
-    words.push(OsString::from(&wanted.host));
+    words.push(login(&wanted.host).into());
     words.push(wanted.remote_program.clone());
     words.push("--remote-side".into());
     words.push("--timeout".into());
@@ -406,6 +406,14 @@ fn words(wanted: &Wanted) -> Vec<OsString> {
         words.push(port.to_string().into());
     }
     words
+}
+
+/// The host as ssh takes it, which knows no brackets.
+fn login(host: &str) -> String {
+    match host.rsplit_once('@') {
+        Some((user, _)) => format!("{user}@{}", machine(host)),
+        None => machine(host).to_owned(),
+    }
 }
 
 /// The machine in `user@machine`, without the brackets of an address.

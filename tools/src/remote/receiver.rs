@@ -73,6 +73,8 @@ pub struct Receiver<'a, 's> {
     listing: Option<&'a dyn Listing>,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
+    /// And which operand has which name, in the directory of that device and inode.
+    taken: Option<Mutex<HashMap<(Id, CString), u32>>>,
     /// One open directory on every file system that was written to, for `--fsync`.
     written: Mutex<HashMap<u64, File>>,
     /// What there is to tell of directories that were finished.
@@ -161,6 +163,7 @@ impl<'a, 's> Receiver<'a, 's> {
             asked: Asked::default(),
             listing: None,
             made: (operands > 1).then(Mutex::default),
+            taken: (operands > 1).then(Mutex::default),
             written: Mutex::default(),
             finished: Arc::new(finished),
         }
@@ -209,7 +212,9 @@ impl<'a, 's> Receiver<'a, 's> {
                 });
             }
             let result = self.receive(target, operands, &mut *main);
-            self.finished.broken_off.store(result.is_err(), Ordering::Relaxed);
+            if result.is_err() {
+                self.finished.broken_off.store(true, Ordering::Relaxed);
+            }
             self.session.end();
             self.jobs_bell.notify_all();
             result
@@ -284,8 +289,8 @@ impl<'a, 's> Receiver<'a, 's> {
                 Message::Finish {} => return Ok(()),
                 Message::Trouble { text } => {
                     let host = session.host.clone();
-                    session.count_trouble()?;
-                    self.failed(&FileError::Remote { host, text: printable(&text) });
+                    session.count_trouble(&text)?;
+                    self.tell(&FileError::Remote { host, text: printable(&text) });
                 }
                 Message::Operand { index } => {
                     let operand = operands.get(index as usize).filter(|_| index == next);
@@ -310,6 +315,7 @@ impl<'a, 's> Receiver<'a, 's> {
                 | Message::Node { ref entry, .. }
                 | Message::Link { ref entry } => {
                     let mut spot = self.spot(&at, entry)?;
+                    self.check_asked(spot.as_ref(), false)?;
                     at.see(entry);
                     if self.task.check {
                         spot = self.check_entry(&mut at, &message, spot)?;
@@ -459,6 +465,13 @@ impl<'a, 's> Receiver<'a, 's> {
 
     /// Something could not be done, which is no reason to stop.
     fn failed(&self, error: &FileError) {
+        // What was to replace what is too much may not have come.
+        self.finished.broken_off.store(true, Ordering::Relaxed);
+        self.tell(error);
+    }
+
+    /// Tells an error, which may be the other end's.
+    fn tell(&self, error: &FileError) {
         self.talk.failed(error);
         self.tally.failed(error.to_string());
     }

@@ -58,11 +58,12 @@ pub struct Wanted {
 /// brackets.
 pub fn split(operand: &Path) -> Option<(String, PathBuf)> {
     let bytes = operand.as_os_str().as_bytes();
-    let brackets =
-        bytes.iter().position(|&byte| byte == b'[').filter(|&at| at == 0 || bytes[at - 1] == b'@');
-    let from = match brackets {
-        Some(_) => bytes.iter().position(|&byte| byte == b']')?,
-        None => 0,
+    // After the user's name at the latest; what stands behind a colon or a slash is of the path.
+    let user = bytes.iter().position(|byte| matches!(byte, b'@' | b':' | b'/'));
+    let machine = user.filter(|&at| bytes[at] == b'@').map_or(0, |at| at + 1);
+    let from = match bytes.get(machine) {
+        Some(b'[') => bytes.iter().position(|&byte| byte == b']')?,
+        _ => 0,
     };
     let colon = from + bytes[from..].iter().position(|&byte| byte == b':')?;
     let host = &bytes[..colon];
@@ -239,6 +240,8 @@ mod tests {
             ("h:", "h", ""),
             ("[::1]:a", "[::1]", "a"),
             ("u@[::1]:a", "u@[::1]", "a"),
+            ("h:x@[1]", "h", "x@[1]"),
+            ("u@h:z@[1]:b", "u@h", "z@[1]:b"),
         ] {
             assert_eq!(
                 split(Path::new(operand)),

@@ -191,7 +191,7 @@ impl<'a, 's> Sender<'a, 's> {
                     self.copied(Copied { operand, into, way, hash })?;
                 }
                 Message::Differs { text } => {
-                    session.count_trouble()?;
+                    session.count_trouble(&text)?;
                     self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
                 }
                 Message::Trouble { text } => self.trouble(&text)?,
@@ -269,7 +269,7 @@ impl<'a, 's> Sender<'a, 's> {
     /// The receiver could not do something.
     fn trouble(&self, text: &str) -> Result<(), Over> {
         let host = self.session.host.clone();
-        self.session.count_trouble()?;
+        self.session.count_trouble(text)?;
         self.failed(&FileError::Remote { host, text: printable(text) });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! One copy between two machines while it lasts: the main lane's way out, the beat that tells that
 //! this end is alive, and the end of it all, which wakes everyone who waits.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Failures that one end tells the other: each is kept for the end.
 const TROUBLES_MAX: u32 = 100_000;
+/// And the bytes of all their texts.
+const TROUBLE_BYTES_MAX: u64 = 32 << 20;
 
 /// It is over: why is in the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +44,7 @@ pub struct Session<'a> {
     done: AtomicBool,
     /// What the other end has told to have failed.
     troubles: AtomicU32,
+    trouble_bytes: AtomicU64,
     /// Rings when it is over.
     bell: (Mutex<()>, Condvar),
 }
@@ -78,6 +81,7 @@ impl<'a> Session<'a> {
             over: AtomicBool::new(false),
             done: AtomicBool::new(false),
             troubles: AtomicU32::new(0),
+            trouble_bytes: AtomicU64::new(0),
             bell: Default::default(),
         }
     }
@@ -150,11 +154,16 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// [`Over`] where it has done so too often.
-    pub fn count_trouble(&self) -> Result<(), Over> {
-        if self.troubles.fetch_add(1, Ordering::Relaxed) < TROUBLES_MAX {
+    pub fn count_trouble(&self, text: &str) -> Result<(), Over> {
+        let few = self.troubles.fetch_add(1, Ordering::Relaxed) < TROUBLES_MAX;
+        let bytes = self.trouble_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if few && bytes < TROUBLE_BYTES_MAX {
             return Ok(());
         }
-        let what = format!("more than {TROUBLES_MAX} things failed there");
+        let what = match few {
+            true => format!("it tells more than {} MiB of what failed", TROUBLE_BYTES_MAX >> 20),
+            false => format!("more than {TROUBLES_MAX} things failed there"),
+        };
         Err(self.fail(RemoteError::Protocol { host: self.host.clone(), what }))
     }
 

@@ -250,6 +250,7 @@ impl Receiver<'_, '_> {
         operation: &'static str,
         make: impl Fn(&CStr) -> nix::Result<()>,
     ) -> Result<bool, FileError> {
+        self.take_name(spot)?;
         let path = spot.path();
         let failed = |errno: Errno| FileError::target(&path, operation, errno);
         match make(&spot.name) {
@@ -269,6 +270,26 @@ impl Receiver<'_, '_> {
         }
         staging::replace_with(&spot.place.file, os(&spot.name), make).map_err(failed)?;
         Ok(true)
+    }
+
+    /// Takes the name of an operand that is no directory for it: another of the same name would overwrite it, while it
+    /// is made or afterwards.
+    ///
+    /// # Errors
+    /// Another operand has it.
+    fn take_name(&self, spot: &Spot) -> Result<(), FileError> {
+        let Some(taken) = self.taken.as_ref().filter(|_| spot.place.outer.is_none()) else {
+            return Ok(());
+        };
+        let path = spot.path();
+        let found = spot.place.file.metadata();
+        let directory = found.map_err(|cause| FileError::target(&path, "look at", cause))?;
+        let operand = spot.place.operand.0;
+        let name = (id_of(&directory), spot.name.clone());
+        if *lock(taken).entry(name).or_insert(operand) == operand {
+            return Ok(());
+        }
+        Err(FileError::JustCreated { source_path: spot.source.clone(), target: path })
     }
 
     /// Refuses to replace what is not replaced by chance. Gives what is there.
@@ -299,6 +320,7 @@ impl Receiver<'_, '_> {
         attributes: &Attributes,
         len: Option<u64>,
     ) -> Result<Standing, FileError> {
+        self.take_name(spot)?;
         let settings = &self.task.settings;
         let Some(there) = self.check_kind(spot, true)? else {
             return Ok(Standing::Replaceable(None));

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -25,6 +26,8 @@ pub(super) struct Links {
     files: Mutex<HashMap<u64, State>>,
     /// Those of whose first name something else was left.
     left: Mutex<HashSet<u64>>,
+    /// Bytes that names which wait take.
+    waiting: AtomicU64,
     /// Checksums of those that were copied, where they are to be told.
     sums: Mutex<HashMap<u64, [u8; 32]>>,
 }
@@ -34,6 +37,16 @@ pub(super) struct Further {
     pub spot: Spot,
     /// When the file was written, as its sender says.
     pub modified: Moment,
+}
+
+/// Bytes that names may take that wait for their file.
+const WAITING_MAX: u64 = 64 << 20;
+
+impl Further {
+    fn bytes(&self) -> u64 {
+        (size_of::<Self>() + self.spot.source.as_os_str().len() + self.spot.name.count_bytes())
+            as u64
+    }
 }
 
 /// What there is of a file with several names.
@@ -129,6 +142,7 @@ impl Receiver<'_, '_> {
         let before = lock(&self.links.files).insert(link, state);
         if let Some(State::Awaited(waiting)) = before {
             for name in waiting {
+                self.links.waiting.fetch_sub(name.bytes(), Ordering::Relaxed);
                 self.link(link, name);
             }
         }
@@ -149,7 +163,13 @@ impl Receiver<'_, '_> {
     /// Makes another name of the file of this number, now or when it is there.
     pub(super) fn link(&self, link: u64, name: Further) {
         let made = match lock(&self.links.files).get_mut(&link) {
-            Some(State::Awaited(waiting)) => return waiting.push(name),
+            Some(State::Awaited(waiting)) => {
+                let bytes = name.bytes();
+                if self.links.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_MAX {
+                    self.breach("it names too much that is to be linked to what does not come");
+                }
+                return waiting.push(name);
+            }
             Some(State::Made(made)) => Some(made.clone()),
             Some(State::Failed) | None => None,
         };

@@ -99,7 +99,7 @@ pub(super) struct Finished {
     pub failures: Mutex<Vec<FileError>>,
     /// How many names were removed.
     pub deleted: Count,
-    /// Whether it was broken off: nothing is removed any more.
+    /// Whether it was broken off, or something could not be made: nothing is removed any more.
     pub broken_off: AtomicBool,
     /// What is left out stays, wherever it is.
     pub rules: Rules,
@@ -233,6 +233,7 @@ impl Receiver<'_, '_> {
             return Err(self.breach("its directories lie too deep in each other"));
         }
         let spot = self.spot(at, entry)?;
+        self.check_asked(spot.as_ref(), passing)?;
         let source = match (&entry.name, at.stack.last()) {
             (Some(name), Some(level)) => level.source.join(os(name.as_c_str())),
             _ => at.source.clone(),
