@@ -239,9 +239,6 @@ impl<'a, 's> Sender<'a, 's> {
             return Err(self.breach("it is ready for a file twice"));
         };
         self.session.progress.add(passed);
-        if file.is_at_end() {
-            return self.conclude(&file);
-        }
         self.queue.push(file);
         Ok(())
     }

@@ -67,17 +67,36 @@ struct State {
     sent: u64,
 }
 
-/// Files whose pieces are to be sent, the first one first.
+/// Files whose pieces are to be sent, the first one first, and those of which nothing is.
 #[derive(Debug, Default)]
 pub struct Queue {
-    files: Mutex<VecDeque<Arc<Outgoing>>>,
+    waiting: Mutex<Waiting>,
     bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    files: VecDeque<Arc<Outgoing>>,
+    /// Their end is to be told, which whoever hears that they are wanted must not do: it would wait for the other end to
+    /// read, and that may wait for this one.
+    ended: VecDeque<Arc<Outgoing>>,
+}
+
+/// Something to do on a lane.
+enum Taken {
+    Piece(Arc<Outgoing>, Range<u64>),
+    End(Arc<Outgoing>),
 }
 
 impl Queue {
     /// Adds a file.
     pub fn push(&self, file: Arc<Outgoing>) {
-        lock(&self.files).push_back(file);
+        let mut waiting = lock(&self.waiting);
+        match file.is_at_end() {
+            true => waiting.ended.push_back(file),
+            false => waiting.files.push_back(file),
+        }
+        drop(waiting);
         self.bell.notify_all();
     }
 
@@ -86,17 +105,21 @@ impl Queue {
         self.bell.notify_all();
     }
 
-    /// The next piece of at most `len` bytes of any file.
-    fn take(&self, session: &Session<'_>, len: u64) -> Result<(Arc<Outgoing>, Range<u64>), Over> {
+    /// The next piece of at most `len` bytes of any file, or a file without any.
+    fn take(&self, session: &Session<'_>, len: u64) -> Result<Taken, Over> {
         let mut taken = None;
-        let files = lock(&self.files);
-        drop(wait(session, &self.bell, files, |files| {
-            while let Some(file) = files.front() {
-                taken = file.take(len).map(|range| (Arc::clone(file), range));
+        let waiting = lock(&self.waiting);
+        drop(wait(session, &self.bell, waiting, |waiting| {
+            if let Some(file) = waiting.ended.pop_front() {
+                taken = Some(Taken::End(file));
+                return true;
+            }
+            while let Some(file) = waiting.files.front() {
+                taken = file.take(len).map(|range| Taken::Piece(Arc::clone(file), range));
                 if taken.is_some() {
                     return true;
                 }
-                files.pop_front();
+                waiting.files.pop_front();
             }
             false
         })?);
@@ -317,7 +340,13 @@ impl Sender<'_, '_> {
         let session = self.session;
         let piece_bytes = task::piece_bytes(self.task);
         loop {
-            let (file, range) = self.queue.take(session, piece_bytes)?;
+            let (file, range) = match self.queue.take(session, piece_bytes)? {
+                Taken::Piece(file, range) => (file, range),
+                Taken::End(file) => {
+                    self.conclude(&file)?;
+                    continue;
+                }
+            };
             let len = (range.end - range.start) as usize; // at most PIECE_MAX
             let _ = self.limiter.take(len as u64, &session.progress); // cancelled: the beat tells
             let body = sink
