@@ -178,8 +178,11 @@ fn the_length_alone_is_not_believed() {
     let Some(hugecp) = built() else { return };
     let dir = Dir::new();
     plant(&dir);
-    // A part of the right length, and no journal.
-    dir.file("b/.big.hugecp-part", vec![0; BIG]);
+    // A part of the right length, and no journal: it is somebody else's.
+    let part = dir.file("b/.big.hugecp-part", vec![0; BIG]);
+    let ran = Ran(mpirun_of(RANKS, &dir, &hugecp, &format!("{SLOWLY} a b")).output().unwrap());
+    ran.fails(1, &[".big.hugecp-part", "has no journal"]);
+    fs::remove_file(part).unwrap();
     assert_eq!(resumed(&dir, &hugecp, RANKS, ""), 0);
 }
 

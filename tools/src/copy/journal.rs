@@ -15,7 +15,6 @@
 //! resumes reads the piece and compares.
 
 use std::fs::Metadata;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
@@ -88,14 +87,6 @@ impl Identity {
     /// Of something that is read as a file of `len` bytes.
     pub fn set_len(&mut self, len: u64) {
         self.0[2] = len;
-    }
-
-    /// Of a state that cannot be told from later ones: it agrees with none but itself.
-    pub fn make_unique(&mut self) {
-        let random = RandomState::new();
-        for (field, salt) in self.0[FIELDS - 2..].iter_mut().zip(0_u8..) {
-            *field = random.hash_one(salt);
-        }
     }
 
     /// Length of the file in bytes.

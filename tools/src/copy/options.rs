@@ -213,7 +213,7 @@ of its own, authenticated and encrypted. With --key-file, HOST is a hugecp --ser
 ssh. Every piece has a checksum from where it was read, which is compared before it is written: AEGIS-128X2 with \
 a key of its file, or Poly1305 where a processor has no instructions for AES. \
 What was cut off, by a lost connection or a full disk, is gone on with when the same command is started \
-again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal; those in memory (tmpfs) begin anew. Links in the target are never \
+again: files of 1 MiB or more grow as .NAME.hugecp-part, beside a journal. Of a source in memory (tmpfs), what was stored through a mapping meanwhile is not seen. Links in the target are never \
 followed, but to a block device, which is written where it is. --checksum and --check take the checksums of big \
 files at both ends, and send small ones. The list of --files-from is read where hugecp is started, and that of \
 --manifest written there. Not between machines: --in-place, --engine, --shard, and standard input and output.";

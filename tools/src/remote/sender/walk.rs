@@ -20,7 +20,6 @@ use crate::copy::engine::Sparse;
 use crate::copy::error::FileError;
 use crate::copy::holes;
 use crate::copy::journal::Identity;
-use crate::copy::probe;
 use crate::copy::source::device_len;
 use crate::copy::sys::begin_writing_out;
 use crate::copy::tree::directory::{Id, id_of};
@@ -381,11 +380,8 @@ impl Sender<'_, '_> {
         let mut identity = Identity::of(metadata);
         identity.set_len(len); // of a device it is not in the metadata
         if metadata.is_file() && len >= RESUMABLE_BYTES {
-            // What is stored through mappings shall change the ctime, if it can.
-            match probe::file_system(&file).is_ok_and(|found| found.is_memory()) {
-                true => identity.make_unique(),
-                false => drop(begin_writing_out(&file)), // as far as that goes
-            }
+            // What is stored through mappings shall change the ctime, if it can: in memory nothing makes it.
+            let _ = begin_writing_out(&file);
         }
         let number = self.number();
         let path = spot.path.clone();

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bookend::placement::{Arena, Class, Extent};
 use bookend::pool::{Pool, Populate, Rung, Use};
@@ -23,6 +23,8 @@ use crate::remote::secure::{
 };
 
 const MAGIC: &[u8; 6] = b"hugecp";
+/// What a handshake may take in all.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bytes of a preface.
 pub const PREFACE_BYTES: usize = MAGIC.len() + 2 + 1 + 16 + 1 + 1;
 
@@ -168,14 +170,42 @@ pub fn open<'a>(
     lane(stream, keys, manner)
 }
 
-/// Hears what a connection that came in is for.
+/// A connection of which all that is read comes before a moment: each byte alone may be late for long.
+struct Hurried<'s> {
+    stream: &'s mut TcpStream,
+    until: Instant,
+}
+
+impl Read for Hurried<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into()); // as a read that takes too long
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Hurried<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Hears within `patience` what a connection that came in is for.
 ///
 /// # Errors
 /// What the system says; `InvalidData` where it is for nothing known.
 pub fn greet(stream: &mut TcpStream, patience: Duration) -> io::Result<Preface> {
     prepare(stream, Some(patience))?;
     let mut bytes = [0; PREFACE_BYTES];
-    stream.read_exact(&mut bytes)?;
+    let until = Instant::now() + patience;
+    Hurried { stream: &mut *stream, until }.read_exact(&mut bytes)?;
     let preface = Preface::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
     stream.write_all(&VERSION.to_le_bytes())?;
     if preface.version != VERSION {
@@ -184,7 +214,7 @@ pub fn greet(stream: &mut TcpStream, patience: Duration) -> io::Result<Preface> 
     Ok(preface)
 }
 
-/// Opens a lane over a connection that came in.
+/// Opens a lane over a connection that came in, and was greeted: what is left of the handshake may take as long as that.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -194,7 +224,9 @@ pub fn accept<'a>(
     secret: &[u8; SECRET_BYTES],
     manner: &Manner<'a>,
 ) -> Result<Lane<'a>, OpenError> {
-    let keys = handshake(&mut stream, false, preface.cipher, secret, &preface.encode())?;
+    let patience = stream.write_timeout()?.unwrap_or(HANDSHAKE); // that of the greeting
+    let mut hurried = Hurried { stream: &mut stream, until: Instant::now() + patience };
+    let keys = handshake(&mut hurried, false, preface.cipher, secret, &preface.encode())?;
     lane(stream, keys, manner)
 }
 
