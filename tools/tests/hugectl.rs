@@ -99,6 +99,7 @@ fn status_tells_pools_zones_and_indices() {
 
 #[test]
 fn bad_usage_is_told_and_nothing_is_tried() {
+    let _lock = alone(); // others change the pool
     let before = pool();
     for (arguments, told) in [
         (&["reserve"] as &[_], "--size"),
