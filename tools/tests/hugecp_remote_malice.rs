@@ -162,6 +162,28 @@ fn what_is_not_on_the_list_is_not_taken() {
 }
 
 #[test]
+fn what_was_to_be_left_out_is_not_taken() {
+    for messages in [
+        vec![enter(""), small("a.o", "excluded")],
+        vec![enter(""), enter("d"), small("a.o", "excluded")],
+        vec![enter(""), enter("cache")],
+        vec![enter(""), file("a.o", 0, 5 << 20)],
+        vec![enter(""), symlink("a.o", Path::new("/"))],
+    ] {
+        let dir = Dir::new();
+        let ran = pull_messages(&dir, "-r --exclude *.o --exclude cache/", messages);
+        ran.fails(1, &[BREACH, "to be left out"]);
+        assert!(!dir.join("dst/a.o").exists() && !dir.join("dst/cache").exists());
+    }
+    let dir = Dir::new();
+    dir.file("list", "d\n");
+    let messages = vec![enter("d"), small("a.o", "excluded")];
+    pull_messages(&dir, "-r --exclude *.o --files-from list", messages)
+        .fails(1, &[BREACH, "not on the list"]);
+    assert!(!dir.join("dst/d/a.o").exists());
+}
+
+#[test]
 fn directories_on_the_way_lead_nothing_out_of_the_target() {
     let dir = Dir::new();
     dir.file("list", "good\nl\nl/stolen\n");

@@ -91,6 +91,12 @@ pub enum FileError {
     /// A device is not replaced by chance.
     #[error("{} is a device: it is not replaced; remove it, or copy to it without -r", quote(.0))]
     DeviceInTheWay(PathBuf),
+    /// A FIFO or a socket is not replaced by chance either.
+    #[error(
+        "{} is a FIFO or a socket, which a copy between machines does not write to: remove it, or copy to \
+         another name", quote(.0)
+    )]
+    PipeInTheWay(PathBuf),
     /// It was there when the directory was read.
     #[error("{} vanished before it was copied", quote(.0))]
     Vanished(PathBuf),

@@ -140,8 +140,8 @@ pub(super) fn run(
     let session = Session::new(host.to_owned(), timeout, aes, progress, main.sink);
     session.add(main.closer);
     let tally = Tally::default();
-    for path in twice {
-        talk.remark(&resolve::named_twice(&path));
+    for path in wanted.twice.iter().chain(&twice) {
+        talk.remark(&resolve::named_twice(path));
     }
     for error in failures {
         talk.failed(&error);
@@ -303,7 +303,7 @@ fn transfer<'a>(
                 Naming::Operands => wanted.sources.iter().map(operand).collect(),
                 _ => lists.iter().map(|list| operand(&list.top)).collect(),
             };
-            Receiver::new(session, task, &Root::Free, talk, tally, operands.len())
+            Receiver::new(session, task, &Root::Free, talk, tally, &operands)
                 .with_lists(&lists)
                 .with_listing(listing)
                 .run(&wanted.target, &operands, feed, lanes)

@@ -222,7 +222,7 @@ fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
         };
         let operands = received(&request)?;
         let listing: &dyn Listing = &talk;
-        Receiver::new(&session, &task, &opened.root, &talk, &tally, operands.len())
+        Receiver::new(&session, &task, &opened.root, &talk, &tally, &operands)
             .with_listing(task.sums.then_some(listing))
             .run(&target, &operands, main.feed, lanes)
     } else {

@@ -17,7 +17,9 @@ mod jobs;
 mod links;
 mod listing;
 mod names;
+mod operands;
 mod place;
+mod taken;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -30,7 +32,7 @@ use super::error::{RemoteError, printable};
 use super::lists::List;
 use super::manifest::Listing;
 use super::near;
-use super::protocol::{Counts, Entry, Message, Naming, Onto};
+use super::protocol::{Counts, Entry, Message};
 use super::root::Root;
 use super::session::{Over, Session, lock, wait};
 use super::task::{Target, Task};
@@ -38,15 +40,15 @@ use super::transport::{Feed, Lane};
 use crate::copy::error::FileError;
 use crate::copy::tree::context::Talk;
 use crate::copy::tree::directory::{Id, id_of};
-use crate::copy::tree::operands::split;
 use crate::copy::tree::tally::Tally;
 use crate::copy::tree::wishes::Follow;
 use big::Incoming;
 use compare::Candidate;
 use jobs::{Job, Jobs};
 use links::Links;
-use names::Asked;
+use names::{Asked, Coming};
 use place::Place;
+use taken::Taken;
 
 /// Files under way.
 const FILES_MAX: usize = 256;
@@ -73,8 +75,8 @@ pub struct Receiver<'a, 's> {
     listing: Option<&'a dyn Listing>,
     /// Where several operands could make the same.
     made: Option<Mutex<HashSet<Id>>>,
-    /// And which operand has which name, in the directory of that device and inode.
-    taken: Option<Mutex<HashMap<(Id, CString), u32>>>,
+    /// And which operand has which name.
+    taken: Option<Taken>,
     /// One open directory on every file system that was written to, for `--fsync`.
     written: Mutex<HashMap<u64, File>>,
     /// What there is to tell of directories that were finished.
@@ -115,6 +117,8 @@ pub struct Operand {
 struct Position {
     /// Where the operand goes; none where it cannot.
     operand: Option<Spot>,
+    /// Whether only a directory may go there: the path ends in a slash.
+    directory_only: bool,
     /// The path of its source, in messages.
     source: PathBuf,
     /// The directories it is in.
@@ -136,15 +140,16 @@ struct Level {
 }
 
 impl<'a, 's> Receiver<'a, 's> {
-    /// For `operands` operands of what `task` says, below `root`.
+    /// For `operands` of what `task` says, below `root`.
     pub fn new(
         session: &'a Session<'s>,
         task: &'a Task,
         root: &'a Root,
         talk: &'a dyn Talk,
         tally: &'a Tally,
-        operands: usize,
+        operands: &[Operand],
     ) -> Self {
+        let several = operands.len() > 1;
         let rules = task.wishes.rules.clone();
         let finished = place::Finished { rules, ..place::Finished::default() };
         Self {
@@ -162,8 +167,8 @@ impl<'a, 's> Receiver<'a, 's> {
             lists: &[],
             asked: Asked::default(),
             listing: None,
-            made: (operands > 1).then(Mutex::default),
-            taken: (operands > 1).then(Mutex::default),
+            made: several.then(Mutex::default),
+            taken: several.then(|| Taken::new(task.naming, operands)),
             written: Mutex::default(),
             finished: Arc::new(finished),
         }
@@ -273,6 +278,7 @@ impl<'a, 's> Receiver<'a, 's> {
         let session = self.session;
         let mut at = Position {
             operand: None,
+            directory_only: false,
             source: PathBuf::new(),
             stack: Vec::new(),
             base: 0,
@@ -315,7 +321,11 @@ impl<'a, 's> Receiver<'a, 's> {
                 | Message::Node { ref entry, .. }
                 | Message::Link { ref entry } => {
                     let mut spot = self.spot(&at, entry)?;
-                    self.check_asked(spot.as_ref(), false)?;
+                    self.check_wanted(spot.as_ref(), entry, Coming::Else)?;
+                    if entry.name.is_none() && at.directory_only {
+                        self.failed(&FileError::NotADirectory(self.root.shown(&target.path)));
+                        spot = None;
+                    }
                     at.see(entry);
                     if self.task.check {
                         spot = self.check_entry(&mut at, &message, spot)?;
@@ -333,69 +343,6 @@ impl<'a, 's> Receiver<'a, 's> {
     fn breach(&self, what: &str) -> Over {
         let host = self.session.host.clone();
         self.session.fail(RemoteError::Protocol { host, what: what.to_owned() })
-    }
-
-    /// What follows is of an operand.
-    fn begin_operand(&self, at: &mut Position, target: &Target, index: u32, operand: &Operand) {
-        at.stack.clear();
-        at.source.clone_from(&operand.shown);
-        let spot = match self.task.naming {
-            Naming::Operands => self.operand(target, index, operand),
-            Naming::Listed | Naming::Parents => self.top(target, index, operand),
-        };
-        at.operand = spot.map_err(|error| self.failed(&error)).ok();
-        if self.task.naming != Naming::Operands {
-            let place = at.operand.as_ref().map(|spot| Arc::clone(&spot.place));
-            let source = operand.shown.clone();
-            at.stack.push(Level { place, unseen: BTreeSet::new(), source });
-        }
-        at.base = at.stack.len();
-    }
-
-    /// The directory in which listed names are made again; where that is of a list, it is made.
-    fn top(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
-        if self.task.naming == Naming::Listed {
-            let failed = |cause| {
-                FileError::target(&self.root.shown(&target.path), "create directory", cause)
-            };
-            self.root.make_directory(&target.path).map_err(failed)?;
-        }
-        let place = self.outer(&target.path, (index, true))?;
-        Ok(Spot { place, name: c".".to_owned(), source: operand.shown.clone() })
-    }
-
-    /// Where an operand goes.
-    fn operand(&self, target: &Target, index: u32, operand: &Operand) -> Result<Spot, FileError> {
-        let into = match target.onto {
-            Onto::Into => true,
-            Onto::Exactly => false,
-            Onto::Either => self.root.is_directory(&target.path),
-        };
-        // Links are followed where nothing is made under their names.
-        let follow =
-            self.task.check || (!self.task.wishes.recursive && self.root.is_device(&target.path));
-        let path = if follow { &self.root.resolved(&target.path) } else { &target.path };
-        let (above, name) = if into {
-            let (_, name) = split(std::path::Path::new(std::ffi::OsStr::new("")));
-            let named = CString::new(operand.name.clone()).unwrap_or(name);
-            (target.path.clone(), named)
-        } else {
-            split(path)
-        };
-        let place = self.outer(&above, (index, into))?;
-        Ok(Spot { place, name, source: operand.shown.clone() })
-    }
-
-    /// A directory that is there, in which what is of an operand is made, and whether under the operand's name.
-    fn outer(&self, path: &std::path::Path, operand: (u32, bool)) -> Result<Arc<Place>, FileError> {
-        let shown = self.root.shown(path);
-        let directory = self.root.directory(path).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => FileError::NoDirectory(shown.clone()),
-            std::io::ErrorKind::NotADirectory => FileError::NotADirectory(shown.clone()),
-            _ => FileError::target(&shown, "open", cause),
-        })?;
-        self.will_write(&directory);
-        Ok(Arc::new(Place::outer(directory, shown, operand)))
     }
 
     /// Takes note of a directory in which something is made.
@@ -434,6 +381,21 @@ impl<'a, 's> Receiver<'a, 's> {
         };
         if !self.links.announce(&message) {
             return Err(self.breach("it has more hard links than can be"));
+        }
+        // Here, where all comes in order: the first stays.
+        let taken = self.take_name(&spot);
+        if !matches!(taken, Ok(true)) {
+            self.tally.left.add(u64::from(taken.is_ok()));
+            let _ = taken.map_err(|error| self.failed(&error));
+            if let Some(entry) =
+                message.entry().filter(|_| !matches!(message, Message::Link { .. }))
+            {
+                self.settle(entry.link, &spot, None);
+            }
+            return match message {
+                Message::File { file, .. } => self.session.send_now(&Message::Skip { file }),
+                _ => Ok(()),
+            };
         }
         self.push(Job { spot, message, same: None, sum: None })
     }

@@ -1,5 +1,6 @@
 //! What a command line with another machine in it asks for.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Wanted {
     pub direction: Direction,
     /// What to copy.
     pub sources: Vec<PathBuf>,
+    /// Operands that were named twice, and are copied once.
+    pub twice: Vec<PathBuf>,
     /// Where to.
     pub target: Target,
     /// How; as many lanes as processors take where nobody says how many.
@@ -124,13 +127,13 @@ impl Wanted {
         let words = remote.rsh.clone().unwrap_or_else(|| "ssh".into());
         let words = words.as_bytes().split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let rsh = words.map(|word| OsString::from_vec(word.to_vec())).collect();
-        let request = Request::new(options)?;
+        let mut request = Request::new(options)?;
         let standard = || UsageError::Remote("\"-\" is no file of another machine", LOCAL);
         let sources = request.sources.iter().map(|source| match source {
             Endpoint::Path(path) => Ok(path.clone()),
             Endpoint::Standard => Err(standard()),
         });
-        let sources: Vec<PathBuf> = sources.collect::<Result<_, _>>()?;
+        let mut sources: Vec<PathBuf> = sources.collect::<Result<_, _>>()?;
         let mut target = Target::of(&request.destination).ok_or_else(standard)?;
         let mut wishes = request.trees.clone().unwrap_or_else(Wishes::of_files);
         let lanes = remote.streams.unwrap_or_else(task::lanes);
@@ -153,6 +156,13 @@ impl Wanted {
             Wishes { parents: true, .. } => Naming::Parents,
             _ => Naming::Operands,
         };
+        let mut twice = Vec::new();
+        if naming == Naming::Operands {
+            let mut seen = HashSet::new();
+            (sources, twice) =
+                sources.into_iter().partition(|path| seen.insert(path.as_os_str().to_owned()));
+            request.sources = sources.iter().cloned().map(Endpoint::Path).collect();
+        }
         let sums = request.manifest.is_some();
         let congestion = remote.congestion.clone();
         let task = Task { settings, wishes, plain, lanes, rdma, congestion, check, naming, sums };
@@ -160,6 +170,7 @@ impl Wanted {
             host,
             direction,
             sources,
+            twice,
             target,
             task,
             streams: remote.streams,

@@ -332,7 +332,7 @@ enum After {
 
 /// Whether there are holes in it: it has fewer blocks than its length takes, and is not merely
 /// stored in a shorter form.
-fn has_holes(file: &File, metadata: &Metadata) -> bool {
+pub fn has_holes(file: &File, metadata: &Metadata) -> bool {
     let len = metadata.len();
     if len == 0 || metadata.blocks() * 512 >= len {
         return false;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{FILES_MAX, Receiver, Spot};
 use crate::copy::cached::Slices;
-use crate::copy::engine::{CopyError, Kind, Log, PieceSum, Sums};
+use crate::copy::engine::{CopyError, Kind, Log, PieceSum, Sparse, Sums};
 use crate::copy::error::FileError;
 use crate::copy::journal::{Header, Identity};
 use crate::copy::sum::{Sum, Summer, has_aes};
@@ -15,6 +15,7 @@ use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::look;
 use crate::copy::unfinished::{RESUMABLE_BYTES, clear_rest};
 use crate::copy::verify;
+use crate::copy::zeros;
 use crate::remote::direct::Direct;
 use crate::remote::error::RemoteError;
 use crate::remote::protocol::{Attributes, Entry, Extent, Message};
@@ -287,7 +288,7 @@ impl Receiver<'_, '_> {
                 })),
             };
         }
-        if let Err(cause) = file.write(bytes, piece.range.start) {
+        if let Err(cause) = self.write(file, bytes, piece.range.start) {
             let (path, offset) = (file.spot.path(), piece.range.start);
             return self.fail(file, CopyError::Write { path, offset, cause });
         }
@@ -313,6 +314,16 @@ impl Receiver<'_, '_> {
             self.finish(file, target);
         }
         Ok(())
+    }
+
+    /// Writes a piece; zeros become holes where they are to.
+    fn write(&self, file: &Incoming, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // What is not known of a file that was begun was taken out of it.
+        if file.covered.is_some() || self.task.settings.tuning.sparse != Sparse::Always {
+            return file.write(bytes, offset);
+        }
+        zeros::data_runs(offset, bytes)
+            .try_for_each(|run| file.write(&bytes[run.clone()], offset + run.start as u64))
     }
 
     /// The sender has sent so many pieces of a file, which has this checksum if it was asked for.

@@ -14,7 +14,7 @@ use super::jobs::Job;
 use super::links::Further;
 use super::place::os;
 use super::{Receiver, Spot};
-use crate::copy::engine::{Kind, Sums};
+use crate::copy::engine::{Kind, Sparse, Sums};
 use crate::copy::error::FileError;
 use crate::copy::request::Conflict;
 use crate::copy::staging;
@@ -23,6 +23,7 @@ use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::look;
 use crate::copy::tree::special;
 use crate::copy::verify;
+use crate::copy::zeros;
 use crate::remote::attributes;
 use crate::remote::protocol::{Attributes, Entry, Message, Moment};
 use crate::remote::session::{Over, lock};
@@ -124,19 +125,27 @@ impl Receiver<'_, '_> {
         content: &[u8],
     ) -> Result<Option<Id>, FileError> {
         let write = |cause| FileError::target(&target.path, "write", cause);
-        target.file.write_all_at(content, 0).map_err(write)?;
+        let len = content.len() as u64;
+        if target.kind == Kind::Regular && self.task.settings.tuning.sparse == Sparse::Always {
+            for run in zeros::data_runs(0, content) {
+                target.file.write_all_at(&content[run.clone()], run.start as u64).map_err(write)?;
+            }
+            target.file.set_len(len).map_err(write)?;
+        } else {
+            target.file.write_all_at(content, 0).map_err(write)?;
+        }
         if self.task.settings.wishes.verify {
             let sums = Sums::default();
             if !content.is_empty() {
                 sums.record(0, content);
             }
             let progress = crate::copy::engine::Progress::default();
-            verify::verify(&target.side(), 0..content.len() as u64, &sums, &progress)
+            verify::verify(&target.side(), 0..len, &sums, &progress)
                 .map_err(|error| FileError::copy(error, &target, 0))?;
         } else if target.kind != Kind::Regular && self.task.settings.fsync {
             target.file.sync_all().map_err(write)?; // no file system of a target has it
         }
-        self.name(target, attributes, content.len() as u64)
+        self.name(target, attributes, len)
     }
 
     /// Makes a new file for `spot`, which has no name yet.
@@ -250,7 +259,6 @@ impl Receiver<'_, '_> {
         operation: &'static str,
         make: impl Fn(&CStr) -> nix::Result<()>,
     ) -> Result<bool, FileError> {
-        self.take_name(spot)?;
         let path = spot.path();
         let failed = |errno: Errno| FileError::target(&path, operation, errno);
         match make(&spot.name) {
@@ -272,26 +280,6 @@ impl Receiver<'_, '_> {
         Ok(true)
     }
 
-    /// Takes the name of an operand that is no directory for it: another of the same name would overwrite it, while it
-    /// is made or afterwards.
-    ///
-    /// # Errors
-    /// Another operand has it.
-    fn take_name(&self, spot: &Spot) -> Result<(), FileError> {
-        let Some(taken) = self.taken.as_ref().filter(|_| spot.place.outer.is_none()) else {
-            return Ok(());
-        };
-        let path = spot.path();
-        let found = spot.place.file.metadata();
-        let directory = found.map_err(|cause| FileError::target(&path, "look at", cause))?;
-        let operand = spot.place.operand.0;
-        let name = (id_of(&directory), spot.name.clone());
-        if *lock(taken).entry(name).or_insert(operand) == operand {
-            return Ok(());
-        }
-        Err(FileError::JustCreated { source_path: spot.source.clone(), target: path })
-    }
-
     /// Refuses to replace what is not replaced by chance. Gives what is there.
     fn check_kind(&self, spot: &Spot, by_file: bool) -> Result<Option<Metadata>, FileError> {
         let path = spot.path();
@@ -307,6 +295,9 @@ impl Receiver<'_, '_> {
         if by_file && (kind.is_block_device() || kind.is_char_device()) {
             return Err(FileError::DeviceInTheWay(path));
         }
+        if by_file && !self.task.has_trees() && (kind.is_fifo() || kind.is_socket()) {
+            return Err(FileError::PipeInTheWay(path));
+        }
         Ok(Some(there))
     }
 
@@ -320,12 +311,12 @@ impl Receiver<'_, '_> {
         attributes: &Attributes,
         len: Option<u64>,
     ) -> Result<Standing, FileError> {
-        self.take_name(spot)?;
         let settings = &self.task.settings;
         let Some(there) = self.check_kind(spot, true)? else {
             return Ok(Standing::Replaceable(None));
         };
-        if self.made.as_ref().is_some_and(|made| lock(made).contains(&id_of(&there))) {
+        let made = self.made.as_ref().filter(|_| settings.conflict != Conflict::Leave);
+        if made.is_some_and(|made| lock(made).contains(&id_of(&there))) {
             let (source_path, target) = (spot.source.clone(), spot.path());
             return Err(FileError::JustCreated { source_path, target });
         }

@@ -5,14 +5,26 @@ use std::sync::{Condvar, Mutex};
 
 use super::place::Way;
 use super::{Receiver, Spot};
+use crate::copy::tree::filter::Rules;
 use crate::remote::lists::List;
-use crate::remote::protocol::{Message, Relative};
+use crate::remote::protocol::{Entry, Message, Naming, Relative};
 use crate::remote::sender::NAMES_AHEAD;
 use crate::remote::session::{Over, lock, wait};
 
 /// Bytes of names in one message, but for a name that is longer: messages that were asked for fit into the buffers of a
 /// connection, so that telling them waits for nobody.
 const MESSAGE_BYTES: usize = 32 << 10;
+
+/// What is told of, as far as rules and lists make a difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Coming {
+    /// A directory on the way to what is listed.
+    Passing,
+    /// A directory.
+    Directory,
+    /// Anything else.
+    Else,
+}
 
 /// Messages of names that the sender has asked for.
 #[derive(Debug, Default)]
@@ -22,18 +34,30 @@ pub(super) struct Asked {
 }
 
 impl Receiver<'_, '_> {
-    /// Refuses what is not on this end's list, nor in what is, nor on the way to it: whoever has a list has asked for
-    /// nothing else.
-    pub(super) fn check_asked(&self, spot: Option<&Spot>, passing: bool) -> Result<(), Over> {
-        let Some(spot) = spot else { return Ok(()) };
-        let Some(list) = self.lists.get(spot.place.operand.0 as usize) else { return Ok(()) };
+    /// Refuses what this end has not asked for: what its rules leave out, and, where it has a list, what is not on it,
+    /// nor in what is, nor on the way to it.
+    pub(super) fn check_wanted(
+        &self,
+        spot: Option<&Spot>,
+        entry: &Entry,
+        coming: Coming,
+    ) -> Result<(), Over> {
+        let (Some(spot), rules) = (spot, &self.task.wishes.rules) else { return Ok(()) };
         let way = Way::further(spot.place.way.as_ref(), &spot.name);
-        let names = way.names().into_iter().filter(|name| *name != c".").map(CStr::to_bytes);
-        let path = names.collect::<Vec<_>>().join(&b'/');
-        match is_asked(&list.names, &path, self.task.wishes.recursive, passing) {
-            true => Ok(()),
-            false => Err(self.breach("it sends what is not on the list")),
+        if let Some(list) = self.lists.get(spot.place.operand.0 as usize) {
+            let names = way.names().into_iter().filter(|name| *name != c".").map(CStr::to_bytes);
+            let path = names.collect::<Vec<_>>().join(&b'/');
+            let asked = Asking { names: &list.names, recursive: self.task.wishes.recursive, rules };
+            return match asked.asks(&path, coming) {
+                true => Ok(()),
+                false => Err(self.breach("it sends what is not on the list")),
+            };
         }
+        let left_out = self.task.naming == Naming::Operands
+            && entry.name.is_some()
+            && !rules.is_empty()
+            && rules.excludes(&way.below_operand(), coming != Coming::Else);
+        if left_out { Err(self.breach("it sends what was to be left out")) } else { Ok(()) }
     }
 
     /// The sender has room for names.
@@ -72,21 +96,44 @@ impl Receiver<'_, '_> {
     }
 }
 
-/// Whether `path` is one of `names`, which are in order, or in one of them if that is copied with all in it; or on the
-/// way to one, if it is only passed.
-fn is_asked(names: &[Relative], path: &[u8], recursive: bool, passing: bool) -> bool {
-    let has =
-        |path: &[u8]| Relative::new(path).is_ok_and(|path| names.binary_search(&path).is_ok());
-    let mut above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-    let is_on_the_way = || {
-        Relative::new(path).is_ok_and(|path| {
-            let next = names.partition_point(|name| *name <= path);
-            names.get(next).is_some_and(|name| name.below(&path).is_some())
-        })
-    };
-    has(path)
-        || (recursive && (has(b"") || above.any(|end| has(&path[..end]))))
-        || (passing && is_on_the_way())
+/// What is asked for by a list.
+#[derive(Clone, Copy)]
+struct Asking<'l> {
+    /// In order.
+    names: &'l [Relative],
+    recursive: bool,
+    rules: &'l Rules,
+}
+
+impl Asking<'_> {
+    /// Whether `path` is one of the names, or in one of them if that is copied with all in it, and no rule leaves it out
+    /// there; or on the way to one, if it is a directory.
+    fn asks(self, path: &[u8], coming: Coming) -> bool {
+        let Self { names, recursive, rules } = self;
+        let has =
+            |path: &[u8]| Relative::new(path).is_ok_and(|path| names.binary_search(&path).is_ok());
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let everything = has(b"").then_some((0, 0));
+        let above = ends.filter(|&end| has(&path[..end])).map(|end| (end, end + 1));
+        let mut within = everything.into_iter().chain(above).map(|(_, start)| &path[start..]);
+        let is_in_one =
+            |below: &[u8]| rules.is_empty() || !rules.excludes(below, coming != Coming::Else);
+        let is_on_the_way = || {
+            Relative::new(path).is_ok_and(|path| {
+                let next = names.partition_point(|name| *name <= path);
+                names.get(next).is_some_and(|name| name.below(&path).is_some())
+            })
+        };
+        if has(path) || (recursive && within.clone().any(is_in_one)) {
+            return true;
+        }
+        match coming {
+            Coming::Passing => is_on_the_way(),
+            // What leads to a name and was left out before.
+            Coming::Directory => recursive && within.next().is_some() && is_on_the_way(),
+            Coming::Else => false,
+        }
+    }
 }
 
 /// How many of the first names go into one message.
@@ -103,11 +150,13 @@ fn in_one_message(names: &[Relative]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::copy::tree::filter::{Rule, Verdict};
 
     #[test]
     fn what_is_on_a_list_is_asked_for() {
         let names =
             ["a/b", "a/b/c", "d", "e/f/g"].map(|name| Relative::new(name.as_bytes()).unwrap());
+        let rules = Rules::default();
         for (path, itself, within, on_the_way) in [
             ("a/b", true, true, true),
             ("d", true, true, true),
@@ -122,12 +171,37 @@ mod tests {
             (".bashrc", false, false, false),
             ("", false, false, true),
         ] {
-            let asked = |recursive, passing| is_asked(&names, path.as_bytes(), recursive, passing);
-            assert_eq!(asked(false, false), itself, "{path}");
-            assert_eq!(asked(true, false), within, "{path}");
-            assert_eq!(asked(true, true), on_the_way, "{path}");
+            let asked = |recursive, coming| {
+                Asking { names: &names, recursive, rules: &rules }.asks(path.as_bytes(), coming)
+            };
+            assert_eq!(asked(false, Coming::Else), itself, "{path}");
+            assert_eq!(asked(true, Coming::Else), within, "{path}");
+            assert_eq!(asked(true, Coming::Directory), within, "{path}");
+            assert_eq!(asked(true, Coming::Passing), on_the_way, "{path}");
         }
-        assert!(is_asked(&[Relative::new(b"").unwrap()], b"any/thing", true, false));
+        let everything = [Relative::new(b"").unwrap()];
+        let asking = Asking { names: &everything, recursive: true, rules: &rules };
+        assert!(asking.asks(b"any/thing", Coming::Else));
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_listed_directory_is_not_asked_for() {
+        let names = ["a", "a/x/y", "b.o"].map(|name| Relative::new(name.as_bytes()).unwrap());
+        let exclude = |pattern: &str| Rule::new(Verdict::Exclude, pattern.as_ref()).unwrap();
+        let rules = Rules::new(vec![exclude("*.o"), exclude("x/")]);
+        let asking = Asking { names: &names, recursive: true, rules: &rules };
+        for (path, coming, asked) in [
+            ("a/f", Coming::Else, true),
+            ("a/f.o", Coming::Else, false),
+            ("b.o", Coming::Else, true),
+            ("a/x", Coming::Else, true),
+            ("a/x", Coming::Directory, true),
+            ("a/z/x", Coming::Directory, false),
+            ("a/x/y/f", Coming::Else, true),
+            ("a/x/y/f.o", Coming::Else, false),
+        ] {
+            assert_eq!(asking.asks(path.as_bytes(), coming), asked, "{path} {coming:?}");
+        }
     }
 
     #[test]

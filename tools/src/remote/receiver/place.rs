@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::names::Coming;
 use super::{Level, Position, Receiver, Spot};
 use crate::copy::error::{FileError, said};
 use crate::copy::tree::delete;
@@ -77,7 +78,7 @@ impl Way {
 
 impl Way {
     /// The path from the operand on, which is the first name.
-    fn below_operand(&self) -> Vec<u8> {
+    pub fn below_operand(&self) -> Vec<u8> {
         let names = self.names().into_iter().skip(1).map(CStr::to_bytes);
         names.collect::<Vec<_>>().join(&b'/')
     }
@@ -233,7 +234,8 @@ impl Receiver<'_, '_> {
             return Err(self.breach("its directories lie too deep in each other"));
         }
         let spot = self.spot(at, entry)?;
-        self.check_asked(spot.as_ref(), passing)?;
+        let coming = if passing { Coming::Passing } else { Coming::Directory };
+        self.check_wanted(spot.as_ref(), entry, coming)?;
         let source = match (&entry.name, at.stack.last()) {
             (Some(name), Some(level)) => level.source.join(os(name.as_c_str())),
             _ => at.source.clone(),

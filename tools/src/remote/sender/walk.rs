@@ -26,6 +26,7 @@ use crate::copy::tree::directory::{Id, id_of};
 use crate::copy::tree::entry::{by_descriptor, set_blocking};
 use crate::copy::tree::list::{self, Entry};
 use crate::copy::tree::operands::split;
+use crate::copy::tree::small::has_holes;
 use crate::copy::tree::wishes::Follow;
 use crate::copy::unfinished::RESUMABLE_BYTES;
 use crate::remote::attributes::{self, Carrier};
@@ -341,7 +342,9 @@ impl Sender<'_, '_> {
         let len = len.map_err(|cause| spot.error("find the size of", cause))?;
         let entry =
             self.described(spot, walk, &metadata, (!device).then_some(Carrier::Open(&file)));
-        if len > SMALL_MAX as u64 || device {
+        let holes =
+            || self.task.settings.tuning.sparse != Sparse::Never && has_holes(&file, &metadata);
+        if len > SMALL_MAX as u64 || device || holes() {
             return self.big(spot, entry, file, &metadata, len);
         }
         let mut content = Vec::with_capacity(len as usize);
