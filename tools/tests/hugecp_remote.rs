@@ -493,3 +493,32 @@ fn signals_end_it_and_leave_what_arrived() {
     run(&dir, &format!("a {}", there(&dir, "b"))).ok();
     assert!(Path::new(&dir.join("b")).exists());
 }
+
+#[test]
+fn the_program_that_reaches_the_other_machine_ends_too() {
+    let dir = machines();
+    dir.file("a", bytes(100));
+    // As `ssh` that asks for a password; the signals that it holds back.
+    script(
+        &dir,
+        "ask",
+        "grep SigBlk /proc/self/status > mask\necho $$ > pid.new\nmv pid.new pid\nexec sleep 600",
+    );
+    let line = format!("a {}", there(&dir, "b"));
+    let mut copy = command(&dir, "./ask", &line).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the program", || dir.join("pid").exists());
+    let mask = String::from_utf8(dir.read("mask")).unwrap();
+    let held = u64::from_str_radix(mask.trim_start_matches("SigBlk:").trim(), 16).unwrap();
+    use nix::sys::signal::Signal;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGXFSZ] {
+        assert_eq!(held & (1 << (signal as i32 - 1)), 0, "{signal}: {mask}");
+    }
+    let pid = String::from_utf8(dir.read("pid")).unwrap();
+    let copies = nix::unistd::Pid::from_raw(copy.id().try_into().unwrap());
+    nix::sys::signal::kill(copies, Signal::SIGTERM).unwrap();
+    let status = copy.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + Signal::SIGTERM as i32), "{status:?}");
+    let stat = format!("/proc/{}/stat", pid.trim());
+    // Whoever is to wait for it may not have.
+    wait_until("its end", || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+}

@@ -3,17 +3,20 @@
 mod common;
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use bookend_tools::remote::protocol::{Blob, Message, PathText, Relative, Request, VERSION};
 use bookend_tools::remote::secure::{Cipher, SECRET_BYTES};
 use bookend_tools::remote::transport::Lane;
 use bookend_tools::remote::transport::tcp::{self, Preface, Secret};
 use common::peer::{PATIENCE, entry, key_file, manner, say};
-use common::{Dir, bytes};
+use common::{Dir, bytes, wait_until};
+use socket2::{Domain, Socket, Type};
 
 /// A server, and what it complains of.
 struct Killed(Child, Receiver<String>);
@@ -52,13 +55,7 @@ fn session<'a>(
     arena: &'a bookend::placement::Arena,
 ) -> (Lane<'a>, Option<Lane<'a>>) {
     let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let mut preface = Preface {
-        version: VERSION,
-        secret: Secret::KeyFile,
-        session: [0; 16],
-        lane: 0,
-        cipher: Cipher::ChaCha20Poly1305,
-    };
+    let mut preface = PREFACE;
     let mut main = tcp::open(connect(), &preface, secret, PATIENCE, &manner(None)).unwrap();
     let Ok(Message::Offer { session, secret, .. }) = main.feed.receive() else {
         panic!("no session");
@@ -100,6 +97,84 @@ fn request(push: bool, operand: &str, destination: &str) -> Request {
         rdma: false,
         congestion: "auto".into(),
     }
+}
+
+/// The preface of a guest who has the key.
+const PREFACE: Preface = Preface {
+    version: VERSION,
+    secret: Secret::KeyFile,
+    session: [0; 16],
+    lane: 0,
+    cipher: Cipher::ChaCha20Poly1305,
+};
+
+/// A connection to a server from another address than the one that is taken by itself.
+fn from_another_address(port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    socket.into()
+}
+
+#[test]
+fn guests_who_say_nothing_keep_no_other_out() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (_server, port) = start_server(&dir);
+    let silent: Vec<_> = (0..100).map(|_| from_another_address(port)).collect();
+    // They say what they are for, and not that they know the key.
+    for mut stream in &silent {
+        stream.write_all(&PREFACE.encode()).unwrap();
+    }
+    let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut main = tcp::open(connect(), &PREFACE, &secret, PATIENCE, &manner(None)).unwrap();
+    assert!(matches!(main.feed.receive(), Ok(Message::Offer { .. })));
+    drop(silent);
+}
+
+#[test]
+fn guests_who_are_too_many_are_told() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let (server, port) = start_server(&dir);
+    let open = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut main = tcp::open(stream, &PREFACE, &secret, PATIENCE, &manner(None)).unwrap();
+        let answer = main.feed.receive();
+        (main, answer)
+    };
+    let mut guests: Vec<_> = (0..32).map(|_| open()).collect();
+    assert!(guests.iter().all(|(_, answer)| matches!(answer, Ok(Message::Offer { .. }))));
+    let (_, answer) = open();
+    assert!(matches!(answer, Ok(Message::Refuse { .. })), "{answer:?}");
+    let complaint = server.1.recv_timeout(PATIENCE).unwrap();
+    assert!(complaint.contains("32 copies under way"), "{complaint}");
+    let line = format!("--port {port} --key-file key key 127.0.0.1:x");
+    dir.run(&line).fails(1, &["127.0.0.1", "32 copies under way", "try again later"]);
+    // When one has gone there is room.
+    guests.pop();
+    wait_until("room", || matches!(open().1, Ok(Message::Offer { .. })));
+}
+
+#[test]
+fn a_greeting_that_takes_too_long_is_not_awaited() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let patience = Duration::from_millis(300);
+    let speaker = std::thread::spawn(move || {
+        // Each byte comes in time, and all of them would take three seconds.
+        for byte in PREFACE.encode() {
+            if slow.write_all(&[byte]).is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let error = tcp::greet(&mut stream, patience).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    drop(stream);
+    speaker.join().unwrap();
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use bookend_tools::copy::sum::{Sum, Summer};
-use bookend_tools::remote::protocol::{Blob, Entry, Message, Name, PathText, Relative, VERSION};
+use bookend_tools::remote::protocol::{
+    Blob, Counts, Entry, Message, Name, PathText, Relative, VERSION,
+};
 use bookend_tools::remote::secure::SECRET_BYTES;
 use bookend_tools::remote::transport::Lane;
 use bookend_tools::remote::transport::tcp;
@@ -300,11 +302,7 @@ fn what_would_exhaust_this_end_is_refused() {
     let many = std::iter::once(enter("")).chain(many).collect();
     pull_messages(&dir, "-r", many).fails(1, &[BREACH, "too many files"]);
     assert!(fs::read_dir(dir.join("dst")).unwrap().count() == 0, "none has a name");
-    // Texts, and names that wait for what does not come.
-    let dir = Dir::new();
-    let trouble = || Message::Trouble { text: "\u{1f980}".repeat(4096) };
-    let many = (0..3000).map(|_| trouble()).collect();
-    pull_messages(&dir, "-r", many).fails(1, &[BREACH, "of what failed"]);
+    // Names that wait for what does not come.
     let dir = Dir::new();
     let mut first = entry("first", 0o100_644);
     first.link = 1;
@@ -318,6 +316,60 @@ fn what_would_exhaust_this_end_is_refused() {
         Message::Link { entry: Entry { name, ..first.clone() } }
     }));
     pull_messages(&dir, "-a", messages).fails(1, &[BREACH, "to be linked to what does not come"]);
+}
+
+#[test]
+fn what_fails_too_often_is_counted_and_the_rest_is_copied() {
+    for (count, text, more) in [
+        (100_007, "x".to_owned(), "7 more are not listed".to_owned()),
+        // 32 MiB of texts, of four bytes for each of the 4096 that are shown.
+        (2100, "\u{1f980}".repeat(4096), format!("{} more are not listed", 2100 - 2048)),
+    ] {
+        let dir = Dir::new();
+        let evil = move |main: &mut Lane<'_>, _: &mut Lane<'_>| {
+            say(main, &Message::Operand { index: 0 });
+            say(main, &enter(""));
+            for _ in 0..count {
+                let _ = main.sink.send(&Message::Trouble { text: text.clone() });
+            }
+            for message in
+                [small("good", "x"), Message::Leave { complete: true }, Message::Finish {}]
+            {
+                say(main, &message);
+            }
+            while !matches!(main.feed.receive(), Ok(Message::Done { .. }) | Err(_)) {}
+        };
+        pull(&dir, "-r", Box::new(evil)).fails(1, &["127.0.0.1", &more]);
+        assert_eq!(dir.read("dst/good"), b"x");
+    }
+}
+
+#[test]
+fn differences_beyond_what_is_kept_are_counted() {
+    let dir = Dir::new();
+    dir.file("src/f", "x");
+    let evil = |main: &mut Lane<'_>, _: &mut Lane<'_>| {
+        for number in 0..100_009 {
+            let _ = main.sink.send(&Message::Differs { text: format!("number {number}") });
+        }
+        let counts = Counts {
+            files: 0,
+            bytes: 0,
+            resumed: 0,
+            directories: 0,
+            symlinks: 0,
+            hard_links: 0,
+            specials: 0,
+            left: 0,
+            deleted: 0,
+        };
+        say(main, &Message::Done { counts });
+    };
+    let ran = from_or_to(&dir, "--check src 127.0.0.1:dst", Box::new(evil));
+    assert_eq!(ran.status(), 1, "{}", ran.err());
+    let said = format!("{}{}", ran.out(), ran.err());
+    assert!(said.contains("9 more are not listed"), "{}", ran.err());
+    assert!(said.contains("number 99999") && !said.contains("number 100000"));
 }
 
 #[test]

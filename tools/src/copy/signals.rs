@@ -10,19 +10,24 @@
 //! need not suffer.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 
 use super::begun;
 use super::engine::Progress;
 use super::progress::Printer;
 use super::staging;
+use super::tree::context::lock;
 
 /// How long a copy may take to unwind.
 const GRACE: Duration = Duration::from_millis(700);
+
+/// What asks this process for something.
+const ASKING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
 
 /// Signals held back from every thread; made before there is a second one.
 #[derive(Debug)]
@@ -51,7 +56,7 @@ impl Signals {
     pub fn hold() -> io::Result<Self> {
         let ignored = ignored_signals();
         let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1] {
+        for signal in ASKING {
             if ignored & (1 << (signal as i32 - 1)) == 0 {
                 set.add(signal);
             }
@@ -95,14 +100,36 @@ pub fn hold_file_limit() -> io::Result<()> {
     Ok(SigSet::from(Signal::SIGXFSZ).thread_block()?)
 }
 
-/// Does `start`, which starts a program, for which SIGXFSZ is not held back: it does not know of that.
-pub fn with_file_limit<T>(start: impl FnOnce() -> T) -> T {
-    let limit = SigSet::from(Signal::SIGXFSZ);
-    // Neither fails for a signal that there is.
-    let _ = limit.thread_unblock();
+/// Does `start`, which starts a program, for which the signals are not held back that are here: it does not know of that.
+/// What comes meanwhile ends this process, as it would have before.
+pub fn released<T>(start: impl FnOnce() -> T) -> T {
+    let held = SigSet::thread_get_mask();
+    let mut released = SigSet::from(Signal::SIGXFSZ);
+    released.extend(ASKING);
+    // Neither fails for signals that there are.
+    let _ = released.thread_unblock();
     let started = start();
-    let _ = limit.thread_block();
+    let _ = held.map(|held| held.thread_set_mask());
     started
+}
+
+/// The program that ends with this process, if there is one.
+static PROGRAM: Mutex<Option<Pid>> = Mutex::new(None);
+
+/// Has a program that was started end with this process.
+pub fn end_too(program: u32) {
+    let program = i32::try_from(program).ok().map(Pid::from_raw);
+    *lock(&PROGRAM) = program;
+}
+
+/// Does `wait`, which gives something where it has waited for the program's end: its number may be another's then.
+pub fn reap<T>(wait: impl FnOnce() -> Option<T>) -> Option<T> {
+    let mut program = lock(&PROGRAM);
+    let waited = wait();
+    if waited.is_some() {
+        *program = None;
+    }
+    waited
 }
 
 /// Ends the process if it does not end by itself.
@@ -120,6 +147,10 @@ fn leave_later(status: u8, printer: Printer) {
 }
 
 fn leave(status: u8, printer: &Printer) -> ! {
+    // Whoever holds it is ending the program.
+    if let Some(program) = PROGRAM.try_lock().ok().and_then(|mut program| program.take()) {
+        let _ = kill(program, Signal::SIGTERM); // it may be gone
+    }
     begun::remove_begun();
     staging::remove_temporary_names();
     printer.clear();
@@ -151,19 +182,22 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_files_is_held_here_and_not_in_programs_started() {
+    fn signals_are_held_here_and_not_in_programs_started() {
+        let all = [Signal::SIGXFSZ, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
         let held = |status: &str| {
             let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
             let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
-            mask & (1 << (Signal::SIGXFSZ as i32 - 1)) != 0
+            all.map(|signal| mask & (1 << (signal as i32 - 1)) != 0)
         };
         let here = || held(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
         let cat = || std::process::Command::new("cat").arg("/proc/self/status").output().unwrap();
-        hold_file_limit().unwrap(); // of the thread of this test
-        assert!(here());
-        let started = with_file_limit(cat);
-        assert!(!held(&String::from_utf8(started.stdout).unwrap()));
-        assert!(here());
+        // Of the thread of this test.
+        hold_file_limit().unwrap();
+        SigSet::from_iter(all).thread_block().unwrap();
+        assert_eq!(here(), [true; 4]);
+        let started = released(cat);
+        assert_eq!(held(&String::from_utf8(started.stdout).unwrap()), [false; 4]);
+        assert_eq!(here(), [true; 4]);
     }
 
     #[test]

@@ -43,8 +43,11 @@ pub struct Program {
 impl Drop for Program {
     /// The copy is over, or never began.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        signals::reap(|| {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            Some(())
+        });
     }
 }
 
@@ -62,7 +65,8 @@ impl Program {
         let failed = |cause| RemoteError::Start { command: command.clone(), cause };
         let mut program = Command::new(name);
         program.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = signals::with_file_limit(|| program.spawn()).map_err(failed)?;
+        let mut child = signals::released(|| program.spawn()).map_err(failed)?;
+        signals::end_too(child.id());
         let pipes = child.stdin.take().zip(child.stdout.take());
         let Some((output, input)) = pipes else {
             return Err(failed(io::ErrorKind::BrokenPipe.into())); // both were asked for
@@ -83,7 +87,7 @@ impl Program {
     pub fn wait(&mut self, longest: Duration) -> Option<ExitStatus> {
         let since = Instant::now();
         loop {
-            match self.child.try_wait() {
+            match signals::reap(|| self.child.try_wait().transpose()).transpose() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if since.elapsed() < longest => {
                     std::thread::sleep(Duration::from_millis(2));

@@ -150,6 +150,10 @@ pub(super) fn run(
     let list = manifest::List::new(wanted, &sources);
     let over =
         transfer(wanted, &task, &session, (talk, &tally), (lists, &list), (main.feed, lanes));
+    if let Some(error) = session.unkept() {
+        talk.failed(&error);
+        tally.failed(error.to_string());
+    }
     if let (Some(program), Ok(_)) = (&mut program, &over) {
         program.wait(Duration::from_secs(2)); // it has said that it is done
     }
@@ -174,6 +178,9 @@ fn session_of_server(
 ) -> Result<([u8; 16], [u8; SECRET_BYTES]), RemoteError> {
     match receive(main, host, timeout)? {
         Message::Offer { session, secret, .. } => Ok((session, secret)),
+        Message::Refuse { why } => {
+            Err(RemoteError::Refused { host: host.to_owned(), why: printable(&why) })
+        }
         _ => Err(breach(host, "it does not open a session")),
     }
 }

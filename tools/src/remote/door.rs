@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,8 +12,10 @@ use super::session::lock;
 use super::transport::congestion;
 use super::transport::tcp::{self, Preface, Secret};
 
-/// Connections that are being heard.
-const GREETED_MAX: usize = 64;
+/// Connections that are being heard, until they have shown that they know a secret.
+const GREETED_MAX: usize = 256;
+/// And those of them that come from one address: whoever says nothing keeps others from being heard no longer.
+const GREETED_OF_ONE: usize = 64;
 /// How long a connection may take to say what it is for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that wait for a session to take them.
@@ -22,6 +23,47 @@ const WAITING_MAX: usize = 80;
 
 /// A connection, and what it says it is for.
 pub type Guest = (Preface, TcpStream);
+
+/// The connections that are being heard, by where they come from.
+#[derive(Debug, Default)]
+struct Door(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them.
+#[derive(Debug)]
+pub struct Heard {
+    door: Arc<Door>,
+    from: IpAddr,
+}
+
+impl Heard {
+    /// One more from that address, if there is room.
+    fn one_more(door: &Arc<Door>, from: IpAddr) -> Option<Self> {
+        let mut heard = lock(&door.0);
+        if heard.values().sum::<usize>() >= GREETED_MAX {
+            return None;
+        }
+        let of_one = heard.entry(from).or_default();
+        if *of_one >= GREETED_OF_ONE {
+            return None;
+        }
+        *of_one += 1;
+        Some(Self { door: Arc::clone(door), from })
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        let mut heard = lock(&self.door.0);
+        let Some(of_one) = heard.get_mut(&self.from) else { return };
+        *of_one -= 1;
+        if *of_one == 0 {
+            heard.remove(&self.from);
+        }
+    }
+}
+
+/// What begins a session with a guest, who is being heard until he has shown that he knows the secret.
+pub type Begin = dyn Fn(Guest, Heard) + Send + Sync;
 
 /// The sessions that lanes are awaited for.
 #[derive(Debug, Default)]
@@ -80,40 +122,52 @@ pub fn listen(address: Option<&str>, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Hears connections for ever; those that begin a session go to `begin`, on a thread of their own.
-pub fn attend(
-    listener: &TcpListener,
-    sessions: &Arc<Sessions>,
-    begin: Option<Arc<dyn Fn(Guest) + Send + Sync>>,
-) {
-    let greeted = Arc::new(AtomicUsize::new(0));
+pub fn attend(listener: &TcpListener, sessions: &Arc<Sessions>, begin: Option<Arc<Begin>>) {
+    let door = Arc::new(Door::default());
     loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let (mut stream, from) = match listener.accept() {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(_) => {
                 // Out of descriptors, or the like: some may be free soon.
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             }
         };
-        if greeted.fetch_add(1, Ordering::Relaxed) >= GREETED_MAX {
-            greeted.fetch_sub(1, Ordering::Relaxed);
-            continue; // closed
-        }
-        let (sessions, begin, hearing) =
-            (Arc::clone(sessions), begin.clone(), Arc::clone(&greeted));
+        let Some(heard) = Heard::one_more(&door, from) else { continue }; // closed
+        let (sessions, begin) = (Arc::clone(sessions), begin.clone());
         let started = std::thread::Builder::new().name("greet".into()).spawn(move || {
             let preface = tcp::greet(&mut stream, PATIENCE);
-            hearing.fetch_sub(1, Ordering::Relaxed);
             match (preface, begin) {
                 (Ok(preface @ Preface { secret: Secret::Session, .. }), _) => {
                     sessions.hand((preface, stream));
                 }
-                (Ok(preface), Some(begin)) => begin((preface, stream)),
+                (Ok(preface), Some(begin)) => begin((preface, stream), heard),
                 _ => {} // it is for nothing here
             }
         });
-        if started.is_err() {
-            greeted.fetch_sub(1, Ordering::Relaxed);
+        drop(started); // where there is no thread for it, it is closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_keep_out_others() {
+        let door = Arc::new(Door::default());
+        let from = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let mut heard: Vec<Heard> =
+            std::iter::from_fn(|| Heard::one_more(&door, from(1))).take(1000).collect();
+        assert_eq!(heard.len(), GREETED_OF_ONE);
+        for last in 2..=4 {
+            heard.extend(std::iter::from_fn(|| Heard::one_more(&door, from(last))).take(1000));
         }
+        assert_eq!(heard.len(), GREETED_MAX);
+        assert!(Heard::one_more(&door, from(5)).is_none());
+        heard.remove(0);
+        assert!(Heard::one_more(&door, from(5)).is_some_and(|one| one.from == from(5)));
+        heard.clear();
+        assert!(lock(&door.0).is_empty());
     }
 }

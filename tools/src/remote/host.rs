@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::door::{self, Awaited, Guest, Sessions};
+use super::door::{self, Awaited, Guest, Heard, Sessions};
 use super::error::RemoteError;
 use super::key;
 use super::manifest::{Copied, Listing};
@@ -24,7 +24,7 @@ use super::task::{self, Target, Task};
 use super::transport::Lane;
 use super::transport::congestion::Congestion;
 use super::transport::rdma::{self, Fabric, Part, Upgrades};
-use super::transport::tcp::{self, Manner};
+use super::transport::tcp::{self, Manner, Preface};
 use crate::cli::exit;
 use crate::copy::engine::Progress;
 use crate::copy::error::FileError;
@@ -138,30 +138,62 @@ fn serve_all(options: &RemoteOptions) -> Result<(), RemoteError> {
     let sessions = Arc::new(Sessions::default());
     let (theirs, count) = (Arc::clone(&sessions), AtomicUsize::new(0));
     let (timeout, transport) = (options.timeout(), options.transport);
-    let begin = move |guest: Guest| {
-        if count.fetch_add(1, Ordering::Relaxed) < SESSIONS_MAX {
-            let from = guest.1.peer_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string());
-            if let Err(error) = serve_one(guest, &theirs, &secret, (timeout, transport), &root) {
-                exit::complain(TOOL, &format!("{from}: {error}"));
-            }
+    let begin = move |guest: Guest, heard: Heard| {
+        let from = guest.1.peer_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string());
+        let main = invited(guest, &secret, timeout);
+        drop(heard);
+        let served = main.and_then(|invited| {
+            let full = count.fetch_add(1, Ordering::Relaxed) >= SESSIONS_MAX;
+            let served = match full {
+                false => serve_one(invited, &theirs, (timeout, transport), &root),
+                true => send_away(invited),
+            };
+            count.fetch_sub(1, Ordering::Relaxed);
+            served
+        });
+        if let Err(error) = served {
+            exit::complain(TOOL, &format!("{from}: {error}"));
         }
-        count.fetch_sub(1, Ordering::Relaxed);
     };
     door::attend(&listener, &sessions, Some(Arc::new(begin)));
     Ok(())
 }
 
-fn serve_one(
+/// A guest who knows the key.
+struct Invited {
+    main: Lane<'static>,
+    preface: Preface,
+    /// The address of this machine that was reached.
+    near: Option<IpAddr>,
+}
+
+fn invited(
     (preface, stream): Guest,
-    sessions: &Sessions,
     key: &[u8; SECRET_BYTES],
+    timeout: Duration,
+) -> Result<Invited, RemoteError> {
+    let near = stream.local_addr().ok().map(|address| address.ip());
+    let manner = Manner::talking(timeout, &Congestion::Auto);
+    let main = tcp::accept(stream, &preface, key, &manner)
+        .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
+    Ok(Invited { main, preface, near })
+}
+
+/// There are as many sessions as there may be.
+fn send_away(Invited { mut main, .. }: Invited) -> Result<(), RemoteError> {
+    let why = format!("it has {SESSIONS_MAX} copies under way, and takes no more: try again later");
+    let refused = main.sink.send(&Message::Refuse { why: why.clone() });
+    let refused = refused.and_then(|()| main.sink.flush());
+    refused.map_err(|cause| RemoteError::write(CLIENT, &cause))?;
+    Err(RemoteError::Refused { host: CLIENT.to_owned(), why })
+}
+
+fn serve_one(
+    Invited { mut main, preface, near }: Invited,
+    sessions: &Sessions,
     (timeout, transport): (Duration, Transport),
     root: &std::path::Path,
 ) -> Result<(), RemoteError> {
-    let near = stream.local_addr().ok().map(|address| address.ip());
-    let manner = Manner::talking(timeout, &Congestion::Auto);
-    let mut main = tcp::accept(stream, &preface, key, &manner)
-        .map_err(|error| super::client::open_error(CLIENT, timeout, error))?;
     let root = Root::beneath(root).map_err(here("open the root"))?;
     let (session, secret) = (key::random()?, key::random()?);
     let awaited = sessions.expect(session);
@@ -177,7 +209,12 @@ fn serve_one(
 /// Holds a session, from its main lane on.
 fn hold(mut main: Lane<'_>, opened: Opened<'_>) -> Result<(), RemoteError> {
     let timeout = opened.timeout;
+    let until = Instant::now() + PATIENCE;
     let request = loop {
+        if Instant::now() > until {
+            let why = format!("it asked for nothing within {} s", PATIENCE.as_secs());
+            return Err(RemoteError::Handshake { host: CLIENT.to_owned(), why });
+        }
         let message = main.feed.receive();
         match message.map_err(|error| RemoteError::read(CLIENT, error, timeout))? {
             Message::Alive {} => {}

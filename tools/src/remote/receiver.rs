@@ -295,8 +295,9 @@ impl<'a, 's> Receiver<'a, 's> {
                 Message::Finish {} => return Ok(()),
                 Message::Trouble { text } => {
                     let host = session.host.clone();
-                    session.count_trouble(&text)?;
-                    self.tell(&FileError::Remote { host, text: printable(&text) });
+                    if session.keeps_trouble(&text) {
+                        self.tell(&FileError::Remote { host, text: printable(&text) });
+                    }
                 }
                 Message::Operand { index } => {
                     let operand = operands.get(index as usize).filter(|_| index == next);

@@ -191,10 +191,11 @@ impl<'a, 's> Sender<'a, 's> {
                     self.copied(Copied { operand, into, way, hash })?;
                 }
                 Message::Differs { text } => {
-                    session.count_trouble(&text)?;
-                    self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
+                    if session.keeps_trouble(&text) {
+                        self.talk.differs(&format!("{}: {}", session.host, printable(&text)));
+                    }
                 }
-                Message::Trouble { text } => self.trouble(&text)?,
+                Message::Trouble { text } => self.trouble(&text),
                 Message::Done { counts } => {
                     *lock(&self.done) = Some(counts);
                     self.done_bell.notify_all();
@@ -264,11 +265,11 @@ impl<'a, 's> Sender<'a, 's> {
     }
 
     /// The receiver could not do something.
-    fn trouble(&self, text: &str) -> Result<(), Over> {
+    fn trouble(&self, text: &str) {
         let host = self.session.host.clone();
-        self.session.count_trouble(text)?;
-        self.failed(&FileError::Remote { host, text: printable(text) });
-        Ok(())
+        if self.session.keeps_trouble(text) {
+            self.failed(&FileError::Remote { host, text: printable(text) });
+        }
     }
 
     /// Something could not be done, which is no reason to stop.

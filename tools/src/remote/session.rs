@@ -1,7 +1,7 @@
 //! One copy between two machines while it lasts: the main lane's way out, the beat that tells that
 //! this end is alive, and the end of it all, which wakes everyone who waits.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,15 @@ use super::error::RemoteError;
 use super::protocol::Message;
 use super::transport::{Closer, Sink};
 use crate::copy::engine::Progress;
+use crate::copy::error::FileError;
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two looks whether the user has stopped it.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Failures that one end tells the other: each is kept for the end.
-const TROUBLES_MAX: u32 = 100_000;
+/// Failures that one end tells the other, and are kept for the end; more are counted.
+const TROUBLES_MAX: u64 = 100_000;
 /// And the bytes of all their texts.
 const TROUBLE_BYTES_MAX: u64 = 32 << 20;
 
@@ -43,8 +44,10 @@ pub struct Session<'a> {
     /// Whether all was done, and lanes may end.
     done: AtomicBool,
     /// What the other end has told to have failed.
-    troubles: AtomicU32,
+    troubles: AtomicU64,
     trouble_bytes: AtomicU64,
+    /// How much of that was not kept.
+    unkept: AtomicU64,
     /// Rings when it is over.
     bell: (Mutex<()>, Condvar),
 }
@@ -80,8 +83,9 @@ impl<'a> Session<'a> {
             failure: Mutex::default(),
             over: AtomicBool::new(false),
             done: AtomicBool::new(false),
-            troubles: AtomicU32::new(0),
+            troubles: AtomicU64::new(0),
             trouble_bytes: AtomicU64::new(0),
+            unkept: AtomicU64::new(0),
             bell: Default::default(),
         }
     }
@@ -150,21 +154,20 @@ impl<'a> Session<'a> {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The other end tells that something failed.
-    ///
-    /// # Errors
-    /// [`Over`] where it has done so too often.
-    pub fn count_trouble(&self, text: &str) -> Result<(), Over> {
+    /// The other end tells that something failed, or differs. Whether there is room to keep what it says.
+    pub fn keeps_trouble(&self, text: &str) -> bool {
         let few = self.troubles.fetch_add(1, Ordering::Relaxed) < TROUBLES_MAX;
         let bytes = self.trouble_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
-        if few && bytes < TROUBLE_BYTES_MAX {
-            return Ok(());
-        }
-        let what = match few {
-            true => format!("it tells more than {} MiB of what failed", TROUBLE_BYTES_MAX >> 20),
-            false => format!("more than {TROUBLES_MAX} things failed there"),
-        };
-        Err(self.fail(RemoteError::Protocol { host: self.host.clone(), what }))
+        let keeps = few && bytes < TROUBLE_BYTES_MAX;
+        self.unkept.fetch_add(u64::from(!keeps), Ordering::Relaxed);
+        keeps
+    }
+
+    /// What is said of failures and differences for which there was no room.
+    pub fn unkept(&self) -> Option<FileError> {
+        let unkept = self.unkept.load(Ordering::Relaxed);
+        let text = format!("{unkept} more are not listed, which it told after these");
+        (unkept > 0).then(|| FileError::Remote { host: self.host.clone(), text })
     }
 
     /// Whether it is over.
