@@ -96,6 +96,40 @@ fn loops_of_links_end() {
 }
 
 #[test]
+fn the_source_is_not_what_the_target_has_too_much() {
+    let dir = Dir::new();
+    for top in ["a/in/src", "a/other"] {
+        fs::create_dir_all(dir.join(top)).unwrap();
+    }
+    dir.file("a/in/src/file", "x");
+    symlink("a/in/src", dir.join("link")).unwrap();
+    let whole = listing(&dir, "a");
+    for source in ["a/in/src/.", "link/.", "a/in/../in/src/."] {
+        for options in ["-r --delete", "-aT --delete"] {
+            let ran = dir.run(&format!("{options} {source} a"));
+            ran.fails(1, &["--delete would remove the source", "in the target 'a'"]);
+            assert_eq!(listing(&dir, "a"), whole, "{options} {source}");
+        }
+    }
+    // Where something else leads there, it is found on the way.
+    fs::create_dir(dir.join("seen")).unwrap();
+    let script =
+        "mount --bind a/in/src seen 2>/dev/null || exit 99; \"$0\" -r --delete seen/. a; echo $?";
+    let out = dir
+        .command("unshare", ["-m", "--", "sh", "-c", script, env!("CARGO_BIN_EXE_hugecp")])
+        .output();
+    let ran = match out {
+        Ok(out) if out.status.success() => Ran(out),
+        other => return println!("skipped: no mount namespace here: {other:?}"),
+    };
+    assert_eq!(ran.out(), "1\n", "{}", ran.err());
+    assert!(ran.err().contains("the source lies there"), "{}", ran.err());
+    assert_eq!(dir.read("a/in/src/file"), b"x");
+    assert_eq!(dir.read("a/file"), b"x");
+    assert!(!dir.join("a/other").exists(), "the rest goes");
+}
+
+#[test]
 fn nothing_is_deleted_where_something_was_not_read() {
     let dir = Dir::new();
     everything(&dir, "a");

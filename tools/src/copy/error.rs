@@ -69,6 +69,18 @@ pub enum FileError {
         /// Where in it.
         target: PathBuf,
     },
+    /// What the target has too much would be the source.
+    #[error(
+        "--delete would remove the source {}, which lies in the target {}: copy without it, or to elsewhere",
+        quote(source_path),
+        quote(target)
+    )]
+    DeletesSource {
+        /// The source.
+        source_path: PathBuf,
+        /// The target.
+        target: PathBuf,
+    },
     /// A directory that lies in itself.
     #[error(
         "{} is the directory {} again, which it lies in (a bind mount, or a link that is \

@@ -25,8 +25,13 @@ pub struct Deleted {
 }
 
 /// Removes from `directory` what `keep` does not want, given a path in it and whether that is a directory. What it wants
-/// stays further down too, with the directories that it is in.
-pub fn extra(directory: &OwnedFd, keep: impl Fn(&[u8], bool) -> bool) -> Deleted {
+/// stays further down too, with the directories that it is in, and a directory that `is_source` knows, whatever leads
+/// there.
+pub fn extra(
+    directory: &OwnedFd,
+    keep: impl Fn(&[u8], bool) -> bool,
+    is_source: impl Fn(Id) -> bool,
+) -> Deleted {
     let mut deleted = Deleted::default();
     let entries = match list::list(directory) {
         Ok(entries) => entries,
@@ -37,7 +42,7 @@ pub fn extra(directory: &OwnedFd, keep: impl Fn(&[u8], bool) -> bool) -> Deleted
     };
     for entry in entries {
         let name = entry.name.clone();
-        match remove(directory, entry, &keep, &mut deleted.removed) {
+        match remove(directory, entry, (&keep, &is_source), &mut deleted.removed) {
             Ok(()) => {}
             Err(error) => deleted.failures.push((name, error)),
         }
@@ -108,7 +113,7 @@ fn file_id(directory: &OwnedFd) -> io::Result<Id> {
 fn remove(
     top: &OwnedFd,
     entry: Entry,
-    keep: &impl Fn(&[u8], bool) -> bool,
+    (keep, is_source): (&impl Fn(&[u8], bool) -> bool, &impl Fn(Id) -> bool),
     removed: &mut u64,
 ) -> io::Result<()> {
     let mut path = Vec::new();
@@ -138,6 +143,9 @@ fn remove(
         if keep(&path, entry.is_directory(directory, false)) {
             level.gone = false;
         } else if let Some(inner) = unlink_or_open(directory, &entry.name)? {
+            if is_source(file_id(&inner)?) {
+                return Err(io::Error::other("the source lies there"));
+            }
             let entries = list::list(&inner)?;
             levels.push(Level::new(inner, entry.name, path.len(), entries));
             if let Some(outer) = levels.len().checked_sub(OPEN + 1) {

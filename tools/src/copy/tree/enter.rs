@@ -14,7 +14,7 @@ use nix::unistd::{getegid, geteuid};
 use xattr::FileExt;
 
 use super::context::{Context, Work, lock};
-use super::directory::{Directory, Id, Opened, Origin, Side, file_of, id_of, open_directory};
+use super::directory::{Directory, Id, Opened, Origin, Side, id_of, open_directory};
 use super::entry::{by_descriptor, look};
 use super::list::{self, Entry};
 use super::wishes::Follow;
@@ -83,6 +83,14 @@ impl Context<'_> {
         }
         let (target, made, fresh) = self.make_target(parent, entry, &metadata, &above)?;
         let target_id = id_of(&made);
+        if entry.root && self.wishes.delete {
+            if is_inside(&source, target_id) {
+                let source_path = parent.path_of(Side::Source, &entry.name);
+                let target = parent.path_of(Side::Target, entry.target());
+                return Err(FileError::DeletesSource { source_path, target });
+            }
+            lock(&self.roots).insert(id_of(&metadata));
+        }
         let is_first = lock(&self.targets).insert(target_id);
         // Others who have it too may give it its attributes before all is made in it here.
         let may_meet = entry.passed && self.wishes.parents;
@@ -283,8 +291,8 @@ fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {
 }
 
 /// Whether the directory `inner` is the one of `id` or lies in it.
-fn is_inside(inner: &OwnedFd, id: Id) -> bool {
-    let Ok(mut at) = file_of(inner) else { return false };
+fn is_inside(inner: impl AsFd, id: Id) -> bool {
+    let Ok(mut at) = inner.as_fd().try_clone_to_owned().map(File::from) else { return false };
     let mut before = None;
     loop {
         let Ok(found) = at.metadata().map(|metadata| id_of(&metadata)) else { return false };

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::context::Context;
+use super::context::{Context, lock};
 use super::delete;
 use super::directory::{Directory, Side, file_of};
 use crate::copy::attributes;
@@ -85,7 +85,8 @@ impl Context<'_> {
             let excluded = || self.wishes.rules.excludes(&[&above, path].concat(), is_directory);
             (is_here && known()) || (!self.wishes.rules.is_empty() && excluded())
         };
-        let result = delete::extra(target, keep);
+        let is_source = |id| lock(&self.roots).contains(&id);
+        let result = delete::extra(target, keep, is_source);
         self.tally.deleted.add(result.removed);
         for (name, cause) in result.failures {
             let path = directory.path_of(Side::Target, &name);

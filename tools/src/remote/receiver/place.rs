@@ -165,7 +165,7 @@ impl Place {
                     (is_here && known())
                         || (!rules.is_empty() && rules.excludes(&whole(), is_directory))
                 };
-                let result = delete::extra(&directory.into(), keep);
+                let result = delete::extra(&directory.into(), keep, |_| false);
                 deleted.add(result.removed);
                 result.failures.into_iter().for_each(|(name, cause)| failed(&name, cause));
             }
