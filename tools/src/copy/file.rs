@@ -144,7 +144,13 @@ impl<'a> Copier<'a> {
                 target: task.target.name(),
             });
         }
-        if matches!(place, Place::Standard) || !existing.is_file() {
+        if matches!(place, Place::Standard) {
+            return Ok(None);
+        }
+        if self.settings.conflict == Conflict::Leave {
+            return Ok(Some("it exists"));
+        }
+        if !existing.is_file() {
             return Ok(None); // a device or a pipe is there in order to be written
         }
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
@@ -152,10 +158,10 @@ impl<'a> Copier<'a> {
             return Ok(Some(SAME));
         }
         Ok(match self.settings.conflict {
-            Conflict::Replace => None,
-            Conflict::Leave => Some("it exists"),
-            Conflict::ReplaceOlder if time(&source.metadata) > time(existing) => None,
-            Conflict::ReplaceOlder => Some("it is not older than the source"),
+            Conflict::ReplaceOlder if time(&source.metadata) <= time(existing) => {
+                Some("it is not older than the source")
+            }
+            _ => None,
         })
     }
 

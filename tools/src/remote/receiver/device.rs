@@ -13,6 +13,7 @@ use super::{Receiver, Spot};
 use crate::copy::engine::CopyError;
 use crate::copy::error::FileError;
 use crate::copy::holes;
+use crate::copy::request::Conflict;
 use crate::copy::target::Target;
 use crate::copy::tree::entry::{by_descriptor, look};
 use crate::remote::protocol::Entry;
@@ -60,7 +61,9 @@ impl Receiver<'_, '_> {
         entry: &Entry,
         len: u64,
     ) -> Result<Option<Target>, FileError> {
-        if entry.name.is_some() || self.task.wishes.recursive || !self.root.has_devices() {
+        let stays = self.task.settings.conflict == Conflict::Leave;
+        let may = !self.task.wishes.recursive && self.root.has_devices() && !stays;
+        if entry.name.is_some() || !may {
             return Ok(None);
         }
         match look(&spot.place.file, &spot.name, false) {

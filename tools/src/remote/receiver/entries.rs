@@ -280,8 +280,9 @@ impl Receiver<'_, '_> {
         Ok(true)
     }
 
-    /// Refuses to replace what is not replaced by chance. Gives what is there.
+    /// Refuses to replace what is not replaced by chance, if it is to be replaced at all. Gives what is there.
     fn check_kind(&self, spot: &Spot, by_file: bool) -> Result<Option<Metadata>, FileError> {
+        let by_file = by_file && self.task.settings.conflict != Conflict::Leave;
         let path = spot.path();
         let there = match look(&spot.place.file, &spot.name, false) {
             Ok((_, there)) => there,
