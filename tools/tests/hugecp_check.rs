@@ -185,3 +185,73 @@ fn nobody_waits_for_the_writer_of_a_fifo() {
     let other_kind = "'fifo': is something else than in the source\n";
     assert_eq!((ran.status(), ran.out().as_str()), (1, other_kind));
 }
+
+#[test]
+fn links_are_followed_where_that_is_asked_for() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.join("a/d")).unwrap();
+    dir.file("a/d/f", "x");
+    symlink("d", dir.join("a/l")).unwrap();
+    symlink("d/f", dir.join("a/f")).unwrap();
+    dir.run("-rL a b").ok();
+    assert!(!dir.join("b/l").is_symlink());
+    dir.run("--check a b").fails(1, &[]);
+    dir.run("--check -L a b").ok();
+    dir.file("b/l/f", "y");
+    let ran = dir.run("--check -L a b");
+    assert_eq!((ran.status(), ran.out().as_str()), (1, "'b/l/f': has other contents\n"));
+    // What leads back does not go on for ever.
+    dir.run("-a a c").ok();
+    for side in ["a", "c"] {
+        symlink("..", dir.join(side).join("d/up")).unwrap();
+    }
+    let ran = dir.run("--check -L a c");
+    let again = "'c/d/up': is 'c/' again, which it lies in: left out";
+    assert!(ran.status() == 1 && ran.out().contains(again), "{}", ran.out());
+    dir.run("--check a c").ok();
+    fs::remove_file(dir.join("a/d/f")).unwrap();
+    let ran = dir.run("--check -L a c");
+    assert!(ran.out().contains("'c/f': cannot look at it in the source"), "{}", ran.out());
+}
+
+#[test]
+fn pipes_are_compared_without_waiting() {
+    let dir = Dir::new();
+    for name in ["p", "q"] {
+        nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    dir.file("f", "x");
+    dir.run("--check p q").ok();
+    dir.run("--check f q").fails(1, &[]);
+    dir.run("--check p f").fails(1, &[]);
+}
+
+#[test]
+fn what_is_deeper_than_there_are_descriptors_is_compared() {
+    let dir = Dir::new();
+    // At each depth something is left to do when the next is gone into.
+    let mut path = dir.join("a");
+    for depth in 0..300 {
+        fs::create_dir_all(path.join("z")).unwrap();
+        fs::create_dir_all(path.join("b")).unwrap();
+        fs::write(path.join("z/f"), depth.to_string()).unwrap();
+        path.push("m");
+    }
+    fs::create_dir_all(&path).unwrap();
+    fs::write(path.join("last"), "x").unwrap();
+    dir.run("-a a b").ok();
+    let check = || {
+        let limited = "ulimit -n 64; exec \"$0\" -a --check a b";
+        let out = dir.command("bash", ["-c", limited, env!("CARGO_BIN_EXE_hugecp")]).output();
+        Ran(out.unwrap())
+    };
+    assert_eq!(check().status(), 0, "{}{}", check().out(), check().err());
+    let deep = dir.join("b").join(path.strip_prefix(dir.join("a")).unwrap());
+    fs::write(deep.join("last"), "y").unwrap();
+    let ran = check();
+    assert!(
+        ran.status() == 1 && ran.out().contains("m/last': has other contents"),
+        "{}",
+        ran.out()
+    );
+}

@@ -8,19 +8,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::fcntl::readlinkat;
 use serde::Serialize;
 use xattr::FileExt;
 
+use super::check_pair::{Opened, Pair, Room};
 use super::contents::{Compared, Contents, is_device, open_to_read};
 use super::engine::Progress;
 use super::error::said;
 use super::quote::quote;
 use super::tree::context::lock;
-use super::tree::directory::{Id, Shelf, id_of, open_directory};
+use super::tree::directory::{Id, Shelf, id_of};
 use super::tree::entry::{by_descriptor, look};
 use super::tree::filter::Rules;
 use super::tree::list;
@@ -34,6 +35,8 @@ pub struct Checking {
     pub attributes: bool,
     /// Which names of one file are names of one file on the other side.
     pub links: bool,
+    /// What symbolic links lead to, instead of them, on both sides.
+    pub follow: bool,
     /// Names that are left out.
     pub rules: Rules,
     /// Threads to compare with.
@@ -118,17 +121,9 @@ impl Basics {
     }
 }
 
-/// Two directories, open.
-struct Pair {
-    source: OwnedFd,
-    target: OwnedFd,
-    /// From the top.
-    path: PathBuf,
-}
-
 /// A directory to go into.
 struct Work {
-    above: std::sync::Arc<Pair>,
+    above: Arc<Pair>,
     name: CString,
 }
 
@@ -173,12 +168,20 @@ pub fn trees(
         links: Mutex::default(),
         sources: Mutex::default(),
     };
-    let _shelf = Shelf::new(); // as many descriptors as the system allows
+    let shelf = Shelf::new(); // as many descriptors as the system allows
     let top = PathBuf::new();
     if one_found.is_dir() && other_found.is_dir() {
-        let pair = Pair { source: one.into(), target: other.into(), path: top };
-        let above = std::sync::Arc::new(pair);
-        check.pool.push([Work { above, name: c".".to_owned() }]);
+        let failed =
+            |error: io::Error| format!("cannot compare {}: {}", quote(source), said(&error));
+        let room = Room::new(shelf.most() / 2, what.follow);
+        let pair = Pair::top([one.into(), other.into()], &room);
+        let (pair, opened) = pair.map_err(failed)?;
+        if let (Ok(one), Ok(other)) = (look(&opened[0], c".", false), look(&opened[1], c".", false))
+        {
+            check.attributes(&top, (&one.0, &one.1), (&other.0, &other.1));
+        }
+        check.compare(&pair, &opened);
+        drop((pair, opened)); // as far as nobody needs it
         check.pool.run(what.threads, false, |work| check.directory(&work));
     } else if is_device(&one_found) || is_device(&other_found) {
         check.with_device(&top, (&one, &one_found), (&other, &other_found));
@@ -211,36 +214,37 @@ impl Check<'_> {
             return;
         }
         let path = join(&work.above.path, &work.name);
-        let open = |at: &OwnedFd| open_directory(at, &work.name, false);
-        let pair = match (open(&work.above.source), open(&work.above.target)) {
-            (Ok(source), Ok(target)) => Pair { source, target, path: path.clone() },
-            (Err(errno), _) => return self.failed(&path, "open it in the source", &errno.into()),
-            (_, Err(errno)) => return self.failed(&path, "open it", &errno.into()),
+        let (pair, opened) = match work.above.enter(work.name.clone(), path.clone()) {
+            Ok(entered) => entered,
+            Err((0, error)) => return self.failed(&path, "open it in the source", &error),
+            Err((_, error)) => return self.failed(&path, "open it", &error),
         };
+        if let Some(again) = pair.loops().filter(|_| self.what.follow) {
+            let again = quote(self.target.join(again));
+            return self.differs(&path, &format!("is {again} again, which it lies in: left out"));
+        }
+        self.compare(&pair, &opened);
+    }
+
+    /// Compares what is in two directories.
+    fn compare(&self, pair: &Arc<Pair>, [source_at, target_at]: &Opened) {
         let names = |at: &OwnedFd| -> io::Result<BTreeSet<CString>> {
             Ok(list::list(at)?.into_iter().map(|entry| entry.name).collect())
         };
-        let (source, target) = match (names(&pair.source), names(&pair.target)) {
+        let (source, target) = match (names(source_at), names(target_at)) {
             (Ok(source), Ok(target)) => (source, target),
-            (Err(error), _) => return self.failed(&path, "read it in the source", &error),
-            (_, Err(error)) => return self.failed(&path, "read it", &error),
+            (Err(error), _) => return self.failed(&pair.path, "read it in the source", &error),
+            (_, Err(error)) => return self.failed(&pair.path, "read it", &error),
         };
-        let pair = std::sync::Arc::new(pair);
-        if work.name.as_c_str() == c"."
-            && let (Ok(one), Ok(other)) =
-                (look(&pair.source, c".", false), look(&pair.target, c".", false))
-        {
-            self.attributes(&path, (&one.0, &one.1), (&other.0, &other.1));
-        }
         for name in &source {
             if target.contains(name) {
-                self.entry(&pair, name);
-            } else if !self.is_excluded(&pair.source, &pair.path, name) {
+                self.entry(pair, (source_at, target_at), name);
+            } else if !self.is_excluded(source_at, &pair.path, name) {
                 self.differs(&join(&pair.path, name), words::MISSING);
             }
         }
         for name in target.difference(&source) {
-            if !self.is_excluded(&pair.target, &pair.path, name) {
+            if !self.is_excluded(target_at, &pair.path, name) {
                 self.differs(&join(&pair.path, name), words::TOO_MUCH);
             }
         }
@@ -250,25 +254,25 @@ impl Check<'_> {
         if self.what.rules.is_empty() {
             return false;
         }
-        let is_directory = look(at, name, false).is_ok_and(|(_, metadata)| metadata.is_dir());
+        let found = look(at, name, self.what.follow);
+        let is_directory = found.is_ok_and(|(_, metadata)| metadata.is_dir());
         self.what.rules.excludes(join(above, name).as_os_str().as_bytes(), is_directory)
     }
 
-    fn entry(&self, pair: &std::sync::Arc<Pair>, name: &CString) {
+    fn entry(&self, pair: &Arc<Pair>, (source, target): (&OwnedFd, &OwnedFd), name: &CString) {
         let path = join(&pair.path, name);
-        if self.progress.is_cancelled() || self.is_excluded(&pair.source, &pair.path, name) {
+        if self.progress.is_cancelled() || self.is_excluded(source, &pair.path, name) {
             return;
         }
-        let (one, other) = match (look(&pair.source, name, false), look(&pair.target, name, false))
-        {
+        let follow = self.what.follow;
+        let (one, other) = match (look(source, name, follow), look(target, name, follow)) {
             (Ok(one), Ok(other)) => (one, other),
             (Err(error), _) => return self.failed(&path, "look at it in the source", &error),
             (_, Err(error)) => return self.failed(&path, "look at it", &error),
         };
         self.same(&path, (&one.0, &one.1), (&other.0, &other.1));
         if one.1.is_dir() && other.1.is_dir() {
-            let above = std::sync::Arc::clone(pair);
-            self.pool.push([Work { above, name: name.clone() }]);
+            self.pool.push([Work { above: Arc::clone(pair), name: name.clone() }]);
         }
     }
 

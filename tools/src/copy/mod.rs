@@ -26,6 +26,7 @@ pub mod cached;
 pub mod capabilities;
 pub mod check;
 pub mod check_list;
+mod check_pair;
 pub mod cluster;
 pub mod compare;
 pub mod contents;

@@ -97,6 +97,7 @@ fn task(options: &Options) -> Result<Task<'_>, String> {
             let what = Checking {
                 attributes: attributes(options),
                 links: links(options),
+                follow: options.trees.dereference,
                 rules: rules(&options.trees).map_err(|error| error.to_string())?,
                 threads,
             };

@@ -201,6 +201,7 @@ const THROUGH: &str = "run hugecp on one of them, or copy here and from here";
 const ONE: &str = "copy from one after the other";
 const PAIR: &str = "name SRC and DST, one of them on the other machine";
 const WHOLE: &str = "what is on two machines is compared as a whole, but for --exclude";
+const AS_LINKS: &str = "links are compared as links between machines, but for operands";
 const LISTED: &str = "files are compared with a list where they are: run hugecp --check --manifest FILE there, \
                       in the directory that its names begin at";
 const LOCAL: &str = "if it is a file of this machine, write ./ before it";
@@ -218,6 +219,9 @@ fn refuse(options: &Options) -> Result<(), UsageError> {
         if given {
             return Err(UsageError::NotBetweenMachines(option));
         }
+    }
+    if options.check && trees.dereference {
+        return Err(UsageError::Conflict("--check", "-L", AS_LINKS));
     }
     if options.check && options.manifest.is_some() {
         return Err(UsageError::Conflict("--check", "--manifest", LISTED));
@@ -301,6 +305,7 @@ mod tests {
             ("hugecp --check --parents a h:b", "--parents exclude each other"),
             ("hugecp -r --parents --delete a h:b", "--delete needs one SRC"),
             ("hugecp --check --manifest m a h:b", "--manifest FILE there"),
+            ("hugecp --check -L a h:b", "-L exclude each other"),
             ("hugecp --check a c h:b", "--check compares one"),
         ] {
             let error = wanted(line).unwrap_err().to_string();

@@ -398,6 +398,11 @@ impl Shelf {
         Self { open: Mutex::default(), most: usize::try_from(most).unwrap_or(4), has_room }
     }
 
+    /// How many directories may be open, of two descriptors each.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Whether [`AHEAD`] more files may be open beside the directories.
     pub fn has_room(&self) -> bool {
         self.has_room
