@@ -227,8 +227,11 @@ fn pipes_are_compared_without_waiting() {
 }
 
 #[test]
-fn what_is_deeper_than_there_are_descriptors_is_compared() {
+fn more_directories_than_there_are_descriptors_are_compared() {
     let dir = Dir::new();
+    for beside in 0..200 {
+        fs::create_dir_all(dir.join(format!("a/{beside}/in/it"))).unwrap();
+    }
     // At each depth something is left to do when the next is gone into.
     let mut path = dir.join("a");
     for depth in 0..300 {
