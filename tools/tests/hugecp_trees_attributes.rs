@@ -201,6 +201,16 @@ fn rights_that_new_directories_do_not_get_are_had_while_they_are_filled() {
         for name in ["", "/d", "/d/in", "/long"] {
             assert_like(&dir, &format!("a{name}"), &format!("{place}/a{name}"));
         }
+        // What -a gives is the source's; without it, what a new directory gets here.
+        let owner = match place {
+            "under" | "nothing" => 0,
+            _ => 0o500,
+        };
+        for name in ["", "/d"] {
+            let found = fs::metadata(dir.join(format!("{place}/r{name}"))).unwrap().mode();
+            assert_eq!(found & 0o700, owner, "{place}/r{name}: {found:o}");
+            set_mode(&dir.join(format!("{place}/r{name}")), 0o700); // to be looked into
+        }
         for copy in ["a", "r"] {
             let of = |name: &str| dir.join(format!("{place}/{copy}{name}"));
             for (name, mode) in [("", 0o700), ("/d", 0o700), ("/d/in", 0o600), ("/long", 0o600)] {

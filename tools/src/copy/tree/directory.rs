@@ -94,6 +94,8 @@ pub struct Directory {
     pub names: OnceLock<std::collections::HashSet<CString>>,
     /// Whether the link of its name is followed when it is opened again.
     pub follow: bool,
+    /// Rights of its owner that it did not get when it was made, and has as long as it is filled.
+    pub lent: u32,
     /// Whether it was an operand, or stands above one.
     pub root: bool,
     /// Whether it is only gone through, on the way to an operand.
@@ -134,6 +136,7 @@ impl Directory {
             gives: OnceLock::new(),
             names: OnceLock::new(),
             follow: false,
+            lent: 0,
             root: false,
             passed: false,
             stays: false,

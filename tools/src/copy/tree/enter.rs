@@ -81,7 +81,8 @@ impl Context<'_> {
         if !self.is_member() {
             self.announce(parent, entry);
         }
-        let (target, made, fresh) = self.make_target(parent, entry, &metadata, &above)?;
+        let Made { target, made, fresh, lent } =
+            self.make_target(parent, entry, &metadata, &above)?;
         let target_id = id_of(&made);
         if entry.root && self.wishes.delete {
             if is_inside(&source, target_id) {
@@ -117,7 +118,7 @@ impl Context<'_> {
         if let Some(gives) = gives_of(&made).filter(|_| fresh) {
             let _ = directory.gives.set(gives); // it is new
         }
-        directory.follow = follow;
+        (directory.follow, directory.lent) = (follow, lent);
         directory.root = entry.root;
         Ok(directory)
     }
@@ -162,7 +163,7 @@ impl Context<'_> {
         entry: &Entry,
         metadata: &Metadata,
         above: &OwnedFd,
-    ) -> Result<(File, Metadata, bool), FileError> {
+    ) -> Result<Made, FileError> {
         let path = || parent.path_of(Side::Target, entry.target());
         // Nobody else may look in until it has its own mode.
         let mode = if self.settings.preserve { 0o700 } else { metadata.mode() & 0o777 | 0o700 };
@@ -175,9 +176,12 @@ impl Context<'_> {
                 Err(errno) => return Err(FileError::target(&path(), "create directory", errno)),
             }
         };
+        let mut lent = 0;
         let opened = match open_directory(above, entry.target(), false) {
-            Err(Errno::EACCES) if fresh => admit_owner(above, entry.target())
-                .and_then(|()| open_directory(above, entry.target(), false)),
+            Err(Errno::EACCES) if fresh => admit_owner(above, entry.target()).and_then(|missing| {
+                lent = missing;
+                open_directory(above, entry.target(), false)
+            }),
             opened => opened,
         };
         let target = match opened {
@@ -196,6 +200,9 @@ impl Context<'_> {
         // ACL that it inherited has taken what it needs to be filled.
         let needs_all = if fresh { !geteuid().is_root() } else { shares };
         if stat.mode() & 0o700 != 0o700 && needs_all {
+            if fresh {
+                lent |= 0o700 & !stat.mode();
+            }
             let mode = Mode::from_bits_truncate(stat.mode() & 0o7777 | 0o700);
             let _ = nix::sys::stat::fchmod(&target, mode); // what needs it will tell
             stat = now()?; // who is not in its group has lost the bit that hands it on
@@ -203,7 +210,7 @@ impl Context<'_> {
         if fresh {
             self.tally.directories.add(1);
         }
-        Ok((target, stat, fresh))
+        Ok(Made { target, made: stat, fresh, lent })
     }
 
     /// Reads a directory and makes work of what is in it.
@@ -274,8 +281,17 @@ fn gives_of(made: &Metadata) -> Option<(u32, u32)> {
     (made.uid() == user && (hands_on || made.gid() == group)).then(|| (made.uid(), made.gid()))
 }
 
-/// Gives the owner all rights to a directory that was made just now with fewer.
-fn admit_owner(above: &OwnedFd, name: &CStr) -> nix::Result<()> {
+/// The target of a directory.
+struct Made {
+    target: File,
+    made: Metadata,
+    fresh: bool,
+    /// Rights that its owner has only while it is filled.
+    lent: u32,
+}
+
+/// Gives the owner all rights to a directory that was made just now with fewer. Gives those that were missing.
+fn admit_owner(above: &OwnedFd, name: &CStr) -> nix::Result<u32> {
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
     let (place, now) = look(above, name, false).map_err(errno)?;
     if !now.is_dir() {
@@ -283,7 +299,8 @@ fn admit_owner(above: &OwnedFd, name: &CStr) -> nix::Result<()> {
     }
     // By what is open: the name may be another's by now.
     let mode = Permissions::from_mode(now.mode() & 0o7777 | 0o700);
-    std::fs::set_permissions(by_descriptor(&place), mode).map_err(errno)
+    std::fs::set_permissions(by_descriptor(&place), mode).map_err(errno)?;
+    Ok(0o700 & !now.mode())
 }
 
 fn has_acl(parent: &Directory, fresh: bool, target: &File) -> bool {

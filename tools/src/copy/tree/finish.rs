@@ -61,7 +61,7 @@ impl Context<'_> {
             return attributes::preserve(target, source, &directory.metadata);
         }
         // Without -p, a new directory loses the rights that it needed while it was filled.
-        let added = 0o700 & !directory.metadata.mode();
+        let added = 0o700 & !directory.metadata.mode() | directory.lent;
         if !directory.fresh || added == 0 {
             return Vec::new();
         }
