@@ -56,6 +56,12 @@ fn with_umask(umask: &str, dir: &Dir, line: &str) -> Ran {
     Ran(dir.command(words[0], &words[1..]).output().unwrap())
 }
 
+/// Options with which `localhost` is reached.
+fn far(dir: &Dir) -> String {
+    let rsh = common::remote::script(dir, "rsh", "shift\nexec \"$@\"");
+    format!("--rsh {} --remote-program {}", rsh.display(), common::remote::HUGECP)
+}
+
 /// Whether such a user may run the program where it is.
 fn nobody_can(test: &str, dir: &Dir) -> bool {
     let ran = as_nobody(dir, "--version");
@@ -195,9 +201,16 @@ fn rights_that_new_directories_do_not_get_are_had_while_they_are_filled() {
     if !nobody_can(test, &dir) {
         return;
     }
-    for (place, umask) in places {
-        with_umask(umask, &dir, &format!("-a a {place}/a")).ok();
-        with_umask(umask, &dir, &format!("-r a {place}/r")).ok();
+    let far = far(&dir);
+    let here = places.iter().map(|(place, umask)| (*place, *umask, false));
+    let there = places.iter().map(|(place, umask)| (*place, *umask, true));
+    for (place, umask, is_far) in here.chain(there).collect::<Vec<_>>() {
+        let to = |copy: &str| match is_far {
+            true => format!("{far} {copy} localhost:{}", dir.join(place).display()),
+            false => format!("{copy} {place}"),
+        };
+        with_umask(umask, &dir, &format!("-aT {}/a", to("a"))).ok();
+        with_umask(umask, &dir, &format!("-rT {}/r", to("a"))).ok();
         for name in ["", "/d", "/d/in", "/long"] {
             assert_like(&dir, &format!("a{name}"), &format!("{place}/a{name}"));
         }
@@ -218,7 +231,31 @@ fn rights_that_new_directories_do_not_get_are_had_while_they_are_filled() {
             }
             assert_eq!(fs::read(of("/d/in")).unwrap(), b"two");
             assert!(fs::read(of("/long")).unwrap() == bytes(9 << 20), "{place}/{copy}/long");
+            fs::remove_dir_all(of("")).unwrap();
         }
+    }
+    set_mode(&dir.join("a/d"), 0o755);
+}
+
+#[test]
+fn a_directory_that_may_only_be_read_is_there_and_that_is_told() {
+    let test = "a_directory_that_may_only_be_read_is_there_and_that_is_told";
+    let dir = Dir::new();
+    dir.file("a/d/in", "two");
+    dir.file("a/other", "one");
+    if !nobody_can(test, &dir) {
+        return;
+    }
+    let far = far(&dir);
+    set_mode(&dir.join("a/d"), 0o444);
+    for (options, target) in
+        [("", "b".to_owned()), (&far, format!("localhost:{}", dir.join("b").display()))]
+    {
+        as_nobody(&dir, &format!("{options} -r a {target}")).fails(1, &["a/d"]);
+        assert_eq!(dir.read("b/other"), b"one");
+        assert_eq!(fs::metadata(dir.join("b/d")).unwrap().mode() & 0o777, 0o444, "{options}");
+        set_mode(&dir.join("b/d"), 0o755);
+        fs::remove_dir_all(dir.join("b")).unwrap();
     }
     set_mode(&dir.join("a/d"), 0o755);
 }

@@ -291,7 +291,7 @@ struct Made {
 }
 
 /// Gives the owner all rights to a directory that was made just now with fewer. Gives those that were missing.
-fn admit_owner(above: &OwnedFd, name: &CStr) -> nix::Result<u32> {
+pub fn admit_owner(above: impl AsFd, name: &CStr) -> nix::Result<u32> {
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
     let (place, now) = look(above, name, false).map_err(errno)?;
     if !now.is_dir() {

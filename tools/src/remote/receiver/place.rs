@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::geteuid;
 
 use super::names::Coming;
 use super::{Level, Position, Receiver, Spot};
 use crate::copy::error::{FileError, said};
 use crate::copy::tree::delete;
 use crate::copy::tree::directory::open_directory;
+use crate::copy::tree::enter::admit_owner;
 use crate::copy::tree::entry::look;
 use crate::copy::tree::filter::Rules;
 use crate::copy::tree::list;
@@ -90,6 +92,8 @@ struct Finish {
     attributes: Attributes,
     preserve: bool,
     fresh: bool,
+    /// Rights that its owner has only while it is filled.
+    lent: u32,
     finished: Arc<Finished>,
 }
 
@@ -209,7 +213,7 @@ fn mode_lost(error: io::Error) -> String {
 
 /// Without `-p`, a new directory loses the rights that it needed while it was filled.
 fn close_up(file: &File, finish: &Finish) -> io::Result<()> {
-    let added = 0o700 & !finish.attributes.mode;
+    let added = 0o700 & !finish.attributes.mode | finish.lent;
     if !finish.fresh || added == 0 {
         return Ok(());
     }
@@ -304,7 +308,17 @@ impl Receiver<'_, '_> {
         if self.task.settings.verbose {
             self.talk.copying(&spot.source, &path);
         }
-        let directory = match open_directory(&spot.place.file, &spot.name, false) {
+        let mut lent = 0;
+        let opened = open_directory(&spot.place.file, &spot.name, false);
+        if fresh && !geteuid().is_root() && !opened.as_ref().is_ok_and(has_owners_rights) {
+            // The umask, or an ACL that it inherited, has taken what it needs to be filled.
+            lent = admit_owner(&spot.place.file, &spot.name).unwrap_or(0); // what needs it will tell
+        }
+        let opened = match opened {
+            Err(Errno::EACCES) if lent != 0 => open_directory(&spot.place.file, &spot.name, false),
+            opened => opened,
+        };
+        let directory = match opened {
             Ok(directory) => directory,
             Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(FileError::InTheWay(path)),
             Err(errno) => return Err(FileError::target(&path, "open", errno)),
@@ -322,9 +336,13 @@ impl Receiver<'_, '_> {
         let finished = Arc::clone(&self.finished);
         let mut place = Place::inner(spot, file);
         place.finish =
-            (fresh || !passing).then_some(Finish { attributes, preserve, fresh, finished });
+            (fresh || !passing).then_some(Finish { attributes, preserve, fresh, lent, finished });
         Ok((place, there))
     }
+}
+
+fn has_owners_rights(directory: &OwnedFd) -> bool {
+    fstat(directory).is_ok_and(|found| found.st_mode & 0o700 == 0o700)
 }
 
 impl Position {

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -266,9 +266,11 @@ impl Sender<'_, '_> {
             let path = spot.path.clone();
             return Err(Stop::Entry(Box::new(FileError::SourceIsDirectory(path))));
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let directory = self.root.open(place, c".", flags, false);
-        let directory = File::from(directory.map_err(|errno| spot.error("open", errno))?);
+        // By what is open: who may read it may not go into it.
+        let mut options = OpenOptions::new();
+        let options = options.read(true).custom_flags(libc::O_DIRECTORY);
+        let directory = options.open(by_descriptor(place));
+        let directory = directory.map_err(|cause| spot.error("open", cause))?;
         let metadata = directory.metadata().map_err(|cause| spot.error("stat", cause))?;
         let id = id_of(&metadata);
         if let Some(again) = walk.above.get(&id) {
