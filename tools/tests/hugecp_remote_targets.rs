@@ -47,6 +47,10 @@ fn a_slash_at_the_end_means_a_directory() {
         symlink("real", dir.join("link")).unwrap();
         copy(&dir, &server, way, "-r", "tree", "link/").ok();
         assert_eq!(dir.read("real/tree/in/f"), b"f", "{way}");
+        copy(&dir, &server, way, "-rT", "tree", "link").fails(1, &["link"]);
+        copy(&dir, &server, way, "-aT --delete", "tree", "link/").ok();
+        assert_eq!(contents(&dir, "real"), [("real/in/f".to_owned(), b"f".to_vec())], "{way}");
+        assert!(dir.join("link").is_symlink() && !dir.join("real/tree").exists(), "{way}");
         fs::remove_file(dir.join("link")).unwrap();
         fs::remove_dir_all(dir.join("real")).unwrap();
     }

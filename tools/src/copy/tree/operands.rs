@@ -158,8 +158,13 @@ impl Context<'_> {
         target: &Path,
     ) -> Result<(Arc<Directory>, Entry), FileError> {
         let (source_above, source_name) = split(source);
-        let (target_above, target_name) = split(&without_slash(target));
         let ends_in_slash = target.as_os_str().as_bytes().ends_with(b"/");
+        let name = without_slash(target);
+        let (target_above, target_name) = match ends_in_slash && name.is_symlink() && name.is_dir()
+        {
+            true => split(target), // `link/` is what the link leads to
+            false => split(&name),
+        };
         if ends_in_slash && !source.is_dir() && !target.is_dir() {
             return Err(FileError::NotADirectory(target.to_owned()));
         }
