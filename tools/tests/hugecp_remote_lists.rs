@@ -154,7 +154,7 @@ fn names_that_cannot_be_copied_are_told_as_here() {
 }
 
 #[test]
-fn directories_on_the_way_keep_what_they_have() {
+fn directories_on_the_way_get_attributes_and_keep_what_is_in_them() {
     for way in WAYS {
         let dir = machines();
         everything(&dir, "a");
@@ -168,10 +168,17 @@ fn directories_on_the_way_keep_what_they_have() {
         // What stands in the way of a directory is no place to go on in.
         ran.fails(1, &["out/other': something there is none"]);
         let mode = |name: &str| fs::metadata(dir.join(name)).unwrap().mode() & 0o7777;
-        assert_eq!((mode("out/d"), mode("out/d/e")), (0o700, 0o555), "{way}");
+        // As with `cp -a --parents` and `rsync -a --files-from`.
+        assert_eq!((mode("out/d"), mode("out/d/e")), (mode("a/d"), 0o555), "{way}");
+        let modified = |name: &str| fs::metadata(dir.join(name)).unwrap().modified().unwrap();
+        assert_eq!(modified("out/d"), modified("a/d"), "{way}");
         assert_eq!(dir.read("out/d/old"), b"old");
         assert!(dir.read("out/d/file") == dir.read("a/d/file"));
         assert!(dir.join("out/other").is_symlink() && !dir.join("out/nowhere").exists());
+        fs::set_permissions(dir.join("out/d"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(dir.join("list"), "d/file\n").unwrap();
+        copy(&dir, &server, way, "--files-from list", "a", "out").ok();
+        assert_eq!(mode("out/d"), 0o700, "{way}: without -p");
     }
 }
 

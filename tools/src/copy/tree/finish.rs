@@ -57,7 +57,7 @@ impl Context<'_> {
     }
 
     fn set_attributes(&self, directory: &Directory, source: &File, target: &File) -> Vec<String> {
-        if self.settings.preserve && (directory.fresh || !directory.passed) {
+        if self.settings.preserve {
             return attributes::preserve(target, source, &directory.metadata);
         }
         // Without -p, a new directory loses the rights that it needed while it was filled.

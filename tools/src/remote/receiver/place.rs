@@ -286,7 +286,7 @@ impl Receiver<'_, '_> {
     }
 
     /// Makes a directory, or opens the one that is there; gives also what may be too much in it. One that is only passed
-    /// through keeps the attributes that it has.
+    /// through loses nothing that was in it.
     fn make_directory(
         &self,
         spot: &Spot,
@@ -335,8 +335,13 @@ impl Receiver<'_, '_> {
         self.will_write(&file);
         let finished = Arc::clone(&self.finished);
         let mut place = Place::inner(spot, file);
-        place.finish =
-            (fresh || !passing).then_some(Finish { attributes, preserve, fresh, lent, finished });
+        place.finish = (fresh || preserve || !passing).then_some(Finish {
+            attributes,
+            preserve,
+            fresh,
+            lent,
+            finished,
+        });
         Ok((place, there))
     }
 }
