@@ -164,3 +164,33 @@ fn what_is_no_regular_file_is_on_no_list() {
     ran.fails(1, &["--manifest is not possible for '/dev/null'", "cannot be read again"]);
     assert_eq!(dir.names(), ["a"]);
 }
+
+#[test]
+fn a_path_longer_than_the_system_takes_is_checked() {
+    let dir = Dir::new();
+    // 60 names of 100 bytes, made and looked at piece by piece.
+    let name = "n".repeat(100);
+    let go = format!("for i in $(seq 60); do mkdir -p {name} && cd {name} || exit 1; done");
+    let script = |line: String| Ran(dir.command("bash", ["-c", &line]).output().unwrap());
+    script(format!(
+        "mkdir a && cd a && echo top > f && {go}; echo deep > f; mkdir d; echo x > d/g"
+    ))
+    .ok();
+    dir.run("-a --manifest list a b").ok();
+    let lines = dir.read("list").split(|&byte| byte == b'\n').map(<[u8]>::len).max();
+    assert!(lines > Some(6000), "{lines:?}");
+    dir.run("--check --manifest list").ok();
+    script(format!("cd b && {go}; echo DEEP > f")).ok();
+    let ran = dir.run("--check --manifest list");
+    assert_eq!(ran.status(), 1, "{}", ran.err());
+    assert_eq!(ran.out().matches("has another checksum").count(), 1, "{}", ran.out());
+    script(format!("cd b && {go}; rm f")).ok();
+    let ran = dir.run("--check --manifest list");
+    assert!(
+        ran.status() == 1 && ran.out().contains("cannot read it: No such file"),
+        "{}",
+        ran.out()
+    );
+    // Too deep for those who clean up by path.
+    Ran(dir.command("rm", ["-rf", "a", "b"]).output().unwrap()).ok();
+}

@@ -3,10 +3,16 @@
 //! The length of a regular file is believed where it is true ([`length_is_a_guess`]); what is in others is read to its
 //! end. A device that was copied to may be longer than its source.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::compare::{self, CompareError};
 use super::engine::Progress;
@@ -126,7 +132,29 @@ impl Contents {
 /// # Errors
 /// What opening says.
 pub fn open_to_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mut above: Option<OwnedFd> = None;
+    let mut rest = path.as_os_str().as_bytes();
+    // The system takes no more at once: a tree may be deeper.
+    while rest.len() >= PATH_MAX {
+        let slash = rest[..PATH_MAX].iter().rposition(|&byte| byte == b'/').filter(|&at| at > 0);
+        let slash = slash.ok_or(Errno::ENAMETOOLONG)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        above = Some(open_at(above.as_ref(), &rest[..slash], flags)?);
+        let next = rest[slash..].iter().position(|&byte| byte != b'/');
+        rest = next.map_or(b".", |next| &rest[slash + next..]);
+    }
+    Ok(open_at(above.as_ref(), rest, flags)?.into())
+}
+
+/// Bytes of a path that the system takes at most, with a zero byte at its end.
+const PATH_MAX: usize = libc::PATH_MAX as usize;
+
+fn open_at(above: Option<&OwnedFd>, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    match above {
+        Some(above) => openat(above, path, flags, Mode::empty()),
+        None => openat(AT_FDCWD, path, flags, Mode::empty()),
+    }
 }
 
 /// Whether `found` is about a block device.
