@@ -399,6 +399,29 @@ fn pieces_that_lie_are_not_written() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_not_awaited() {
+    let dir = Dir::new();
+    let secret = key_file(&dir);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let preface = tcp::greet(&mut stream, PATIENCE).unwrap();
+        let mut main = tcp::accept(stream, &preface, &secret, &manner(None)).unwrap();
+        // It is alive, and that is all it says.
+        let alive = |main: &mut Lane<'_>| {
+            main.sink.send(&Message::Alive {}).and_then(|()| main.sink.flush()).is_ok()
+        };
+        while alive(&mut main) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+    let line = ["--key-file", "key", "--port", &port, "--timeout", "3", "127.0.0.1:x", "dst"];
+    Ran(dir.hugecp(line).output().unwrap()).fails(1, &["127.0.0.1", "silent for 3 s"]);
+    server.join().unwrap();
+}
+
+#[test]
 fn what_is_said_is_shown_without_its_control_characters() {
     let dir = Dir::new();
     let text = "evil \u{1b}[2J\u{7} text".to_owned();

@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Dir, Ran, bytes};
 
@@ -258,4 +259,37 @@ fn a_directory_that_may_only_be_read_is_there_and_that_is_told() {
         fs::remove_dir_all(dir.join("b")).unwrap();
     }
     set_mode(&dir.join("a/d"), 0o755);
+}
+
+#[test]
+fn a_shard_goes_on_where_another_has_finished_with_a_directory() {
+    let test = "a_shard_goes_on_where_another_has_finished_with_a_directory";
+    let dir = Dir::new();
+    for number in 0..400 {
+        dir.file(&format!("a/d/{number}"), bytes(number));
+        fs::create_dir(dir.join(format!("a/d/in{number}"))).unwrap();
+        symlink("x", dir.join(format!("a/d/link{number}"))).unwrap();
+    }
+    set_mode(&dir.join("a/d"), 0o555);
+    fs::create_dir_all(dir.join("b/d")).unwrap();
+    if !nobody_can(test, &dir) {
+        return;
+    }
+    // As other shards do when they are through with it.
+    let (over, copy) = (AtomicBool::new(false), dir.join("b/d"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                set_mode(&copy, 0o555);
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+        });
+        let shards = [1, 2].map(|shard| as_nobody(&dir, &format!("-aT --shard {shard}/2 a b")));
+        over.store(true, Ordering::Relaxed);
+        shards.into_iter().for_each(|shard| drop(shard.ok()));
+    });
+    dir.run("-a --check a b").ok();
+    for side in ["a", "b"] {
+        set_mode(&dir.join(side).join("d"), 0o755);
+    }
 }

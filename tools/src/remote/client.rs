@@ -322,9 +322,14 @@ fn breach(host: &str, what: &str) -> RemoteError {
     RemoteError::Protocol { host: host.to_owned(), what: what.to_owned() }
 }
 
-/// The next message of the main lane that says something.
+/// The next message of the main lane that says something, within `timeout`: that the other end is alive is not enough, as
+/// long as it has nothing to do.
 fn receive(main: &mut Lane<'_>, host: &str, timeout: Duration) -> Result<Message, RemoteError> {
+    let until = Instant::now() + timeout;
     loop {
+        if Instant::now() > until {
+            return Err(RemoteError::Silent { host: host.to_owned(), after: timeout });
+        }
         match main.feed.receive() {
             Ok(Message::Alive {}) => {}
             Ok(message) => return Ok(message),

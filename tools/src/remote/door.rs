@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::transport::tcp::{self, Preface, Secret};
 
 /// Connections that are being heard, until they have shown that they know a secret.
 const GREETED_MAX: usize = 256;
-/// And those of them that come from one address: whoever says nothing keeps others from being heard no longer.
+/// And those of them that come from one address, or network of IPv6: whoever says nothing keeps others from being heard no longer.
 const GREETED_OF_ONE: usize = 64;
 /// How long a connection may take to say what it is for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +38,7 @@ pub struct Heard {
 impl Heard {
     /// One more from that address, if there is room.
     fn one_more(door: &Arc<Door>, from: IpAddr) -> Option<Self> {
+        let from = network(from);
         let mut heard = lock(&door.0);
         if heard.values().sum::<usize>() >= GREETED_MAX {
             return None;
@@ -59,6 +60,15 @@ impl Drop for Heard {
         if *of_one == 0 {
             heard.remove(&self.from);
         }
+    }
+}
+
+/// What is one's own: an address of IPv4, and of IPv6 the half that a network gives, since the other is for its machine to
+/// choose (RFC 4291, 2.5.4).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        v4 => v4,
     }
 }
 
@@ -152,6 +162,15 @@ pub fn attend(listener: &TcpListener, sessions: &Arc<Sessions>, begin: Option<Ar
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_one_network_however_many_addresses() {
+        let network = |address: &str| super::network(address.parse().unwrap());
+        assert_eq!(network("2001:db8::1:2"), network("2001:db8::3:4:5"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+        assert_ne!(network("::ffff:192.0.2.1"), network("::ffff:192.0.2.2"));
+    }
 
     #[test]
     fn one_address_does_not_keep_out_others() {

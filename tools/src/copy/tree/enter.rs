@@ -81,8 +81,8 @@ impl Context<'_> {
         if !self.is_member() {
             self.announce(parent, entry);
         }
-        let Made { target, made, fresh, lent } =
-            self.make_target(parent, entry, &metadata, &above)?;
+        let make = || self.make_target(parent, entry, &metadata, &above);
+        let Made { target, made, fresh, lent } = self.with_rights(&*above, make)?;
         let target_id = id_of(&made);
         if entry.root && self.wishes.delete {
             if is_inside(&source, target_id) {
@@ -195,10 +195,9 @@ impl Context<'_> {
             let source_path = parent.path_of(Side::Source, &entry.name);
             return Err(FileError::SameFile { source_path, target: path() });
         }
-        let shares = self.wishes.shard.is_some() || self.team.is_some();
         // Another shard has finished with it, and this one gives it its mode again; or it is new, and the umask or an
         // ACL that it inherited has taken what it needs to be filled.
-        let needs_all = if fresh { !geteuid().is_root() } else { shares };
+        let needs_all = if fresh { !geteuid().is_root() } else { self.shares() };
         if stat.mode() & 0o700 != 0o700 && needs_all {
             if fresh {
                 lent |= 0o700 & !stat.mode();

@@ -241,7 +241,8 @@ impl Context<'_> {
         match self.links.claim(id, spot.directory, spot.entry) {
             Claim::Wait => Ok(()),
             Claim::Link(made) => {
-                let became = match self.hard_link(spot, &made, &metadata)? {
+                let link = || self.hard_link(spot, &made, &metadata);
+                let became = match self.with_rights(spot.target, link)? {
                     Some(became) => became,
                     None => self.copy(spot, file, metadata, false)?,
                 };
@@ -328,9 +329,16 @@ impl Context<'_> {
             return Err(FileError::Copy { error, advice });
         }
         if metadata.is_file() {
+            if self.may_lose_rights(spot.directory) {
+                return self.with_rights(spot.target, || {
+                    let again =
+                        file.try_clone().map_err(|cause| spot.source_error("open", cause))?;
+                    self.regular(spot, again, metadata.clone(), identify)
+                });
+            }
             self.regular(spot, file, metadata, identify)
         } else {
-            self.special(spot, &file, &metadata)
+            self.with_rights(spot.target, || self.special(spot, &file, &metadata))
         }
     }
 }

@@ -42,7 +42,10 @@ impl Receiver<'_, '_> {
         entry: &Entry,
         coming: Coming,
     ) -> Result<(), Over> {
-        let (Some(spot), rules) = (spot, &self.task.wishes.rules) else { return Ok(()) };
+        let rules = &self.task.wishes.rules;
+        let Some(spot) = spot.filter(|_| !(self.lists.is_empty() && rules.is_empty())) else {
+            return Ok(()); // everything that is there is wanted
+        };
         let way = Way::further(spot.place.way.as_ref(), &spot.name);
         if let Some(list) = self.lists.get(spot.place.operand.0 as usize) {
             let names = way.names().into_iter().filter(|name| *name != c".").map(CStr::to_bytes);
@@ -55,7 +58,6 @@ impl Receiver<'_, '_> {
         }
         let left_out = self.task.naming == Naming::Operands
             && entry.name.is_some()
-            && !rules.is_empty()
             && rules.excludes(&way.below_operand(), coming != Coming::Else);
         if left_out { Err(self.breach("it sends what was to be left out")) } else { Ok(()) }
     }
