@@ -11,7 +11,7 @@
 //!   does what is left when all of it is done.
 //! - [`operands`] finds where the operands are; [`scan`] counts ahead, for the progress.
 //! - [`team`] is several processes that do this together, [`part`] the range of a big file that each of them copies,
-//!   [`records`] what goes into the journal of it, and [`publish`] gives it its name; [`shared`] are directories that
+//!   [`records`] what goes into the journal of it, and [`publish`] gives it its name; `shared` are directories that
 //!   several runs fill.
 //!
 //! Each directory counts those who still have something to do in it: who releases it last finishes
