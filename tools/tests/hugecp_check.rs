@@ -258,3 +258,25 @@ fn more_directories_than_there_are_descriptors_are_compared() {
         ran.out()
     );
 }
+
+#[test]
+fn links_that_are_named_are_followed_where_a_copy_would() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("a")).unwrap();
+    dir.file("a/f", "x");
+    for (name, text) in [("one", "a"), ("two", "./a"), ("gone", "nowhere")] {
+        symlink(text, dir.join(name)).unwrap();
+    }
+    dir.run("-a gone copy").ok();
+    dir.run("-a --check gone copy").ok();
+    dir.run("--check gone copy").fails(1, &["gone"]);
+    for (options, status) in [("", 0), ("-H", 0), ("-L", 0), ("-a", 1), ("-P", 1), ("-aH", 0)] {
+        let ran = dir.run(&format!("{options} --check one two"));
+        assert_eq!(ran.status(), status, "{options}: {}{}", ran.out(), ran.err());
+    }
+    let ran = dir.run("-a --check one two");
+    assert!(ran.out().contains("'two': leads elsewhere"), "{}", ran.out());
+    let ran = dir.run("-P --check one a");
+    assert!(ran.out().contains("'a': is something else"), "{}", ran.out());
+    dir.run("-r --check one/ two/").ok();
+}

@@ -357,3 +357,15 @@ fn what_is_open_is_written_by_its_link() {
     assert_eq!(dir.read("gone (deleted)"), b"another's");
     assert_eq!(dir.names(), ["a", "gone (deleted)"]);
 }
+
+#[test]
+fn a_pipe_that_is_newer_is_left_alone_where_that_is_asked_for() {
+    let dir = Dir::new();
+    let file = dir.file("f", "x");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(1000);
+    std::fs::File::open(&file).unwrap().set_modified(old).unwrap();
+    nix::unistd::mkfifo(&dir.join("p"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for option in ["-u", "-n", "-u --checksum"] {
+        dir.run(&format!("{option} f p")).ok(); // and does not wait for whoever reads it
+    }
+}

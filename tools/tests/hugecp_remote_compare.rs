@@ -204,3 +204,22 @@ fn files_are_compared_too() {
     let ran = run(&dir, &format!("--check -d one {}", there(&dir, "two"))).fails(1, &[]);
     assert!(ran.out().contains("is no name of the file"), "{}", ran.out());
 }
+
+#[test]
+fn links_that_are_named_are_followed_where_a_copy_would() {
+    let dir = machines();
+    fs::create_dir(dir.join("a")).unwrap();
+    dir.file("a/f", "x");
+    for (name, text) in [("one", "a"), ("two", "./a")] {
+        std::os::unix::fs::symlink(text, dir.join(name)).unwrap();
+    }
+    for (options, status) in [("", 0), ("-H", 0), ("-a", 1), ("-P", 1), ("-aH", 0)] {
+        let (one, two) = (there(&dir, "one"), there(&dir, "two"));
+        for line in [format!("{options} --check one {two}"), format!("{options} --check {one} two")]
+        {
+            let ran = run(&dir, &line);
+            assert_eq!(ran.status(), status, "{line}: {}{}", ran.out(), ran.err());
+        }
+    }
+    run(&dir, &format!("-r --check one/ {}/", there(&dir, "two"))).ok();
+}

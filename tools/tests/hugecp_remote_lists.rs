@@ -168,7 +168,7 @@ fn directories_on_the_way_get_attributes_and_keep_what_is_in_them() {
         // What stands in the way of a directory is no place to go on in.
         ran.fails(1, &["out/other': something there is none"]);
         let mode = |name: &str| fs::metadata(dir.join(name)).unwrap().mode() & 0o7777;
-        // As with `cp -a --parents` and `rsync -a --files-from`.
+        // As with `rsync -a --files-from`, and `cp -a --parents` where d/e is new.
         assert_eq!((mode("out/d"), mode("out/d/e")), (mode("a/d"), 0o555), "{way}");
         let modified = |name: &str| fs::metadata(dir.join(name)).unwrap().modified().unwrap();
         assert_eq!(modified("out/d"), modified("a/d"), "{way}");

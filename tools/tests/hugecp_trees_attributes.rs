@@ -289,6 +289,25 @@ fn a_shard_goes_on_where_another_has_finished_with_a_directory() {
         shards.into_iter().for_each(|shard| drop(shard.ok()));
     });
     dir.run("-a --check a b").ok();
+    // Without -p too, what was taken again is given back in the end.
+    for umask in ["022", "077"] {
+        for shard in [1, 2, 3] {
+            with_umask(umask, &dir, &format!("-rT --shard {shard}/3 a c")).ok();
+            let found = fs::metadata(dir.join("c/d")).unwrap().mode() & 0o777;
+            let expected = 0o555 & !u32::from_str_radix(umask, 8).unwrap();
+            assert_eq!(found, expected, "{umask} {shard}");
+        }
+        set_mode(&dir.join("c/d"), 0o755);
+        fs::remove_dir_all(dir.join("c")).unwrap();
+        if common::is_root() {
+            for shard in [1, 2] {
+                dir.run(&format!("-rT --shard {shard}/2 a c")).ok();
+                let found = fs::metadata(dir.join("c/d")).unwrap().mode() & 0o700;
+                assert_eq!(found, 0o500, "{shard}");
+            }
+            fs::remove_dir_all(dir.join("c")).unwrap();
+        }
+    }
     for side in ["a", "b"] {
         set_mode(&dir.join(side).join("d"), 0o755);
     }

@@ -127,6 +127,17 @@ fn the_source_is_not_what_the_target_has_too_much() {
     assert_eq!(dir.read("a/in/src/file"), b"x");
     assert_eq!(dir.read("a/file"), b"x");
     assert!(!dir.join("a/other").exists(), "the rest goes");
+    // What lies further down in the source may be of the target too.
+    fs::create_dir_all(dir.join("c/sub")).unwrap();
+    fs::create_dir_all(dir.join("e/b")).unwrap();
+    dir.file("e/b/file", "x");
+    let script = "mount --bind e/b c/sub 2>/dev/null || exit 99; \"$0\" -r --delete c/. e; echo $?";
+    let out = dir
+        .command("unshare", ["-m", "--", "sh", "-c", script, env!("CARGO_BIN_EXE_hugecp")])
+        .output();
+    let ran = Ran(out.unwrap());
+    assert_eq!(ran.out(), "1\n", "{}", ran.err());
+    assert_eq!((dir.read("e/b/file"), dir.read("e/sub/file")), (b"x".to_vec(), b"x".to_vec()));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use xattr::FileExt;
 
 use super::check_pair::{Opened, Pair, Room};
-use super::contents::{Compared, Contents, is_device, open_to_read};
+use super::contents::{Compared, Contents, is_device, look_at, open_to_read};
 use super::engine::Progress;
 use super::error::said;
 use super::quote::quote;
@@ -37,6 +37,8 @@ pub struct Checking {
     pub links: bool,
     /// What symbolic links lead to, instead of them, on both sides.
     pub follow: bool,
+    /// What those lead to that are named.
+    pub follow_operands: bool,
     /// Names that are left out.
     pub rules: Rules,
     /// Threads to compare with.
@@ -152,6 +154,13 @@ pub fn trees(
 ) -> Result<Found, String> {
     let open = |path: &Path| {
         let failed = |error: io::Error| format!("cannot open {}: {}", quote(path), said(&error));
+        let is_inside = path.as_os_str().as_bytes().ends_with(b"/"); // of what it leads to
+        if !what.follow_operands && !is_inside {
+            let (place, found) = look_at(path).map_err(failed)?;
+            if found.is_symlink() {
+                return Ok((place, found));
+            }
+        }
         let file = open_to_read(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         Ok::<_, String>((file, metadata))
@@ -219,7 +228,8 @@ impl Check<'_> {
             Err((0, error)) => return self.failed(&path, "open it in the source", &error),
             Err((_, error)) => return self.failed(&path, "open it", &error),
         };
-        if let Some(again) = pair.loops().filter(|_| self.what.follow) {
+        // Without links that are followed there is no way back.
+        if let Some(again) = self.what.follow.then(|| pair.loops()).flatten() {
             let again = quote(self.target.join(again));
             return self.differs(&path, &format!("is {again} again, which it lies in: left out"));
         }

@@ -1,25 +1,26 @@
 //! Two directories that `--check` compares with each other: they stay open as long as there is room, and are found again
 //! from what they are in otherwise, for there may be more of them, one in the other, than descriptors.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
+use super::tree::context::lock;
 use super::tree::directory::{Id, open_directory};
 
 /// Both, open.
 pub type Opened = [OwnedFd; 2];
 
-/// How many pairs may stay open.
+/// The pairs that stay open: the newest, since what is in them comes next.
 #[derive(Debug)]
 pub struct Room {
-    open: AtomicUsize,
+    kept: Mutex<VecDeque<Weak<Pair>>>,
     most: usize,
     /// Whether symbolic links are followed.
     follow: bool,
@@ -28,13 +29,12 @@ pub struct Room {
 /// See the module.
 #[derive(Debug)]
 pub struct Pair {
-    /// What it is in; none of the top.
+    /// What it is in; none of the top, which stays open.
     above: Option<Arc<Pair>>,
     /// Its name there.
     name: CString,
     ids: [Id; 2],
-    /// What stays open.
-    opened: Option<Arc<Opened>>,
+    opened: Mutex<Option<Arc<Opened>>>,
     room: Arc<Room>,
     /// From the top.
     pub path: PathBuf,
@@ -46,36 +46,45 @@ pub type Failed = (usize, io::Error);
 impl Room {
     /// For `most` pairs; links are followed if `follow`.
     pub fn new(most: usize, follow: bool) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), most, follow })
+        Arc::new(Self { kept: Mutex::default(), most, follow })
     }
 
-    fn take(&self) -> bool {
-        let take = |open| (open < self.most).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    /// Takes note of a pair that is open, and closes the oldest where there are too many.
+    fn keep(&self, pair: &Arc<Pair>) {
+        let mut kept = lock(&self.kept);
+        if kept.len() >= self.most {
+            kept.retain(|kept| kept.strong_count() > 0);
+        }
+        if kept.len() >= self.most {
+            // Half of them at once, so that most calls have nothing to do.
+            for old in kept.drain(..self.most.div_ceil(2)).filter_map(|old| old.upgrade()) {
+                *lock(&old.opened) = None;
+            }
+        }
+        kept.push_back(Arc::downgrade(pair));
     }
 }
 
 impl Pair {
-    /// The top, which stays open.
+    /// The top.
     ///
     /// # Errors
     /// What the system says.
     pub fn top(opened: Opened, room: &Arc<Room>) -> io::Result<(Arc<Self>, Arc<Opened>)> {
         let ids = [id(&opened[0])?, id(&opened[1])?];
         let opened = Arc::new(opened);
-        room.open.fetch_add(1, Ordering::Relaxed);
         let pair = Self {
             above: None,
             name: c".".to_owned(),
             ids,
-            opened: Some(Arc::clone(&opened)),
+            opened: Mutex::new(Some(Arc::clone(&opened))),
             room: Arc::clone(room),
             path: PathBuf::new(),
         };
         Ok((Arc::new(pair), opened))
     }
 
-    /// What is called `name` in this one, at `path` from the top; open as long as the second is kept, if there is no room.
+    /// What is called `name` in this one, at `path` from the top, open at least as long as the second is kept.
     ///
     /// # Errors
     /// [`Failed`].
@@ -89,10 +98,17 @@ impl Pair {
             id(&opened[0]).map_err(|error| (0, error))?,
             id(&opened[1]).map_err(|error| (1, error))?,
         ];
-        let (opened, room) = (Arc::new(opened), Arc::clone(&self.room));
-        let stays = room.take().then(|| Arc::clone(&opened));
-        let above = Some(Arc::clone(self));
-        Ok((Arc::new(Self { above, name, ids, opened: stays, room, path }), opened))
+        let opened = Arc::new(opened);
+        let entered = Arc::new(Self {
+            above: Some(Arc::clone(self)),
+            name,
+            ids,
+            opened: Mutex::new(Some(Arc::clone(&opened))),
+            room: Arc::clone(&self.room),
+            path,
+        });
+        self.room.keep(&entered);
+        Ok((entered, opened))
     }
 
     /// One name further.
@@ -107,12 +123,13 @@ impl Pair {
     ///
     /// # Errors
     /// [`Failed`]; `ESTALE` where something else has its path by now.
-    pub fn open(&self) -> Result<Arc<Opened>, Failed> {
+    pub fn open(self: &Arc<Self>) -> Result<Arc<Opened>, Failed> {
         let mut closed = Vec::new();
         let mut at = self;
         let mut opened = loop {
-            match (&at.opened, &at.above) {
-                (Some(opened), _) => break Arc::clone(opened),
+            let open = lock(&at.opened).clone();
+            match (open, &at.above) {
+                (Some(opened), _) => break opened,
                 (None, Some(above)) => {
                     closed.push(at);
                     at = above;
@@ -128,6 +145,12 @@ impl Pair {
                     return Err((side, Errno::ESTALE.into()));
                 }
             }
+        }
+        let mut at_hand = lock(&self.opened);
+        if at_hand.is_none() {
+            *at_hand = Some(Arc::clone(&opened));
+            drop(at_hand);
+            self.room.keep(self);
         }
         Ok(opened)
     }
@@ -148,9 +171,6 @@ impl Pair {
 impl Drop for Pair {
     /// What it is in is dropped one after the other: a chain of them may be longer than the stack.
     fn drop(&mut self) {
-        if self.opened.take().is_some() {
-            self.room.open.fetch_sub(1, Ordering::Relaxed);
-        }
         let mut next = self.above.take();
         while let Some(mut pair) = next.and_then(Arc::into_inner) {
             next = pair.above.take();
@@ -178,7 +198,7 @@ mod tests {
     fn what_is_closed_is_found_again_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         for side in ["a", "b"] {
-            fs::create_dir_all(dir.path().join(side).join("x/y/z")).unwrap();
+            fs::create_dir_all(dir.path().join(side).join("x/y/z/w")).unwrap();
         }
         let room = Room::new(2, false);
         let top = top(dir.path(), &room);
@@ -189,19 +209,23 @@ mod tests {
         let x = enter(&top, "x");
         let y = enter(&x, "y");
         let z = enter(&y, "z");
-        assert!(x.opened.is_some() && y.opened.is_none() && z.opened.is_none());
+        let is_open = |pair: &Pair| lock(&pair.opened).is_some();
+        assert!(is_open(&top) && !is_open(&x) && is_open(&y) && is_open(&z), "the newest");
+        let w = enter(&z, "w");
+        assert!(is_open(&w) && !is_open(&y));
         assert_eq!(z.path, Path::new("x/y/z"));
-        let opened = z.open().unwrap();
-        assert_eq!([id(&opened[0]).unwrap(), id(&opened[1]).unwrap()], z.ids);
+        let opened = y.open().unwrap();
+        assert_eq!([id(&opened[0]).unwrap(), id(&opened[1]).unwrap()], y.ids);
         assert!(z.loops().is_none());
+        let close = || [&x, &y, &z, &w].into_iter().for_each(|pair| *lock(&pair.opened) = None);
+        close();
         fs::rename(dir.path().join("b/x/y"), dir.path().join("b/x/old")).unwrap();
         let (side, error) = z.open().unwrap_err();
         assert_eq!((side, error.raw_os_error()), (1, Some(libc::ENOENT)));
         fs::create_dir_all(dir.path().join("b/x/y/z")).unwrap();
+        close();
         let (side, error) = z.open().unwrap_err();
         assert_eq!((side, error.raw_os_error()), (1, Some(libc::ESTALE)));
-        drop((top, x, y, z));
-        assert_eq!(room.open.load(Ordering::Relaxed), 0);
     }
 
     #[test]

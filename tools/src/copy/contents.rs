@@ -132,7 +132,20 @@ impl Contents {
 /// # Errors
 /// What opening says.
 pub fn open_to_read(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+}
+
+/// Opens `path` as a place, and looks at what is there: of a symbolic link that is the link.
+///
+/// # Errors
+/// What the system says.
+pub fn look_at(path: &Path) -> io::Result<(File, Metadata)> {
+    let place = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+    let found = place.metadata()?;
+    Ok((place, found))
+}
+
+fn open(path: &Path, flags: OFlag) -> io::Result<File> {
     let mut above: Option<OwnedFd> = None;
     let mut rest = path.as_os_str().as_bytes();
     // The system takes no more at once: a tree may be deeper.
@@ -144,7 +157,7 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
         let next = rest[slash..].iter().position(|&byte| byte != b'/');
         rest = next.map_or(b".", |next| &rest[slash + next..]);
     }
-    Ok(open_at(above.as_ref(), rest, flags)?.into())
+    Ok(open_at(above.as_ref(), rest, flags | OFlag::O_CLOEXEC)?.into())
 }
 
 /// Bytes of a path that the system takes at most, with a zero byte at its end.

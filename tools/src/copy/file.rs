@@ -150,11 +150,10 @@ impl<'a> Copier<'a> {
         if self.settings.conflict == Conflict::Leave {
             return Ok(Some("it exists"));
         }
-        if !existing.is_file() {
-            return Ok(None); // a device or a pipe is there in order to be written
-        }
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        if self.settings.checksum && self.is_same(source, place, existing)? {
+        // A device or a pipe is there in order to be written, and not read.
+        let may_be_same = self.settings.checksum && existing.is_file();
+        if may_be_same && self.is_same(source, place, existing)? {
             return Ok(Some(SAME));
         }
         Ok(match self.settings.conflict {

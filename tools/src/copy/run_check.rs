@@ -98,6 +98,7 @@ fn task(options: &Options) -> Result<Task<'_>, String> {
                 attributes: attributes(options),
                 links: links(options),
                 follow: options.trees.dereference,
+                follow_operands: follows_operands(options),
                 rules: rules(&options.trees).map_err(|error| error.to_string())?,
                 threads,
             };
@@ -115,6 +116,14 @@ pub(crate) fn attributes(options: &Options) -> bool {
 /// Whether it is compared which names are of one file.
 pub(crate) fn links(options: &Options) -> bool {
     options.trees.archive || options.trees.no_dereference_links
+}
+
+/// Whether links that are named are followed, as a copy would.
+pub(crate) fn follows_operands(options: &Options) -> bool {
+    let trees = &options.trees;
+    let keeps =
+        trees.recursive || trees.archive || trees.no_dereference || trees.no_dereference_links;
+    trees.dereference || trees.follow_operands || !keeps
 }
 
 fn tell(options: &Options, found: &Found) -> ExitCode {

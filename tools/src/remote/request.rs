@@ -123,6 +123,10 @@ impl Wanted {
         let remote = options.remote.clone();
         let check = options.check;
         let (attributes, links) = (run_check::attributes(&options), run_check::links(&options));
+        let follow = match run_check::follows_operands(&options) {
+            true => Follow::Operands,
+            false => Follow::Never,
+        };
         options.trees.recursive |= check;
         let words = remote.rsh.clone().unwrap_or_else(|| "ssh".into());
         let words = words.as_bytes().split(|&byte| byte == b' ').filter(|word| !word.is_empty());
@@ -143,7 +147,7 @@ impl Wanted {
                 return Err(UsageError::Remote("--check compares one with another", PAIR));
             }
             target.onto = Onto::Exactly;
-            wishes = Wishes { follow: Follow::Operands, links, ..wishes };
+            wishes = Wishes { follow, links, ..wishes };
             settings.preserve = attributes;
         }
         let rdma = match remote.transport {

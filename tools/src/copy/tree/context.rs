@@ -80,8 +80,8 @@ pub struct Context<'a> {
     pub umask: u32,
     /// Directories of the target: none of them is a source.
     pub targets: Mutex<HashSet<Id>>,
-    /// Directories that were named as sources, where what the target has too much is removed.
-    pub roots: Mutex<HashSet<Id>>,
+    /// Directories of the source, where what the target has too much is removed: none of them is that.
+    pub sources: Mutex<HashSet<Id>>,
     /// Files made, where several operands could make the same.
     pub made: Option<Mutex<HashSet<Id>>>,
     /// Pairs of devices, and from which length on files on them are to share blocks.
@@ -128,7 +128,7 @@ impl<'a> Context<'a> {
             limiter: Limiter::new(settings.tuning.bwlimit),
             umask: attributes::umask(),
             targets: Mutex::default(),
-            roots: Mutex::default(),
+            sources: Mutex::default(),
             made: (operands > 1).then(Mutex::default),
             clones: Mutex::default(),
             line: Line::default(),

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use nix::fcntl::{OFlag, openat};
@@ -94,8 +94,8 @@ pub struct Directory {
     pub names: OnceLock<std::collections::HashSet<CString>>,
     /// Whether the link of its name is followed when it is opened again.
     pub follow: bool,
-    /// Rights of its owner that it did not get when it was made, and has as long as it is filled.
-    pub lent: u32,
+    /// Rights that its owner did not have, and has as long as it is filled.
+    pub lent: AtomicU32,
     /// Whether it was an operand, or stands above one.
     pub root: bool,
     /// Whether it is only gone through, on the way to an operand.
@@ -136,7 +136,7 @@ impl Directory {
             gives: OnceLock::new(),
             names: OnceLock::new(),
             follow: false,
-            lent: 0,
+            lent: AtomicU32::new(0),
             root: false,
             passed: false,
             stays: false,

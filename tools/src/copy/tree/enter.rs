@@ -82,15 +82,15 @@ impl Context<'_> {
             self.announce(parent, entry);
         }
         let make = || self.make_target(parent, entry, &metadata, &above);
-        let Made { target, made, fresh, lent } = self.with_rights(&*above, make)?;
+        let Made { target, made, fresh, lent } = self.with_rights((parent, &above), make)?;
         let target_id = id_of(&made);
-        if entry.root && self.wishes.delete {
-            if is_inside(&source, target_id) {
+        if self.wishes.delete {
+            if entry.root && is_inside(&source, target_id) {
                 let source_path = parent.path_of(Side::Source, &entry.name);
                 let target = parent.path_of(Side::Target, entry.target());
                 return Err(FileError::DeletesSource { source_path, target });
             }
-            lock(&self.roots).insert(id_of(&metadata));
+            lock(&self.sources).insert(id_of(&metadata));
         }
         let is_first = lock(&self.targets).insert(target_id);
         // Others who have it too may give it its attributes before all is made in it here.
@@ -118,7 +118,8 @@ impl Context<'_> {
         if let Some(gives) = gives_of(&made).filter(|_| fresh) {
             let _ = directory.gives.set(gives); // it is new
         }
-        (directory.follow, directory.lent) = (follow, lent);
+        directory.follow = follow;
+        directory.lent = lent.into();
         directory.root = entry.root;
         Ok(directory)
     }
@@ -197,11 +198,9 @@ impl Context<'_> {
         }
         // Another shard has finished with it, and this one gives it its mode again; or it is new, and the umask or an
         // ACL that it inherited has taken what it needs to be filled.
-        let needs_all = if fresh { !geteuid().is_root() } else { self.shares() };
+        let needs_all = (fresh || self.shares()) && !geteuid().is_root();
         if stat.mode() & 0o700 != 0o700 && needs_all {
-            if fresh {
-                lent |= 0o700 & !stat.mode();
-            }
+            lent |= 0o700 & !stat.mode();
             let mode = Mode::from_bits_truncate(stat.mode() & 0o7777 | 0o700);
             let _ = nix::sys::stat::fchmod(&target, mode); // what needs it will tell
             stat = now()?; // who is not in its group has lost the bit that hands it on

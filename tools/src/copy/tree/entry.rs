@@ -242,7 +242,7 @@ impl Context<'_> {
             Claim::Wait => Ok(()),
             Claim::Link(made) => {
                 let link = || self.hard_link(spot, &made, &metadata);
-                let became = match self.with_rights(spot.target, link)? {
+                let became = match self.with_rights((spot.directory, spot.target), link)? {
                     Some(became) => became,
                     None => self.copy(spot, file, metadata, false)?,
                 };
@@ -330,7 +330,7 @@ impl Context<'_> {
         }
         if metadata.is_file() {
             if self.may_lose_rights(spot.directory) {
-                return self.with_rights(spot.target, || {
+                return self.with_rights((spot.directory, spot.target), || {
                     let again =
                         file.try_clone().map_err(|cause| spot.source_error("open", cause))?;
                     self.regular(spot, again, metadata.clone(), identify)
@@ -338,7 +338,7 @@ impl Context<'_> {
             }
             self.regular(spot, file, metadata, identify)
         } else {
-            self.with_rights(spot.target, || self.special(spot, &file, &metadata))
+            self.with_rights((spot.directory, spot.target), || self.special(spot, &file, &metadata))
         }
     }
 }

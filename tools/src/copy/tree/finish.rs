@@ -60,9 +60,10 @@ impl Context<'_> {
         if self.settings.preserve {
             return attributes::preserve(target, source, &directory.metadata);
         }
-        // Without -p, a new directory loses the rights that it needed while it was filled.
-        let added = 0o700 & !directory.metadata.mode() | directory.lent;
-        if !directory.fresh || added == 0 {
+        // Without -p, a directory loses the rights that it needed while it was filled.
+        let lacking = if directory.fresh { 0o700 & !directory.metadata.mode() } else { 0 };
+        let added = lacking | directory.lent.load(Ordering::Relaxed);
+        if added == 0 {
             return Vec::new();
         }
         let changed = target.metadata().and_then(|now| {
@@ -85,7 +86,7 @@ impl Context<'_> {
             let excluded = || self.wishes.rules.excludes(&[&above, path].concat(), is_directory);
             (is_here && known()) || (!self.wishes.rules.is_empty() && excluded())
         };
-        let is_source = |id| lock(&self.roots).contains(&id);
+        let is_source = |id| lock(&self.sources).contains(&id);
         let result = delete::extra(target, keep, is_source);
         self.tally.deleted.add(result.removed);
         for (name, cause) in result.failures {

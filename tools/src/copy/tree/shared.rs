@@ -1,9 +1,9 @@
 //! Directories that several runs fill at a time (`--shard`, `mpirun`): whoever is through with one gives it the rights that
 //! the source has, which may be fewer than the others need to go on. They take them again.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
 
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::geteuid;
@@ -37,12 +37,12 @@ impl Context<'_> {
     /// Those of `make`.
     pub fn with_rights<T>(
         &self,
-        target: impl AsFd,
+        (directory, target): (&Directory, impl AsFd),
         mut make: impl FnMut() -> Result<T, FileError>,
     ) -> Result<T, FileError> {
         for _ in 1..if self.shares() { TIMES } else { 1 } {
             match make() {
-                Err(error) if is_denied(&error) && admit(&target).is_ok() => {}
+                Err(error) if is_denied(&error) && directory.admit(&target).is_ok() => {}
                 other => return other,
             }
         }
@@ -60,8 +60,12 @@ fn is_denied(error: &FileError) -> bool {
     cause.raw_os_error() == Some(libc::EACCES)
 }
 
-/// Gives the owner all rights to a directory.
-fn admit(directory: impl AsFd) -> io::Result<()> {
-    let mode = Mode::from_bits_truncate(fstat(&directory)?.st_mode & 0o7777);
-    Ok(fchmod(&directory, mode | Mode::S_IRWXU)?) // it may be another's
+impl Directory {
+    /// Gives its owner all rights to the copy of it, until it is finished.
+    fn admit(&self, copy: impl AsFd) -> nix::Result<()> {
+        let mode = fstat(&copy)?.st_mode & 0o7777;
+        fchmod(&copy, Mode::from_bits_truncate(mode) | Mode::S_IRWXU)?; // it may be another's
+        self.lent.fetch_or(0o700 & !mode, Ordering::Relaxed);
+        Ok(())
+    }
 }

@@ -10,6 +10,7 @@ use super::place::Place;
 use super::{Level, Operand, Position, Receiver, Spot};
 use crate::copy::error::FileError;
 use crate::copy::tree::operands::{split, without_slash};
+use crate::copy::tree::wishes::Follow;
 use crate::remote::protocol::{Naming, Onto};
 use crate::remote::task::Target;
 
@@ -59,8 +60,8 @@ impl Receiver<'_, '_> {
             Onto::Either => self.root.is_directory(&target.path),
         };
         // Links are followed where nothing is made under their names.
-        let follow =
-            self.task.check || (!self.task.wishes.recursive && self.root.is_device(&target.path));
+        let follow = (self.task.check && self.task.wishes.follow != Follow::Never)
+            || (!self.task.wishes.recursive && self.root.is_device(&target.path));
         let path = if follow { &self.root.resolved(&target.path) } else { &target.path };
         let (above, name) = if into {
             let (_, name) = split(Path::new(OsStr::new("")));
